@@ -1,0 +1,1 @@
+"""Where and when tiles are computed: workers and executors."""

@@ -1,0 +1,1 @@
+"""How one tile is restored: schedules, noise, operators, denoisers, solvers and the engine."""

@@ -1,0 +1,1 @@
+"""What exists, and in which order: geometry, plans, scheduling, stores and the ledger."""

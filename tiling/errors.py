@@ -1,0 +1,45 @@
+"""Every error tileloom raises, in the user's words.
+
+Each class takes one message, so that it survives pickling between processes,
+and inherits the builtin that a caller would expect to catch.
+"""
+
+
+class TileloomError(Exception):
+    """Anything that went wrong while a job ran; the command line exits with 1."""
+
+    exit_code = 1
+
+
+class InputError(TileloomError, ValueError):
+    """The user asked for something impossible; one sentence names it and the mend. Exit code 2."""
+
+    exit_code = 2
+
+
+class JobChanged(InputError):
+    """The job is not the one that began this output; the message names what changed."""
+
+
+class CorruptChunk(TileloomError, OSError):
+    """A stored chunk is missing, truncated or damaged; the message names array and chunk."""
+
+
+class StoreError(TileloomError, OSError):
+    """A store cannot be written or reached."""
+
+
+class NotOwned(TileloomError, ValueError):
+    """A write that its writer does not own or that is not aligned to chunks."""
+
+
+class LedgerTaken(TileloomError, RuntimeError):
+    """Another driver writes this ledger; this one must stop."""
+
+
+class TileFailed(TileloomError, RuntimeError):
+    """A tile could not be computed; the message names tile and pixel box."""
+
+
+class Interrupted(TileloomError):
+    """The run was stopped before its end; everything committed is kept."""
