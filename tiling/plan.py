@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .box import Box, TileKey
+from .errors import InputError
 from .grid import Grid
 
 Table = tuple[int, ...]
 Spans = tuple[range, ...]
+
+# Open needs are counted in one byte a tile.
+_MOST_NEEDS = 255
 
 
 class Plan(Protocol):
@@ -80,8 +84,16 @@ class WeavePlan:
     _levels: tuple[_Level, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Lay out the numbering and the axis tables."""
+        """Lay out the numbering and the axis tables; refuse more needs a tile than a byte counts."""
         object.__setattr__(self, "_levels", _lay_out(self.levels, self.factor))
+        for level, at in enumerate(self._levels):
+            most = max(map(len, at.coarse_rows), default=0) * max(map(len, at.coarse_cols), default=0)
+            if most + 2 > _MOST_NEEDS:
+                raise InputError(
+                    f"a tile of level {level} looks through {most} tiles of level {level + 1}, at most "
+                    f"{_MOST_NEEDS - 2} are possible; make the stride of level {level + 1} larger than "
+                    f"{self.levels[level + 1].stride}"
+                )
 
     @cached_property
     def count(self) -> int:
