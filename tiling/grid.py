@@ -100,7 +100,8 @@ class Grid:
         if not naive and legal != (self.tile, self.stride, self.guard):
             raise InputError(
                 f"tile {self.tile}, stride {self.stride}, guard {self.guard} must be multiples of {self.align} "
-                f"with stride + guard < tile; the nearest that are: tile {legal[0]}, stride {legal[1]}, guard {legal[2]}"
+                "with stride + guard < tile; "
+                f"the nearest that are: tile {legal[0]}, stride {legal[1]}, guard {legal[2]}"
             )
 
     @property
