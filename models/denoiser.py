@@ -1,0 +1,41 @@
+"""Every network, wrapped into one meaning: the noise in a noisy window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .contract import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a network may be told of a window: its level, each ``factor`` times coarser than the one before."""
+
+    level: int = 0
+    factor: int = 2
+
+
+class Denoiser(Protocol):
+    """Predicts eps in ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps``, for a batch of unrelated windows."""
+
+    @property
+    def contract(self) -> Contract:
+        """What it needs and promises."""
+        ...
+
+    def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        """The noise in each window, float32 like ``x_BCHW``.
+
+        ``t_B`` holds timesteps of the original schedule, possibly fractional. ``conditions`` has one
+        entry a used row, from the first; the rows after are padding, and what is returned for them is
+        not read. A row's bits depend on nothing but the row and the batch's shape.
+        """
+        ...
+
+    def memory(self, batch_shape: tuple[int, ...]) -> int:
+        """Bytes of its weights or tables and of one forward pass's temporaries."""
+        ...
