@@ -1,0 +1,81 @@
+"""What a clean tile must agree with, as linear constraints on its prediction ``x0`` (band, row, column).
+
+Later ones win where they conflict: low frequencies of the coarser level (HiR), then the measurement
+(DDNM), then the neighbours' finished pixels (MSR's mask shift).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..tiling.work import Bools, Floats, TileInputs
+from .operators import Operator, block_mean, block_repeat, operator_for
+
+
+class Constraint(Protocol):
+    """One linear constraint on the predicted clean tile."""
+
+    def apply(self, x0: Tensor, lam: float) -> Tensor:
+        """The nearest tile that meets it; ``lam`` is how far a noisy measurement is trusted, 1 for fully."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LowFrequency:
+    """Block means equal the coarser level's pixels where ``mask``; HiR's ``x0 + up(coarse - pool(x0))``."""
+
+    coarse: Tensor
+    mask: Tensor
+    factor: int
+
+    def apply(self, x0: Tensor, lam: float) -> Tensor:
+        """``x0`` with its low frequencies exchanged, whatever ``lam``."""
+        missing = torch.where(self.mask, self.coarse - block_mean(x0, self.factor), 0)
+        return x0 + block_repeat(missing, self.factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The tile measures as y; ``back_projection`` is ``A+ y``, made once a tile."""
+
+    operator: Operator
+    back_projection: Tensor
+
+    def apply(self, x0: Tensor, lam: float) -> Tensor:
+        """DDNM's range-space correction of strength ``lam``."""
+        return self.operator.project(x0, self.back_projection, lam=lam)
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """The neighbours' finished pixels, to the bit, where ``mask``."""
+
+    values: Tensor
+    mask: Tensor
+
+    def apply(self, x0: Tensor, lam: float) -> Tensor:
+        """``x0`` with the finished pixels pasted in, whatever ``lam``."""
+        return torch.where(self.mask, self.values, x0)
+
+
+def constraints_for(inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu") -> tuple[Constraint, ...]:
+    """All of a tile's constraints, in the order in which they are applied."""
+    found: list[Constraint] = []
+    if inputs.coarse is not None:
+        found.append(LowFrequency(*_known(inputs.coarse, inputs.coarse_mask, device), inputs.factor))
+    operator = operator_for(inputs, bands, device=device)
+    found.append(Measured(operator, operator.pinv(torch.tensor(inputs.y, device=device))))
+    if inputs.context is not None:
+        found.append(Overlap(*_known(inputs.context, inputs.context_mask, device)))
+    return tuple(found)
+
+
+def _known(values: Floats, mask: Bools | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Values and where they hold; without a mask, everywhere."""
+    held = np.ones(values.shape, np.bool_) if mask is None else mask
+    return torch.tensor(values, device=device), torch.tensor(held, device=device)
