@@ -99,7 +99,7 @@ class JobSpec(_Strict):
 
     input: File = Field(description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG.")
     output: File = Field(description="Where the result goes: a Zarr group, made by the job.")
-    mask: File | None = Field(default=None, description="The image of what is missing; asked for by inpaint alone.")
+    mask: File | None = Field(default=None, description="For inpaint: the image of what is missing, where not 0.")
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")
     model: Model = Field(
