@@ -357,7 +357,8 @@ def test_why_speaks_of_plans_whose_tiles_have_no_names():
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
-        (np.zeros(8, np.uint8), "scene: .* states given for a plan of 9 tiles"),
+        (np.zeros(8, np.uint8), r"scene: states of shape \(8,\) .* a plan of 9 tiles"),
+        (np.zeros(9, np.int64), "scene: states .* type int64 .*; give one uint8 a tile"),
         (np.full(9, 7, np.uint8), "scene: 7 is no tile state"),
     ],
 )

@@ -133,8 +133,11 @@ class Frontier:
 
     def add(self, name: str, plan: Plan, *, state: NDArray[np.uint8]) -> int:
         """Queue an image; ``state`` holds a :class:`TileState` a tile (copied). Returns the image's handle."""
-        if state.shape != (plan.count,):
-            raise InputError(f"{name}: {state.shape} states given for a plan of {plan.count} tiles; give one a tile")
+        if state.shape != (plan.count,) or state.dtype != np.uint8:
+            raise InputError(
+                f"{name}: states of shape {state.shape} and type {state.dtype} given for a plan of {plan.count} tiles; "
+                "give one uint8 a tile"
+            )
         if plan.count > _TILE:
             raise InputError(f"{name}: {plan.count} tiles are more than one image can have ({_TILE}); split it")
         if state.size and state.max() > max(TileState):
