@@ -1,0 +1,197 @@
+"""From a job to a plan: geometry, what is known at each level, the bill. Loads no network and writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import numpy as np
+
+from ..models.contract import Contract, contract_of
+from ..models.schedule import schedule
+from ..tiling.access import ImagePlan
+from ..tiling.errors import InputError
+from ..tiling.grid import Grid, grid_align, legal_triple
+from ..tiling.measurement import Lift, MaskSite, Measurement
+from ..tiling.plan import WeavePlan
+from ..tiling.pyramid import PyramidSpec
+from ..tiling.scaling import DEFAULT_RANGES, Scaling
+from ..tiling.source import Source, open_mask, open_source
+from .spec import JobSpec
+
+FEW_TILES = 4
+DEFAULT_BANDS = 3
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A job, checked and laid out; ``resolved`` is what its "auto" fields came to."""
+
+    spec: JobSpec
+    image: ImagePlan
+    contract: Contract
+    calls_per_tile: int
+    source: Source
+    resolved: dict[str, Any]
+
+    @property
+    def tile(self) -> int:
+        """Pixels along a side of a tile."""
+        return self.image.plan.levels[0].tile
+
+
+def compile_job(spec: JobSpec) -> Compiled:
+    """Check a job against its input and model, and lay out its tiles."""
+    source = open_source(spec.input)
+    measurement = spec.measurement
+    contract = contract_of(spec.model)
+    bands = _bands(spec, source, measurement, contract)
+    measurements, lifts, grids = _levels(spec, source, measurement, contract)
+    contract.check((grids[0].tile, grids[0].tile), bands)
+    _check_mask(spec, source, measurement)
+    dtype = np.dtype(spec.dtype or source.dtype)
+    nodata = source.nodata if spec.nodata is None else spec.nodata
+    scaling = Scaling(*(spec.range or DEFAULT_RANGES[source.dtype.name]))
+    own_numbers = dtype == source.dtype or dtype.kind == "f"
+    plan = WeavePlan(tuple(grids), factor=spec.factor)
+    scale = measurement.scale
+    image = ImagePlan(
+        name="image",
+        input=spec.input,
+        mask=spec.mask,
+        root="",
+        bands=bands,
+        scaling=scaling,
+        result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
+        nodata=nodata,
+        plan=plan,
+        measurements=measurements,
+        lifts=lifts,
+        result=PyramidSpec(
+            bands,
+            source.height * scale,
+            source.width * scale,
+            dtype.name,
+            nodata,
+            chunk=spec.publish.chunk,
+            shard=spec.publish.shard,
+        ),
+    )
+    steps = schedule(
+        contract.betas,
+        steps=spec.steps,
+        travel_length=spec.travel.length,
+        travel_repeat=spec.travel.repeat,
+        total=contract.timesteps,
+    )
+    resolved = {
+        "tile": grids[0].tile,
+        "stride": grids[0].stride,
+        "guard": grids[0].guard,
+        "levels": len(grids),
+        "bands": bands,
+        "range": [scaling.lo, scaling.hi],
+        "dtype": dtype.name,
+        "nodata": None if nodata is None else repr(float(nodata)),
+    }
+    return Compiled(spec, image, contract, steps.calls, source, resolved)
+
+
+def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Contract) -> int:
+    """Bands of the result; a gray measurement has one, of which any number may be made."""
+    if not measurement.gray:
+        return source.bands
+    if source.bands != 1:
+        raise InputError(
+            f"{spec.input} has {source.bands} bands, and colorize starts from one: save the gray image with one band"
+        )
+    return spec.bands or contract.bands or DEFAULT_BANDS
+
+
+def _levels(
+    spec: JobSpec, source: Source, measurement: Measurement, contract: Contract
+) -> tuple[tuple[Measurement, ...], tuple[Lift, ...], list[Grid]]:
+    """What is known at each level, and its grid; as many levels as the job asks for, or as few tiles need."""
+    chain, lifts = _chain(spec, measurement)
+    height, width = source.height * measurement.scale, source.width * measurement.scale
+    for count in range(1, len(chain) + 1):
+        tile, stride, guard = _geometry(spec, chain[:count], contract)
+        grids: list[Grid] = []
+        size = height, width
+        for level in range(count):
+            align = grid_align(chain[level].align, spec.factor if level + 1 < count else None)
+            grids.append(Grid(*size, tile, stride, guard, align))
+            size = grids[-1].rows.length // spec.factor, grids[-1].cols.length // spec.factor
+        enough = (
+            grids[-1].count <= FEW_TILES or spec.weave == "naive" if spec.levels == "auto" else count == spec.levels
+        )
+        if enough:
+            break
+    else:
+        if spec.levels != "auto":
+            raise InputError(
+                f"levels is {spec.levels}, but this task has only {len(chain)} with factor {spec.factor}, "
+                f"since a coarser one would add nothing; ask for {len(chain)} or auto"
+            )
+    return tuple(chain[:count]), tuple(lifts[: count - 1]), grids
+
+
+def _chain(spec: JobSpec, measurement: Measurement) -> tuple[list[Measurement], list[Lift]]:
+    """Every level there could be, finest first; sixteen halve any image to nothing."""
+    chain, lifts = [measurement], []
+    limit = 16 if spec.levels == "auto" else spec.levels
+    while len(chain) < limit and (coarser := chain[-1].coarsen(spec.factor)):
+        chain.append(coarser[0])
+        lifts.append(coarser[1])
+    return chain, lifts
+
+
+def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract) -> tuple[int, int, int]:
+    """(tile, stride, guard) that all levels can share; what the job leaves open is snapped to the legal."""
+    align = lcm(*(grid_align(m.align, spec.factor if k + 1 < len(chain) else None) for k, m in enumerate(chain)))
+    multiple = contract.size_multiple
+    wanted = contract.native_tile if spec.tile == "auto" else spec.tile
+    if spec.weave == "naive":
+        unit = lcm(align, multiple)
+        tile = -(-wanted // unit) * unit
+        given = {"tile": tile, "stride": tile, "guard": 0}
+    else:
+        tile = legal_triple(wanted, wanted, 0, align=align, multiple=multiple)[0]
+        asked = (
+            tile,
+            3 * tile // 4 if spec.stride == "auto" else spec.stride,
+            tile // 8 if spec.guard == "auto" else spec.guard,
+        )
+        given = dict(zip(("tile", "stride", "guard"), _fit(spec, asked, align, multiple), strict=True))
+    for name, value in given.items():
+        asked_for = getattr(spec, name)
+        if asked_for not in ("auto", value):
+            raise InputError(
+                f"{name} is {asked_for}, which this task and model cannot take (borders fall on multiples of {align}, "
+                f"tiles on multiples of {lcm(align, multiple)}, and stride + guard is below tile); the nearest legal "
+                f"geometry is tile {given['tile']}, stride {given['stride']}, guard {given['guard']}"
+            )
+    return given["tile"], given["stride"], given["guard"]
+
+
+def _fit(spec: JobSpec, asked: tuple[int, int, int], align: int, multiple: int) -> tuple[int, int, int]:
+    """The legal triple nearest to what is asked, giving way in what the job left open."""
+    tile, stride, guard = asked
+    if spec.stride != "auto" and spec.guard == "auto":
+        guard = max(0, min(guard, tile - stride - align))
+    return legal_triple(tile, stride, guard, align=align, multiple=multiple)
+
+
+def _check_mask(spec: JobSpec, source: Source, measurement: Measurement) -> None:
+    """Refuse a mask that does not lie on the grid it belongs to."""
+    if spec.mask is None:
+        return
+    mask = open_mask(spec.mask)
+    scale = measurement.scale if measurement.mask is MaskSite.TARGET else 1
+    expected = source.height * scale, source.width * scale
+    if (mask.height, mask.width) != expected:
+        raise InputError(
+            f"mask {spec.mask} is {mask.height}x{mask.width} pixels, this task needs one of "
+            f"{expected[0]}x{expected[1]}: give a mask of that size"
+        )

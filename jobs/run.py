@@ -1,0 +1,283 @@
+"""A job from beginning to end: check, survey, restore, publish. Whatever is committed is never done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cluster.executor import ImageRun, LocalExecutor, RunReport
+from ..cluster.worker import Prior, Report, Worker
+from ..models.build import EngineFactory
+from ..tiling.access import ImageAccess
+from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
+from ..tiling.frontier import Frontier, OnError, critical_path_first, oldest_image_first
+from ..tiling.inputs import OWNS
+from ..tiling.ledger import Ledger, Status
+from ..tiling.plan import WeavePlan
+from ..tiling.pyramid import Pyramid
+from ..tiling.source import open_mask
+from ..tiling.store import write_json
+from .bill import Bill, make_bill, refuse_unaffordable
+from .compile import Compiled, compile_job
+from .describe import attributes_of
+from .progress import Watcher
+from .spec import JobSpec, changed
+from .state import DegradedTile, JobState, degraded_tiles, settings_bytes, tile_states
+
+POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
+
+
+class Redo(Enum):
+    """What a run may do again: nothing, what was given up, or whatever a changed job made stale."""
+
+    NOTHING = "nothing"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    output: Path
+    bill: Bill
+    report: RunReport
+    degraded: list[DegradedTile]
+    calls: int
+    fill: float
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain JSON."""
+        return {
+            "output": str(self.output),
+            "bill": self.bill.as_json(),
+            "done": self.report.done,
+            "inherited": self.report.inherited,
+            "failures": self.report.failures,
+            "degraded": [str(tile) for tile in self.degraded],
+            "network_calls": self.calls,
+            "batch_fill": round(self.fill, 4),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory:
+    """What makes the engine on a worker."""
+    spec, plan = compiled.spec, compiled.image.plan
+    return EngineFactory(
+        model=dict(spec.model),
+        steps=spec.steps,
+        travel_length=spec.travel.length,
+        travel_repeat=spec.travel.repeat,
+        seed=spec.seed,
+        tile=compiled.tile,
+        bands=compiled.image.bands,
+        batch=batch,
+        lanes=lanes,
+        levels=len(plan.levels),
+        factor=plan.factor,
+    )
+
+
+def run_job(spec: JobSpec, watcher: Watcher, *, redo: Redo = Redo.NOTHING) -> Summary:
+    """Run a job, or go on with it; the output is the same whatever was done before."""
+    began = perf_counter()
+    compiled = compile_job(spec)
+    output = Path(spec.output)
+    stored = JobState.load(output)
+    batch = _batch(spec, stored)
+    lanes = len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
+    full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels), batch * lanes)
+    if stored is None:
+        refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
+    work = work_factory(compiled, batch=batch, lanes=lanes)()
+    parts = _parts(compiled, batch, work.numeric_class)
+    state, prior = _generation(spec, stored, parts, redo)
+    compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
+    with _nothing_left_of_a_refused_job(state, fresh=stored is None):
+        state.save()
+        worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
+        bits = _prepare(worker.access(0), state, watcher)
+        bill = _bill(compiled, _to_solve(bits, compiled.image.plan), batch * lanes)
+        refuse_unaffordable(bill, output, max_memory=spec.max_memory)
+    ledger = state.ledger()
+    report = _restore(compiled, worker, state, ledger, bits=bits, prior=prior, watcher=watcher)
+    degraded = degraded_tiles(compiled.image.plan, ledger)
+    counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
+    _publish(compiled, worker.access(0), state, ledger, counts, watcher)
+    summary = Summary(output, bill, report, degraded, worker.usage.calls, worker.usage.fill, perf_counter() - began)
+    write_json(output / ".tileloom" / "report.json", summary.as_json())
+    state.tidy()
+    if not spec.keep_scratch and not degraded:
+        for folder in state.root.glob("canvas-*"):
+            shutil.rmtree(folder)
+    return summary
+
+
+def _batch(spec: JobSpec, stored: JobState | None) -> int:
+    """The padded batch: as the job says, as the output was begun with, or one tile."""
+    if spec.batch != "auto":
+        return spec.batch
+    return int(stored.parts["batch"]) if stored else 1
+
+
+def _bill(compiled: Compiled, solve: tuple[int, ...], in_flight: int) -> Bill:
+    return make_bill(
+        compiled.image.plan,
+        compiled.image.result,
+        solve=solve,
+        calls_per_tile=compiled.calls_per_tile,
+        in_flight=in_flight,
+    )
+
+
+def _to_solve(bits: NDArray[np.uint8], plan: WeavePlan) -> tuple[int, ...]:
+    """Tiles a level that own something to restore."""
+    tiles = [plan.tiles(level) for level in range(len(plan.levels))]
+    return tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
+
+
+def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides the result's bytes, by the name a person would look for."""
+    mask = compiled.spec.mask
+    return {
+        **compiled.spec.identity(),
+        **compiled.resolved,
+        "batch": batch,
+        "input": compiled.source.digest(),
+        "mask": open_mask(mask).digest() if mask else None,
+        "numeric class": dict(numeric_class),
+    }
+
+
+def _generation(
+    spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo
+) -> tuple[JobState, JobState | None]:
+    """The generation to work in, and the one whose results may be taken over."""
+    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts)
+    if stored is None:
+        return state, None
+    differences = changed(stored.parts, parts)
+    if differences and redo is not Redo.STALE:
+        raise JobChanged(
+            f"{spec.output} was begun by another job ({'; '.join(differences)}): run it with "
+            "`tileloom resume --redo stale` to redo what this changes, or choose another output"
+        )
+    if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
+        return replace(state, generation=stored.generation), None
+    return replace(state, generation=stored.generation + 1), stored
+
+
+@contextmanager
+def _nothing_left_of_a_refused_job(state: JobState, *, fresh: bool) -> Iterator[None]:
+    """A job refused before its first tile leaves no output behind, unless one stood there before."""
+    existed = state.output.exists()
+    try:
+        yield
+    except InputError:
+        if fresh:
+            shutil.rmtree(state.output / ".tileloom" if existed else state.output, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise TileloomError(f"{state.output} cannot be written: {error}") from error
+
+
+def _prepare(access: ImageAccess, state: JobState, watcher: Watcher) -> NDArray[np.uint8]:
+    """Check the input, make the coarser ones, and survey what is to be restored; all of it once."""
+    done = state.bits()
+    if done is not None:
+        return done
+    plan = access.plan
+    checks, lifts, surveys = access.checks(), access.lifts(), access.surveys()
+    watcher.begin("survey", len(checks) + len(lifts) + len(surveys), unit="tasks")
+    for box in checks:
+        access.check(box)
+        watcher.advance(1)
+    for level, box in lifts:
+        access.lift(level, box)
+        watcher.advance(1)
+    bits = np.zeros(plan.count, np.uint8)
+    for level, tiles in surveys:
+        grid, at = plan.levels[level], plan.tiles(level)
+        by_row = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
+        by_row[tiles.slices] = access.survey(level, tiles)
+        watcher.advance(1)
+    state.save_bits(bits)
+    return bits
+
+
+def _restore(
+    compiled: Compiled,
+    worker: Worker[Any],
+    state: JobState,
+    ledger: Ledger,
+    *,
+    bits: NDArray[np.uint8],
+    prior: JobState | None,
+    watcher: Watcher,
+) -> RunReport:
+    """Run every tile that is not done."""
+    spec, plan = compiled.spec, compiled.image.plan
+    states = tile_states(bits, ledger)
+    frontier = Frontier(policy=POLICIES[spec.priority], retries=spec.retries, on_error=OnError(spec.on_error))
+    image = frontier.add(compiled.image.name, plan, state=states)
+    counts = frontier.counts(image)
+    watcher.begin("restore", counts.waiting + counts.ready, unit="tiles")
+    run = ImageRun(plan, ledger, set(frontier.degraded(image)), _priors(prior))
+
+    def told(reports: list[Report]) -> None:
+        finished = sum(report.outcome != "failed" for report in reports)
+        watcher.advance(finished, f"{worker.usage.calls} calls")
+
+    report = LocalExecutor(worker).run(frontier, {image: run}, on_reports=told)
+    if stopped := frontier.stopped(image):
+        raise TileFailed(f"{stopped}; mend the cause and run `tileloom resume {state.output}`")
+    if not frontier.finished(image):
+        raise TileloomError(f"nothing can run and tiles are left: {'; '.join(frontier.why())}")
+    return report
+
+
+def _priors(prior: JobState | None) -> Callable[[int], Prior | None]:
+    """What an earlier generation finished, by tile."""
+    if prior is None:
+        return lambda _: None
+    root = str(prior.root)
+    done = {
+        entry.tile: Prior(root, entry.inputs, entry.output)
+        for entry in prior.ledger().entries()
+        if entry.status is Status.DONE
+    }
+    return done.get
+
+
+def _publish(
+    compiled: Compiled, access: ImageAccess, state: JobState, ledger: Ledger, counts: dict[str, int], watcher: Watcher
+) -> None:
+    """Write the pyramid, every shard once; a new generation lays it out afresh."""
+    if not ledger.facts.get("laid out"):
+        attributes = attributes_of(compiled, parts=state.parts, counts=counts)
+        Pyramid.create(state.output, compiled.image.result, attributes=attributes)
+        ledger.commit(facts={"laid out": True})
+    pyramid = Pyramid.open(state.output)
+    tasks = [(level, *shard) for level in range(len(pyramid.arrays)) for shard in pyramid.tasks(level)]
+    todo = [task for task in tasks if task not in ledger.shards]
+    degraded = {entry.tile for entry in ledger.entries() if entry.status is Status.DEGRADED}
+    watcher.begin("publish", len(todo), unit="shards")
+    for level, row, col in todo:
+        if level == 0:
+            pyramid.write_base((row, col), lambda box: access.render(box, degraded))
+        else:
+            pyramid.write_coarser(level, (row, col))
+        ledger.commit(shards=[(level, row, col)])
+        watcher.advance(1)

@@ -1,0 +1,138 @@
+"""What stands in an output folder: which job made it, how far it came, and where its working arrays lie.
+
+::
+
+    out.zarr/.tileloom/job.json              the job, what its result depends on, the current generation
+    out.zarr/.tileloom/FINGERPRINT-N/        generation N: ledger, survey, coarser inputs, canvases
+
+A redo begins a new generation that takes over what still holds, so that the old one stays whole until then.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tiling.box import TileKey
+from ..tiling.errors import InputError
+from ..tiling.frontier import TileState
+from ..tiling.inputs import KEEPS, OWNS
+from ..tiling.ledger import Ledger, Status
+from ..tiling.plan import WeavePlan
+from ..tiling.store import read_array, sweep, write_array, write_json
+from .spec import JobSpec
+
+HIDDEN = ".tileloom"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The job of an output folder and its current generation.
+
+    ``parts`` is all that decides the result's bytes, by name: the job's fields, digests of the inputs,
+    the numeric class of the machine.
+    """
+
+    output: Path
+    spec: dict[str, Any]
+    parts: dict[str, Any]
+    generation: int = 0
+
+    @classmethod
+    def load(cls, output: Path) -> Self | None:
+        """The job that began this output; None where there is no output yet."""
+        if not output.exists():
+            return None
+        path = output / HIDDEN / "job.json"
+        if not path.exists():
+            if output.is_dir() and not any(output.iterdir()):
+                return None
+            raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
+        try:
+            stored = json.loads(path.read_bytes())
+            return cls(output, stored["spec"], stored["parts"], stored["generation"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged: choose another output or remove {output}") from error
+
+    def save(self) -> None:
+        """Make this the output's job."""
+        write_json(
+            self.output / HIDDEN / "job.json",
+            {"spec": self.spec, "parts": self.parts, "generation": self.generation},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity of everything that decides the bytes."""
+        return blake2b(json.dumps(self.parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    @property
+    def root(self) -> Path:
+        """Where this generation works."""
+        return self.output / HIDDEN / f"{self.fingerprint}-{self.generation}"
+
+    def ledger(self) -> Ledger:
+        """What this generation has committed."""
+        return Ledger(self.root / "ledger")
+
+    def job(self) -> JobSpec:
+        """The job as it was given."""
+        return JobSpec.model_validate_json(json.dumps(self.spec))
+
+    def bits(self) -> NDArray[np.uint8] | None:
+        """The survey's bits a tile; None before the survey is finished."""
+        path = self.root / "survey"
+        return read_array(path).astype(np.uint8) if path.exists() else None
+
+    def save_bits(self, bits: NDArray[np.uint8]) -> None:
+        """Keep the finished survey."""
+        write_array(self.root / "survey", bits)
+
+    def tidy(self) -> None:
+        """Remove older generations and what killed writers left behind."""
+        for folder in (self.output / HIDDEN).iterdir():
+            if folder.is_dir() and folder != self.root:
+                shutil.rmtree(folder)
+        sweep(self.output)
+
+
+def tile_states(bits: NDArray[np.uint8], ledger: Ledger) -> NDArray[np.uint8]:
+    """A :class:`TileState` a tile, from the survey and what is committed."""
+    states = np.full(bits.shape, TileState.BORN, np.uint8)
+    states[bits & KEEPS != 0] = TileState.RELAY
+    states[bits & OWNS != 0] = TileState.TODO
+    for entry in ledger.entries():
+        states[entry.tile] = TileState.DONE if entry.status is Status.DONE else TileState.DEGRADED
+    return states
+
+
+@dataclass(frozen=True)
+class DegradedTile:
+    """A tile that was given up, where it lies, and why."""
+
+    key: TileKey
+    box: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.box}): {self.reason}"
+
+
+def degraded_tiles(plan: WeavePlan, ledger: Ledger) -> list[DegradedTile]:
+    """What the ledger lists as given up."""
+    given_up = {entry.tile: entry for entry in ledger.entries() if entry.status is Status.DEGRADED}
+    return [DegradedTile(plan.key(tile), str(plan.owns(tile)), entry.reason) for tile, entry in given_up.items()]
+
+
+def settings_bytes(parts: Mapping[str, Any]) -> bytes:
+    """What decides a tile's bytes besides the pixels it is given."""
+    kept = {name: value for name, value in parts.items() if name not in ("input", "mask")}
+    return json.dumps(kept, sort_keys=True).encode()

@@ -1,0 +1,287 @@
+"""One image as a worker sees it: what a tile is given, where its pixels go, how the result looks.
+
+An :class:`ImagePlan` is plain data that travels once to each worker; :class:`ImageAccess` opens it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .box import Box
+from .cache import ChunkCache
+from .canvas import Canvas, hash_pixels
+from .errors import CorruptChunk, InputError
+from .inputs import TASK, LevelInputs, boxes, survey
+from .measurement import Lift, Measurement
+from .observe import Observation, is_nodata, observe, repeat
+from .plan import WeavePlan
+from .pyramid import PyramidSpec
+from .scaling import Scaling
+from .source import open_mask, open_source
+from .work import Bools, Floats, TileInputs
+
+SURVEY_TILES = 16
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """Everything a worker must know of an image; ``name`` is its id in the job, and keys its noise.
+
+    ``measurements[k]`` is what is known at level k, ``lifts[k]`` how its observation became level k + 1's.
+    ``root`` holds this generation's canvases, coarser inputs and ledger.
+    """
+
+    name: str
+    input: str
+    mask: str | None
+    root: str
+    bands: int
+    scaling: Scaling
+    result_scaling: Scaling
+    nodata: float | None
+    plan: WeavePlan
+    measurements: tuple[Measurement, ...]
+    lifts: tuple[Lift, ...]
+    result: PyramidSpec
+
+    @property
+    def scale(self) -> int:
+        """Target pixels a measured value covers, along a side."""
+        return self.measurements[0].scale
+
+
+class ImageAccess:
+    """Reads the inputs of an image's tiles and writes their results; one a worker, sharing its cache."""
+
+    def __init__(self, image: ImagePlan, cache: ChunkCache) -> None:
+        """Open the image's input; canvases and coarser inputs are opened (or made) when first used."""
+        self.image = image
+        self.plan = image.plan
+        self._cache = cache
+        self._source = open_source(image.input, cache=cache)
+        self._mask = open_mask(image.mask, cache=cache) if image.mask else None
+        self._level_inputs: dict[int, LevelInputs] = {}
+        self.observations = self._observe()
+        self._canvases: dict[int, Canvas] = {}
+
+    def _observe(self) -> tuple[Observation, ...]:
+        image = self.image
+        levels = [
+            observe(
+                self._source,
+                self._mask,
+                measurement=image.measurements[0],
+                scaling=image.scaling,
+                nodata=image.nodata,
+            )
+        ]
+        for level, (measurement, lift) in enumerate(zip(image.measurements[1:], image.lifts, strict=True), start=1):
+            fine = levels[-1]
+            if lift.identity:
+                coarse = Observation(measurement, fine.height, fine.width, fine.read_y, fine.read_flags)
+            else:
+                inputs = LevelInputs(Path(image.root) / f"inputs-{level}", fine, lift, cache=self._cache)
+                self._level_inputs[level] = inputs
+                coarse = inputs.observation(measurement)
+            levels.append(coarse)
+        return tuple(levels)
+
+    def lifts(self) -> list[tuple[int, Box]]:
+        """The tasks that make coarser inputs, each needing those of the levels before it."""
+        return [(level, box) for level, inputs in self._level_inputs.items() for box in inputs.tasks()]
+
+    def lift(self, level: int, box: Box) -> None:
+        """Do one of these tasks."""
+        self._level_inputs[level].lift(box)
+
+    def surveys(self) -> list[tuple[int, Box]]:
+        """The tasks that find out which tiles have something to restore: (level, rows and columns of tiles)."""
+        return [
+            (level, tiles)
+            for level, grid in enumerate(self.plan.levels)
+            for tiles in boxes(grid.rows.count, grid.cols.count, SURVEY_TILES)
+        ]
+
+    def survey(self, level: int, tiles: Box) -> NDArray[np.uint8]:
+        """Do one of these tasks: the tiles' OWNS and KEEPS bits."""
+        return survey(self.observations[level], self.plan.levels[level], tiles)
+
+    def check(self, box: Box) -> None:
+        """Refuse an input that is not finite somewhere in a box of its own pixels and is not declared missing."""
+        pixels = self._source.read(box)
+        bad = ~np.isfinite(pixels)
+        if self.image.nodata is not None:
+            bad &= ~is_nodata(pixels, self.image.nodata)
+        if bad.any():
+            band, row, col = (int(at[0]) for at in np.nonzero(bad))
+            raise InputError(
+                f"{self.image.input} holds {pixels[band, row, col]} in band {band} at row {box.top + row}, "
+                f"column {box.left + col}: repair the image, or declare nodata for pixels that are missing in all bands"
+            )
+
+    def checks(self) -> list[Box]:
+        """Boxes that cover the input, if its pixels could be other than finite."""
+        source = self._source
+        return list(boxes(source.height, source.width, TASK)) if source.dtype.kind == "f" else []
+
+    def canvas(self, level: int) -> Canvas:
+        """The scratch canvas of a level."""
+        if level not in self._canvases:
+            folder = Path(self.image.root) / f"canvas-{level}"
+            self._canvases[level] = Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
+        return self._canvases[level]
+
+    def inputs(self, tile: int, degraded: Collection[int] = ()) -> TileInputs:
+        """What a tile is computed from; no pixel of a ``degraded`` tile is among it."""
+        key = self.plan.key(tile)
+        box = self.plan.sees(tile)
+        observation = self.observations[key.level]
+        y, measured, visible = observation.window(box)
+        lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == key.level]
+        strips = self.plan.levels[key.level].context(key.row, key.col)
+        context, context_mask = self._committed(key.level, box, strips, lost)
+        coarse, coarse_mask = self._coarse(key.level, box, degraded)
+        return TileInputs(
+            image=self.image.name,
+            key=key,
+            box=box,
+            measurement=observation.measurement,
+            y=y,
+            measured=measured,
+            visible=visible,
+            context=context,
+            context_mask=context_mask,
+            coarse=coarse,
+            coarse_mask=coarse_mask,
+            factor=self.plan.factor,
+        )
+
+    def _coarse(self, level: int, box: Box, degraded: Collection[int]) -> tuple[Floats | None, Bools | None]:
+        if level + 1 == len(self.plan.levels):
+            return None, None
+        window = box.coarsen(self.plan.factor)
+        lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == level + 1]
+        return self._committed(level + 1, window, [window], lost)
+
+    def _committed(
+        self, level: int, window: Box, parts: Iterable[Box], lost: Collection[Box]
+    ) -> tuple[Floats | None, Bools | None]:
+        """(pixels, mask) of what is committed and restored within ``parts`` of a window; None where nothing is."""
+        observation, canvas = self.observations[level], self.canvas(level)
+        mask = np.zeros(window.shape, bool)
+        pixels = np.zeros((self.image.bands, *window.shape), np.float32)
+        for part in parts:
+            mask[part.within(window)] = True
+        if mask.any():
+            mask &= self._wanted(observation, window)
+        for box in lost:
+            inside = box.intersect(window)
+            if not inside.empty:
+                mask[inside.within(window)] = False
+        if not mask.any():
+            return None, None
+        # Only chunks of owners that had something to restore exist, so they are read one by one.
+        for row, col in self.plan.levels[level].owners(window):
+            box = self.plan.levels[level].owns(row, col).intersect(window)
+            at = box.within(window)
+            if mask[at].any():
+                pixels[:, *at] = np.where(mask[at], canvas.read(box), np.float32(0))
+        return pixels, mask
+
+    def _wanted(self, observation: Observation, box: Box) -> Bools:
+        scale = observation.measurement.scale
+        outer = box.coarsen(scale).scale(scale)
+        return observation.wanted(outer)[box.within(outer)]
+
+    def write(self, tile: int, window: Floats) -> str:
+        """Write what a tile owns of its restored window; returns the hash of those pixels."""
+        key = self.plan.key(tile)
+        owned = window[:, *self.plan.owns(tile).within(self.plan.sees(tile))]
+        return self.canvas(key.level).write(key.row, key.col, owned)
+
+    def stored_hash(self, tile: int) -> str:
+        """The hash of what the canvas holds of a tile; raises :class:`CorruptChunk` where it is damaged."""
+        return hash_pixels(self.canvas(self.plan.key(tile).level).read(self.plan.owns(tile)))
+
+    def adopt(self, tile: int, root: str, output: str) -> bool:
+        """Take a tile's pixels over from an earlier generation, if they still have the hash they had."""
+        key = self.plan.key(tile)
+        earlier = Canvas(
+            Path(root) / f"canvas-{key.level}",
+            self.plan.levels[key.level],
+            bands=self.image.bands,
+            cache=self._cache,
+        )
+        try:
+            pixels = earlier.read(self.plan.owns(tile))
+        except CorruptChunk:
+            return False
+        if hash_pixels(pixels) != output:
+            return False
+        self.canvas(key.level).write(key.row, key.col, pixels)
+        return True
+
+    def render(self, box: Box, degraded: Collection[int]) -> NDArray[Any]:
+        """The published pixels of a box of the image, in the result's dtype.
+
+        Known and missing pixels are the input's own; what degraded tiles owe is filled from the
+        coarser level, or else from the measurement alone.
+        """
+        scale = self.image.scale
+        outer = box.coarsen(scale).scale(scale)
+        inner = box.within(outer)
+        wanted = self.observations[0].wanted(outer)[inner]
+        dtype = np.dtype(self.image.result.dtype)
+        if wanted.all():
+            known: NDArray[Any] = np.empty((self.image.bands, *box.shape), dtype)
+        else:
+            known = self._known(box, dtype)
+        if not wanted.any():
+            return known
+        restored = np.zeros((self.image.bands, *box.shape), np.float32)
+        grid = self.plan.levels[0]
+        base = self.plan.tiles(0).start
+        for row, col in grid.owners(box):
+            part = grid.owns(row, col).intersect(box)
+            at = part.within(box)
+            if not wanted[at].any():
+                continue
+            tile = base + row * grid.cols.count + col
+            restored[:, *at] = self._fill(part, degraded) if tile in degraded else self.canvas(0).read(part)
+        return np.where(wanted, self.image.result_scaling.from_model(restored, dtype), known)
+
+    def _known(self, box: Box, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The input's own pixels (each repeated where it covers several), nodata where they are missing."""
+        scale = self.image.scale
+        at = box.coarsen(scale)
+        pixels = self._source.read(at)
+        if dtype.kind == "f":
+            pixels = pixels.astype(dtype)
+        elif pixels.dtype != dtype:
+            missing = None if self.image.nodata is None else is_nodata(pixels, self.image.nodata)
+            pixels = self.image.result_scaling.from_model(self.image.scaling.to_model(pixels), dtype)
+            if missing is not None:
+                pixels[:, missing] = self.image.nodata
+        inner = repeat(pixels, scale)[:, *box.within(at.scale(scale))]
+        return np.broadcast_to(inner, (self.image.bands, *box.shape))
+
+    def _fill(self, box: Box, degraded: Collection[int]) -> Floats:
+        """Stand-in pixels for a degraded tile."""
+        scale, factor = self.image.scale, self.plan.factor
+        at = box.coarsen(scale)
+        y, _, _ = self.observations[0].window(at.scale(scale))
+        fill = np.broadcast_to(repeat(y, scale)[:, *box.within(at.scale(scale))], (self.image.bands, *box.shape)).copy()
+        if len(self.plan.levels) > 1:
+            window = box.coarsen(factor)
+            lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == 1]
+            pixels, mask = self._committed(1, window, [window], lost)
+            if pixels is not None and mask is not None:
+                inner = box.within(window.scale(factor))
+                fill = np.where(repeat(mask, factor)[inner], repeat(pixels, factor)[:, *inner], fill)
+        return fill

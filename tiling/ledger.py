@@ -1,0 +1,87 @@
+"""The ledger: what is finished, in numbered segments that only one driver can write.
+
+A segment is created whole and only if its number is free. A driver that finds its next number taken
+has been superseded and stops, so no two can ever commit to one output.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from .errors import CorruptChunk, LedgerTaken
+from .store import write_atomically
+
+
+class Status(StrEnum):
+    """How a tile ended."""
+
+    DONE = "done"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tile's line: its status, the digest of its inputs, the hash of its output, and why it was given up."""
+
+    tile: int
+    status: Status
+    inputs: str = ""
+    output: str = ""
+    reason: str = ""
+
+
+class Ledger:
+    """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger and read all but its tiles."""
+        self.folder = folder
+        self.facts: dict[str, Any] = {}
+        self.shards: set[tuple[int, int, int]] = set()
+        self._next = 0
+        for path, segment in self._segments():
+            self._apply(segment)
+            self._next = int(path.stem) + 1
+
+    def _segments(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                yield path, json.loads(path.read_bytes())
+            except ValueError as error:
+                raise CorruptChunk(f"ledger segment {path} is damaged") from error
+
+    def entries(self) -> Iterator[Entry]:
+        """Every committed tile, in order of commitment; a later line replaces an earlier one."""
+        for _, segment in self._segments():
+            for tile, status, inputs, output, reason in segment["tiles"]:
+                yield Entry(tile, Status(status), inputs, output, reason)
+
+    def commit(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        shards: Iterable[tuple[int, int, int]] = (),
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        """Record a group of completions, all or none of them."""
+        segment: dict[str, Any] = {
+            "tiles": [[e.tile, e.status, e.inputs, e.output, e.reason] for e in entries],
+            "shards": [list(shard) for shard in shards],
+            "facts": facts or {},
+        }
+        path = self.folder / f"{self._next:08d}.json"
+        try:
+            write_atomically(path, json.dumps(segment, separators=(",", ":")).encode(), exclusive=True)
+        except FileExistsError as error:
+            raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
+        self._next += 1
+        self._apply(segment)
+
+    def _apply(self, segment: dict[str, Any]) -> None:
+        self.shards.update((level, row, col) for level, row, col in segment["shards"])
+        self.facts.update(segment["facts"])

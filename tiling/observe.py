@@ -1,0 +1,142 @@
+"""What a level of an image was given: the measured values, which of them count, and what is to be restored.
+
+Windows may reach beyond the image: the measurement is mirrored there, in its own grid, and
+nothing beyond the image is ever *wanted*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .box import Box
+from .measurement import Lift, MaskSite, Measurement
+from .scaling import Scaling
+from .source import Source
+from .work import Bools, Floats
+
+MEASURED, VALID = 1, 2
+Flags = NDArray[np.uint8]
+Read = Callable[[Box], NDArray[Any]]
+
+
+def mirrored(read: Read, height: int, width: int, box: Box) -> NDArray[Any]:
+    """A window of an image of ``height`` x ``width``, mirrored with its border pixels repeated."""
+    rows, cols = _mirror(box.top, box.bottom, height), _mirror(box.left, box.right, width)
+    inner = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
+    data = read(inner)
+    if inner == box:
+        return data
+    return data[..., rows - inner.top, :][..., cols - inner.left]
+
+
+def _mirror(lo: int, hi: int, size: int) -> NDArray[np.int64]:
+    at = np.arange(lo, hi) % (2 * size)
+    return np.where(at < size, at, 2 * size - 1 - at)
+
+
+def repeat(values: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Each value as a block of ``factor`` x ``factor``."""
+    return values if factor == 1 else values.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One level's measurement of ``height`` x ``width`` values; readers take boxes of that grid.
+
+    ``read_flags`` gives MEASURED (the value constrains) and VALID (its pixels exist) bits;
+    ``read_visible`` takes boxes of the target grid and is there only for a target mask.
+    """
+
+    measurement: Measurement
+    height: int
+    width: int
+    read_y: Callable[[Box], Floats]
+    read_flags: Callable[[Box], Flags]
+    read_visible: Callable[[Box], Bools] | None = None
+
+    def window(self, box: Box) -> tuple[Floats, Bools, Bools | None]:
+        """(y, measured, visible) for an aligned box of target pixels; y is 0 where not measured."""
+        scale = self.measurement.scale
+        at = box.coarsen(scale)
+        measured = mirrored(self.read_flags, self.height, self.width, at) & MEASURED != 0
+        y = np.where(measured, mirrored(self.read_y, self.height, self.width, at), np.float32(0))
+        if self.read_visible is None:
+            return y, measured, None
+        return y, measured, mirrored(self.read_visible, self.height * scale, self.width * scale, box)
+
+    def wanted(self, box: Box) -> Bools:
+        """Which target pixels of an aligned box are to be restored: real, valid and not known exactly."""
+        scale = self.measurement.scale
+        at = box.coarsen(scale)
+        inside = at.intersect(Box(0, 0, self.height, self.width))
+        wanted = np.zeros(at.shape, bool)
+        if not inside.empty:
+            flags = self.read_flags(inside)
+            todo = flags & VALID != 0
+            if self.measurement.exact:
+                todo &= flags & MEASURED == 0
+            wanted[inside.within(at)] = todo
+        return repeat(wanted, scale)
+
+
+def observe(
+    source: Source, mask: Source | None, *, measurement: Measurement, scaling: Scaling, nodata: float | None
+) -> Observation:
+    """The observation of the image itself."""
+    site = measurement.mask
+
+    def read_y(box: Box) -> Floats:
+        return scaling.to_model(source.read(box))
+
+    def read_flags(box: Box) -> Flags:
+        flags = np.full(box.shape, MEASURED | VALID, np.uint8)
+        if nodata is not None:
+            flags[is_nodata(source.read(box), nodata)] = 0
+        if mask is not None and site is MaskSite.MEASURED:
+            flags[mask.read(box)[0] != 0] &= VALID
+        return flags
+
+    def read_visible(box: Box) -> Bools:
+        assert mask is not None
+        seen: Bools = mask.read(box)[0] == 0
+        return seen
+
+    visible = read_visible if site is MaskSite.TARGET else None
+    return Observation(measurement, source.height, source.width, read_y, read_flags, visible)
+
+
+def is_nodata(pixels: NDArray[Any], nodata: float) -> Bools:
+    """Where a pixel is missing: every band holds the nodata value."""
+    missing: Bools = np.all(np.isnan(pixels) if np.isnan(nodata) else pixels == nodata, axis=0)
+    return missing
+
+
+def lifted(fine: Observation, lift: Lift, box: Box) -> tuple[Floats, Flags]:
+    """(y, flags) of the next coarser level, for a box of its measured grid.
+
+    A coarse value counts as measured only if everything below it was.
+    """
+    below = box.scale(lift.pool)
+    y, measured, _ = fine.window(below.scale(fine.measurement.scale))
+    valid = np.zeros(below.shape, bool)
+    inside = below.intersect(Box(0, 0, fine.height, fine.width))
+    valid[inside.within(below)] = fine.read_flags(inside) & VALID != 0
+    if lift.fold > 1 and fine.read_visible is not None:
+        height, width = fine.height * lift.fold, fine.width * lift.fold
+        visible = mirrored(fine.read_visible, height, width, below.scale(lift.fold))
+        measured &= np.all(_blocks(visible, lift.fold), axis=(-3, -1))
+    if lift.pool > 1:
+        y = _blocks(y, lift.pool).mean(axis=(-3, -1), dtype=np.float64).astype(np.float32)
+        measured = np.asarray(np.all(_blocks(measured, lift.pool), axis=(-3, -1)))
+        valid = np.asarray(np.any(_blocks(valid, lift.pool), axis=(-3, -1)))
+    return y, (measured * MEASURED | valid * VALID).astype(np.uint8)
+
+
+def _blocks(values: NDArray[Any], size: int) -> NDArray[Any]:
+    height, width = values.shape[-2:]
+    return values.reshape(*values.shape[:-2], height // size, size, width // size, size)
