@@ -163,9 +163,7 @@ class WeavePlan:
         """Every tile that owns a pixel this one takes as context or low frequencies."""
         level, row, col = self._locate(tile)
         at = self._levels[level]
-        reads = {
-            at.base + r * at.cols + c for strip in at.grid.context(row, col) for r, c in at.grid.owners(strip)
-        }
+        reads = {at.base + r * at.cols + c for strip in at.grid.context(row, col) for r, c in at.grid.owners(strip)}
         if at.coarse_rows:
             coarse = self._levels[level + 1]
             reads |= {coarse.base + r * coarse.cols + c for r in at.coarse_rows[row] for c in at.coarse_cols[col]}
@@ -220,7 +218,7 @@ class WeavePlan:
             if at.coarse_rows:
                 coarse = self._levels[level + 1]
                 todo = ~done[coarse.base : coarse.base + coarse.rows * coarse.cols].reshape(coarse.rows, coarse.cols)
-                out += _window_counts(todo, at.coarse_rows, at.coarse_cols)
+                _add_window_counts(out, todo, at.coarse_rows, at.coarse_cols)
         return pending
 
     def __iter__(self) -> Iterator[int]:
@@ -228,10 +226,13 @@ class WeavePlan:
         return iter(range(self.count))
 
 
-def _window_counts(open_: NDArray[np.bool_], rows: Spans, cols: Spans) -> NDArray[np.uint8]:
-    """How many cells are set in each window of consecutive rows and columns."""
-    by_cols = np.stack([open_[:, span.start : span.stop].sum(axis=1, dtype=np.uint8) for span in cols], axis=1)
-    return np.stack([by_cols[span.start : span.stop].sum(axis=0, dtype=np.uint8) for span in rows])
+def _add_window_counts(out: NDArray[np.uint8], open_: NDArray[np.bool_], rows: Spans, cols: Spans) -> None:
+    """Add how many cells are set in each window of consecutive rows and columns."""
+    by_cols = np.empty((open_.shape[0], len(cols)), np.uint8)
+    for col, span in enumerate(cols):
+        np.sum(open_[:, span.start : span.stop], axis=1, dtype=np.uint8, out=by_cols[:, col])
+    for row, span in enumerate(rows):
+        out[row] += by_cols[span.start : span.stop].sum(axis=0, dtype=np.uint8)
 
 
 def _lay_out(grids: tuple[Grid, ...], factor: int) -> tuple[_Level, ...]:

@@ -1,0 +1,1 @@
+"""Benchmarks with limits: ``python -m benchmarks.NAME [--json] [--smoke]``."""

@@ -1,0 +1,72 @@
+"""What every benchmark shares: its command line, its printed form, and its limits.
+
+A benchmark module defines ``measure(smoke) -> figures`` and ends with::
+
+    BENCHMARK = Benchmark("name", measure, {"figure": ("<=", 6.0)})
+
+    if __name__ == "__main__":
+        sys.exit(BENCHMARK.main())
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from operator import ge, le
+from typing import Literal
+
+Figures = Mapping[str, float]
+Limit = tuple[Literal["<=", ">="], float]
+
+_HOLDS = {"<=": le, ">=": ge}
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A named measurement and the limits its figures must keep, at full and at smoke size alike.
+
+    ``measure`` takes whether to run at the small size that CI uses; a figure without a limit is only told.
+    """
+
+    name: str
+    measure: Callable[[bool], Figures]
+    limits: Mapping[str, Limit]
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Measure and print; 1 if a limit was missed, else 0."""
+        parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{self.name}")
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+        parser.add_argument("--smoke", action="store_true", help="run at a small size")
+        options = parser.parse_args(arguments)
+        figures = self.measure(options.smoke)
+        print(self.as_json(figures, smoke=options.smoke) if options.json else self.as_table(figures))
+        return 1 if self.missed(figures) else 0
+
+    def missed(self, figures: Figures) -> list[str]:
+        """The figures that miss their limit; one that was not measured, or is not a finite number, does."""
+        return [name for name in self.limits if not self._keeps(name, figures)]
+
+    def as_json(self, figures: Figures, *, smoke: bool) -> str:
+        """One JSON object: name, command, figures, limits."""
+        command = f"python -m benchmarks.{self.name} --json" + (" --smoke" if smoke else "")
+        return json.dumps(
+            {"name": self.name, "command": command, "figures": dict(figures), "limits": dict(self.limits)}
+        )
+
+    def as_table(self, figures: Figures) -> str:
+        """A line a figure: its name, its value, its limit, and whether the limit was missed."""
+        lines = [f"{self.name:<24}{'figure':>12}   limit"]
+        for name in dict.fromkeys([*figures, *self.limits]):
+            value = f"{figures[name]:.4g}" if name in figures else "not measured"
+            sense, bound = self.limits.get(name, ("", ""))
+            mark = "  MISSED" if name in self.limits and not self._keeps(name, figures) else ""
+            lines.append(f"{name:<24}{value:>12}   {sense} {bound}{mark}".rstrip())
+        return "\n".join(lines)
+
+    def _keeps(self, name: str, figures: Figures) -> bool:
+        sense, bound = self.limits[name]
+        value = figures.get(name)
+        return value is not None and isfinite(value) and bool(_HOLDS[sense](value, bound))
