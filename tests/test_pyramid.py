@@ -345,6 +345,7 @@ def test_creating_again_replaces_the_levels_and_nothing_else(tmp_path):
     pyramid = publish(root, np.full((1, 20, 20), 7, np.uint8), attributes={"new": 2})
     assert [array.shape for array in Pyramid.open(root).arrays] == [(1, 20, 20), (1, 10, 10)]
     assert pyramid.read(1, Box(0, 0, 10, 10)).min() == 7
+    assert not {"2", "3", "4"} & {path.name for path in root.iterdir()}
     assert (root / ".tileloom" / "ledger").read_text() == "kept"
     assert zarr.open_group(root, mode="r").attrs.asdict() == {"new": 2}
 
