@@ -56,7 +56,7 @@ class Plan(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Level:
     """One level's place in the numbering and its tables, each O(rows + columns)."""
 
