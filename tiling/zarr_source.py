@@ -176,9 +176,7 @@ def _ome_level(uri: str, group: zarr.Group, level: int | str | None) -> _Found:
     attributes = dict(group.attrs)
     ome: Any = attributes.get("ome", attributes)
     if not ome.get("multiscales"):
-        raise InputError(
-            f"{uri}: is a Zarr group without multiscales; name one array in it, such as {_example(uri, group)}"
-        )
+        raise InputError(f"{uri}: is a Zarr group without multiscales; name one array in it, such as {_example(uri)}")
     image = ome["multiscales"][0]
     datasets = image["datasets"]
     paths = [str(dataset["path"]) for dataset in datasets]
@@ -211,8 +209,11 @@ def _level_index(uri: str, paths: list[str], level: int | str | None) -> int:
     raise InputError(f"{uri}: has no level {level}; it has {', '.join(paths)}")
 
 
-def _example(uri: str, group: zarr.Group) -> str:
-    return os.path.join(uri, next(iter(sorted(group.keys())), "NAME"))
+def _example(folder: str) -> str:
+    """A node inside a group; looked up by its files, because zarr warns of whatever else lies there."""
+    inside = (os.path.join(folder, name) for name in sorted(os.listdir(folder)))
+    nodes = (path for path in inside if _METADATA_FILES.intersection(os.listdir(path) if os.path.isdir(path) else ()))
+    return next(nodes, os.path.join(folder, "NAME"))
 
 
 def _conventions(attributes: Mapping[str, Any]) -> dict[str, Any]:
