@@ -152,6 +152,8 @@ def test_idle_workers_are_parked_so_that_a_narrow_job_holds_few():
     assert fixed.worker_seconds == 5 * fixed.makespan
     assert scaled.worker_seconds == scaled.makespan + 4 * 20
     assert scaled.busy > 3 * fixed.busy
+    at_least_two = simulate(chain, workers=5, slots=2, autoscale=Autoscale(2, 5, 20), **TILE)
+    assert at_least_two.worker_seconds == 2 * at_least_two.makespan + 3 * 20
 
 
 @settings(deadline=None, max_examples=40)
