@@ -212,6 +212,12 @@ def test_thin_strips_are_read_together(tmp_path):
     assert cache.misses == 3
 
 
+def test_units_of_many_bands_stay_small(tmp_path):
+    source = open_source(images.write_tiff(tmp_path / "a.tif", np.zeros((400, 300, 600), np.float32)))
+    assert source.chunk[0] * source.chunk[1] * 400 * 4 <= 2**24
+    assert not source.read(Box(250, 500, 300, 600)).any()
+
+
 def test_images_that_share_a_cache_do_not_mix(tmp_path):
     cache = ChunkCache(2**20)
     arrays = [images.noise(seed=seed) for seed in range(3)]

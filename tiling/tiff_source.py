@@ -32,7 +32,7 @@ _END_OF_JPEG = b"\xff\xd9"
 _ICC_PROFILE, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 282, 283, 296
 _MICROMETRES = {2: 25400.0, 3: 10000.0}
 _BAND_AXES = "SCQ"
-_ROWS_UNIT = 512
+_ROW_PIECE = 512
 
 
 class Layout(Protocol):
@@ -170,7 +170,7 @@ def _describe(uri: str, series: tifffile.TiffPageSeries, metadata: dict[str, Any
     layout: Layout
     if series.dataoffset is not None:
         layout = _rows(uri, series)
-        unit = (min(_ROWS_UNIT, height), min(_ROWS_UNIT, width))
+        unit = reading_unit((1, min(_ROW_PIECE, width)), (height, width), bands * dtype.itemsize)
     else:
         layout = _segments(uri, series, bands, nodata)
         stored = (min(layout.size[0], height), min(layout.size[1], width))

@@ -48,9 +48,11 @@ class Axes:
 
     def order(self, window: NDArray[Any]) -> NDArray[Any]:
         """The array that ``index`` gave, as (band, row, column)."""
-        kept = sorted(axis for axis in (self.c, self.y, self.x) if axis is not None)
-        ordered = window.transpose([kept.index(axis) for axis in (self.c, self.y, self.x) if axis is not None])
-        return np.ascontiguousarray(ordered if self.c is not None else ordered[None])
+        wanted = [axis for axis in (self.c, self.y, self.x) if axis is not None]
+        kept = sorted(wanted)
+        if kept != wanted:
+            window = np.ascontiguousarray(window.transpose([kept.index(axis) for axis in wanted]))
+        return window if self.c is not None else window[None]
 
 
 class ZarrSource(WindowedSource):
@@ -83,7 +85,7 @@ class ZarrSource(WindowedSource):
     def digest(self) -> str:
         """Hexadecimal blake2b over names and bytes of the stored chunks, and what gives them their meaning."""
         array = self._array
-        meaning = (array.shape, array.chunks, array.dtype.str, repr(array.fill_value), self._axes, self.nodata)
+        meaning = (array.shape, array.chunks, array.dtype.str, repr(array.fill_value), self._axes)
         digest = hashlib.blake2b(repr(meaning).encode(), digest_size=32)
         for path in _stored_chunks(self.uri):
             digest.update(f"\0{os.path.relpath(path, self.uri)}\0{os.path.getsize(path)}\0".encode())
