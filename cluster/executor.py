@@ -24,13 +24,12 @@ class ImageRun:
 
 @dataclass
 class RunReport:
-    """What a run did: tiles by how they ended, failed tries, and each settled tile's time in flight."""
+    """What a run did: tiles by how they ended, and failed tries."""
 
     done: int = 0
     inherited: int = 0
     degraded: int = 0
     failures: int = 0
-    intervals: list[tuple[float, float, int, int]] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -78,7 +77,6 @@ def settle(reports: Iterable[Report], frontier: Frontier, images: Mapping[int, I
     for report in reports:
         item = (report.image, report.tile)
         run = images[report.image]
-        total.intervals.append((report.began, report.began + report.seconds, *item))
         if report.outcome is not Outcome.FAILED:
             total.done += report.outcome is Outcome.DONE
             total.inherited += report.outcome is Outcome.INHERITED

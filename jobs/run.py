@@ -34,6 +34,7 @@ from .progress import Watcher
 from .spec import JobSpec, changed
 from .state import DegradedTile, JobState, degraded_tiles, settings_bytes, tile_states
 
+OnReports = Callable[[list[Report]], None]
 POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 
 
@@ -90,8 +91,13 @@ def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory
     )
 
 
-def run_job(spec: JobSpec, watcher: Watcher, *, redo: Redo = Redo.NOTHING) -> Summary:
-    """Run a job, or go on with it; the output is the same whatever was done before."""
+def run_job(
+    spec: JobSpec, watcher: Watcher, *, redo: Redo = Redo.NOTHING, on_reports: OnReports = lambda _: None
+) -> Summary:
+    """Run a job, or go on with it; the output is the same whatever was done before.
+
+    ``on_reports`` is told of every settled tile.
+    """
     began = perf_counter()
     compiled = compile_job(spec)
     output = Path(spec.output)
@@ -112,7 +118,7 @@ def run_job(spec: JobSpec, watcher: Watcher, *, redo: Redo = Redo.NOTHING) -> Su
         bill = _bill(compiled, _to_solve(bits, compiled.image.plan), batch * lanes)
         refuse_unaffordable(bill, output, max_memory=spec.max_memory)
     ledger = state.ledger()
-    report = _restore(compiled, worker, state, ledger, bits=bits, prior=prior, watcher=watcher)
+    report = _restore(compiled, worker, state, ledger, bits=bits, prior=prior, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
     _publish(compiled, worker.access(0), state, ledger, counts, watcher)
@@ -189,6 +195,8 @@ def _nothing_left_of_a_refused_job(state: JobState, *, fresh: bool) -> Iterator[
         if fresh:
             shutil.rmtree(state.output / ".tileloom" if existed else state.output, ignore_errors=True)
         raise
+    except TileloomError:
+        raise
     except OSError as error:
         raise TileloomError(f"{state.output} cannot be written: {error}") from error
 
@@ -226,6 +234,7 @@ def _restore(
     bits: NDArray[np.uint8],
     prior: JobState | None,
     watcher: Watcher,
+    on_reports: OnReports,
 ) -> RunReport:
     """Run every tile that is not done."""
     spec, plan = compiled.spec, compiled.image.plan
@@ -239,6 +248,7 @@ def _restore(
     def told(reports: list[Report]) -> None:
         finished = sum(report.outcome != "failed" for report in reports)
         watcher.advance(finished, f"{worker.usage.calls} calls")
+        on_reports(reports)
 
     report = LocalExecutor(worker).run(frontier, {image: run}, on_reports=told)
     if stopped := frontier.stopped(image):

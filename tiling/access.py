@@ -84,7 +84,7 @@ class ImageAccess:
         for level, (measurement, lift) in enumerate(zip(image.measurements[1:], image.lifts, strict=True), start=1):
             fine = levels[-1]
             if lift.identity:
-                coarse = Observation(measurement, fine.height, fine.width, fine.read_y, fine.read_flags)
+                coarse = Observation(measurement, fine.bands, fine.height, fine.width, fine.read_y, fine.read_flags)
             else:
                 inputs = LevelInputs(Path(image.root) / f"inputs-{level}", fine, lift, cache=self._cache)
                 self._level_inputs[level] = inputs

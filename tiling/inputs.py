@@ -30,7 +30,7 @@ class LevelInputs:
         """Open the arrays, or create them if this is their first use."""
         self.height, self.width = -(-fine.height // lift.pool), -(-fine.width // lift.pool)
         self._fine, self._lift, self._cache, self._folder = fine, lift, cache, folder
-        self._bands = fine.read_y(Box(0, 0, 1, 1)).shape[0]
+        self._bands = fine.bands
         shape = (self._bands, self.height, self.width)
         self._y = ensure_array(
             folder / "y", shape=shape, chunk=(self._bands, CHUNK, CHUNK), dtype="float32", fill=float("nan")
@@ -54,7 +54,7 @@ class LevelInputs:
 
     def observation(self, measurement: Measurement) -> Observation:
         """The level's observation, reading what the tasks made."""
-        return Observation(measurement, self.height, self.width, self._read_y, self._read_flags)
+        return Observation(measurement, self._bands, self.height, self.width, self._read_y, self._read_flags)
 
     def _read_y(self, box: Box) -> Floats:
         return read_window(box, chunk=(CHUNK, CHUNK), load=self._chunk_y, bands=self._bands, dtype=np.float32)

@@ -46,13 +46,14 @@ def repeat(values: NDArray[Any], factor: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Observation:
-    """One level's measurement of ``height`` x ``width`` values; readers take boxes of that grid.
+    """One level's measurement: ``bands`` x ``height`` x ``width`` values; readers take boxes of that grid.
 
     ``read_flags`` gives MEASURED (the value constrains) and VALID (its pixels exist) bits;
     ``read_visible`` takes boxes of the target grid and is there only for a target mask.
     """
 
     measurement: Measurement
+    bands: int
     height: int
     width: int
     read_y: Callable[[Box], Floats]
@@ -107,7 +108,7 @@ def observe(
         return seen
 
     visible = read_visible if site is MaskSite.TARGET else None
-    return Observation(measurement, source.height, source.width, read_y, read_flags, visible)
+    return Observation(measurement, source.bands, source.height, source.width, read_y, read_flags, visible)
 
 
 def is_nodata(pixels: NDArray[Any], nodata: float) -> Bools:

@@ -16,7 +16,7 @@ lost with their worker are red, idle slots are dark.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import cos, radians, sin
 from pathlib import Path
 
@@ -64,6 +64,18 @@ def weave_picture(
     _draw_seams(picture, rows)
     _draw_profile(picture, busy.mean(axis=0))
     return picture
+
+
+def in_slots(times: Iterable[tuple[float, float, int, int]]) -> list[Interval]:
+    """Intervals of one worker from (start, end, image, tile) on any clock, each in the first slot that is free."""
+    ordered = sorted(times)
+    ends: list[float] = []
+    intervals = []
+    for start, end, image, tile in ordered:
+        slot = next((slot for slot, free_at in enumerate(ends) if free_at <= start), len(ends))
+        ends[slot : slot + 1] = [end]
+        intervals.append(Interval(0, slot, start - ordered[0][0], end - ordered[0][0], image, tile))
+    return intervals
 
 
 def write_png(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> None:

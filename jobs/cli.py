@@ -1,0 +1,149 @@
+"""The command line: a table of commands, each loaded when it is used, and one sentence for every error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..tiling.errors import TileloomError
+
+# Name: where it is made, and what it does.
+COMMANDS = {
+    "restore": ("commands_run:restore", "Restore one image on this machine."),
+    "plan": ("commands_look:plan", "Say what a job will do and cost, without doing it."),
+    "run": ("commands_run:run", "Run the job of a file, or go on with it."),
+    "status": ("commands_look:status", "Say how far a result has come."),
+    "resume": ("commands_run:resume", "Go on with a job that was stopped or changed."),
+    "retry": ("commands_run:retry", "Run degraded tiles again, and mend what is damaged."),
+    "verify": ("commands_look:verify", "Read back all that was written and name what is damaged."),
+    "simulate": ("commands_look:simulate", "Say how long a job would take on a cluster."),
+}
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as cleanly as Ctrl-C does."""
+
+
+class _Commands(click.Group):
+    """Lists commands by their table, so that ``--help`` loads none of them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was named, now loaded."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else command, rest
+
+
+def load_command(name: str) -> click.Command:
+    """A command of the table, its module loaded."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(import_module(f".{module}", __package__), function)
+    return command
+
+
+@click.group(
+    cls=_Commands,
+    commands={name: click.Command(name, short_help=text) for name, (_, text) in COMMANDS.items()},
+    invoke_without_command=True,
+    epilog="\b\nExample:\n  tileloom restore scene.tif scene.zarr --task sr:4",
+)
+@click.option("--debug", is_flag=True, help="Show where in the code an error arose.")
+@click.version_option(__version__, message="%(version)s", help="Show the version and exit.")
+@click.help_option(help="Show this message and exit.")
+@click.pass_context
+def tileloom(ctx: click.Context, debug: bool) -> None:
+    """Restore images far larger than memory, tile by tile, exactly.
+
+    `tileloom COMMAND --help` explains a command.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 1 when something failed, 2 when it was asked wrongly."""
+    # Torch reads both when it loads: spinning or several threads would fight over the cores that lanes fill.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    words = list(sys.argv[1:] if args is None else args)
+    debug = False
+    try:
+        with _termination(), tileloom.make_context("tileloom", words) as context:
+            debug = context.params["debug"]
+            tileloom.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough; the interpreter would complain when it flushes at its end.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 1
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "stopped")
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: {_sentence(error)}")
+        return _exit_code(error)
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """One line for any error."""
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "tileloom"
+        return f"{_line(error.format_message())} (see `{command} --help`)"
+    if isinstance(error, click.ClickException):
+        return _line(error.format_message())
+    if isinstance(error, TileloomError):
+        return _line(str(error))
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {_line(str(error))}; `tileloom --debug COMMAND` shows where"
+
+
+def _exit_code(error: Exception) -> int:
+    return error.exit_code if isinstance(error, TileloomError | click.ClickException) else 1
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM raises :class:`Terminated` inside the block; only the main thread can be told of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The keys of a job as options of a command, each with the job file's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..tiling.errors import InputError
+from .refusal import parts
+from .spec import JobSpec, from_options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Options whose value stays the text it is; all others become numbers where they look like one.
+TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME"}
+_METAVARS = TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
+_ARGUMENTS = ("input", "output")
+# Click's names are identifiers: this stands for the dot of a key path.
+_DOT = "__"
+
+
+class Value(click.ParamType):
+    """A number where the text is one; whether that suits its key, the job's own check says."""
+
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float | str:  # noqa: ANN401
+        """The text as an int, a float or itself."""
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+        return str(value)
+
+
+def job_options(command: Command) -> Command:
+    """Give a command an option for every key of a job but input and output."""
+    keys = [(key, field) for key, field in _keys(JobSpec, "") if key not in _ARGUMENTS]
+    for key, field in reversed(keys):
+        if key == "model":
+            command = click.option(
+                "--model-option",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="An option of the model, such as length=8; may be given again.",
+            )(command)
+        command = _option(key, field)(command)
+    return command
+
+
+def job_of(options: Mapping[str, Any]) -> JobSpec:
+    """The job that the options of :func:`job_options`, and ``input`` and ``output``, ask for."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        key, dot, below = name.partition(_DOT)
+        if value is None or value == ():
+            continue
+        if dot:
+            given.setdefault(key, {})[below] = value
+        else:
+            given[key] = value
+    model_options = _pairs(given.pop("model_option", ()))
+    if model_options:
+        name = given.get("model", JobSpec.model_fields["model"].default["name"])
+        given["model"] = {"name": name, **model_options}
+    return from_options(given)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, int | float | str]:
+    """KEY=VALUE texts as a mapping."""
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value) or key == "name":
+            raise InputError(f"--model-option must be KEY=VALUE, such as length=8, not '{text}'")
+        pairs[key] = Value().convert(value, None, None)
+    return pairs
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """(key path, field) of every key that holds a value."""
+    for name, field in model.model_fields.items():
+        below = parts(field)
+        if below is None:
+            yield prefix + name, field
+        else:
+            yield from _keys(below, f"{prefix}{name}{_DOT}")
+
+
+def _option(key: str, field: FieldInfo) -> Callable[[Command], Command]:
+    """One key's option; the default stays out of it, so that only what was given reaches the job."""
+    flag = "--" + key.replace(_DOT, "-").replace("_", "-")
+    text = f"{field.description}{_default(field)}"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", key, default=None, help=text)
+    return click.option(
+        flag,
+        key,
+        type=str if key in TEXTS else Value(),
+        multiple=key == "task",
+        nargs=2 if key == "range" else 1,
+        metavar=_METAVARS.get(key) or "|".join(_words(field.annotation)),
+        help=text,
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required() or field.default is None:
+        return ""
+    default = field.default["name"] if isinstance(field.default, dict) else field.default
+    return f"  [default: {str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def _words(kind: Any) -> Iterator[str]:  # noqa: ANN401  any annotation
+    """What a type takes, as a metavar's alternatives."""
+    if get_origin(kind) is Annotated:
+        yield from _words(get_args(kind)[0])
+    elif get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif kind in (int, float):
+        yield "N" if kind is int else "X"
+    elif kind is not NoneType:
+        for part in get_args(kind):
+            yield from _words(part)
