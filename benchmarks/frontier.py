@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.report import Benchmark, Figures
+from benchmarks._report import Benchmark, Figures
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.plan import WeavePlan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.report import Benchmark, Figures
+from benchmarks._report import Benchmark, Figures
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.plan import WeavePlan
 from tileloom.tiling.simulate import simulate

@@ -1,1 +1,0 @@
-"""Benchmarks with limits: ``python -m benchmarks.NAME [--json] [--smoke]``."""
