@@ -39,6 +39,10 @@ class Terminated(KeyboardInterrupt):
 class _Commands(click.Group):
     """Lists commands by their table, so that ``--help`` loads none of them."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the table's order."""
+        return list(self.commands)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -92,12 +96,12 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
     except KeyboardInterrupt as stop:
-        _say(str(stop) or "stopped")
+        _say("stopped", stop)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _say(f"error: {_sentence(error)}")
+        _say(f"error: {_sentence(error)}", error)
         return _exit_code(error)
     return 0
 
@@ -106,7 +110,7 @@ def _sentence(error: Exception) -> str:
     """One line for any error."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "tileloom"
-        return f"{_line(error.format_message())} (see `{command} --help`)"
+        return f"{_line(error.format_message()).rstrip('.')} (see `{command} --help`)"
     if isinstance(error, click.ClickException):
         return _line(error.format_message())
     if isinstance(error, TileloomError):
@@ -121,11 +125,12 @@ def _exit_code(error: Exception) -> int:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(line.strip() for line in text.splitlines())
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+def _say(text: str, error: BaseException) -> None:
+    """One line to stderr: what happened, and what a command noted on how to go on."""
+    click.echo("; ".join([text, *getattr(error, "__notes__", ())]), err=True)
 
 
 @contextmanager

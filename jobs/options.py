@@ -17,26 +17,21 @@ from .spec import JobSpec, from_options
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Options whose value stays the text it is; all others become numbers where they look like one.
-TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME"}
-_METAVARS = TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
+_TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME"}
+_METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
 
 
-class Value(click.ParamType):
+def number_or_text(text: str) -> int | float | str:
     """A number where the text is one; whether that suits its key, the job's own check says."""
-
-    name = "value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float | str:  # noqa: ANN401
-        """The text as an int, a float or itself."""
-        for kind in (int, float):
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-        return str(value)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def job_options(command: Command) -> Command:
@@ -79,7 +74,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, int | float | str]:
         key, equals, value = text.partition("=")
         if not (key and equals and value) or key == "name":
             raise InputError(f"--model-option must be KEY=VALUE, such as length=8, not '{text}'")
-        pairs[key] = Value().convert(value, None, None)
+        pairs[key] = number_or_text(value)
     return pairs
 
 
@@ -102,7 +97,7 @@ def _option(key: str, field: FieldInfo) -> Callable[[Command], Command]:
     return click.option(
         flag,
         key,
-        type=str if key in TEXTS else Value(),
+        type=str if key in _TEXTS else number_or_text,
         multiple=key == "task",
         nargs=2 if key == "range" else 1,
         metavar=_METAVARS.get(key) or "|".join(_words(field.annotation)),

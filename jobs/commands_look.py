@@ -1,0 +1,215 @@
+"""The commands that change nothing: plan, status, verify, simulate. None of them loads the network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ..tiling.errors import InputError
+from ..tiling.simulate import Autoscale, Simulation
+from ..tiling.weave_picture import weave_picture, write_png
+from .bill import gigabytes, refuse_unaffordable
+from .compile import compile_job
+from .forecast import Forecast, forecast, simulate_job, survey_image
+from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
+from .progress import Terminal
+from .spec import JobSpec, load_job
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.command(epilog=example("tileloom plan job.yaml"))
+@click.argument("job")
+@as_json
+def plan(*, job: str, as_json: bool) -> None:
+    """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
+
+    Reads the mask to count the tiles that have something to restore; writes nothing.
+    """
+    print_plan(load_job(job), as_json=as_json)
+
+
+@click.command(
+    epilog=example("tileloom status scene.zarr", "tileloom status scene.zarr --json"),
+)
+@click.argument("output", type=click.Path(path_type=Path))
+@as_json
+def status(*, output: Path, as_json: bool) -> None:
+    """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
+
+    A run may be going on.
+    """
+    found = job_status(open_state(output.absolute()))
+    _print(found.as_json() if as_json else _status_lines(found))
+    if found.degraded:
+        click.get_current_context().exit(1)
+
+
+@click.command(
+    epilog=example("tileloom verify scene.zarr", "tileloom verify scene.zarr --json"),
+)
+@click.argument("output", type=click.Path(path_type=Path))
+@as_json
+def verify(*, output: Path, as_json: bool) -> None:
+    """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1."""
+    with Terminal(Console(stderr=True)) as watcher:
+        found = verify_output(open_state(output.absolute()), watcher)
+    _print(found.as_json() if as_json else _verify_lines(found))
+    if found.damage:
+        click.get_current_context().exit(1)
+
+
+@click.command(
+    epilog=example(
+        "tileloom simulate job.yaml --workers 8 --slots 8 --call-seconds 0.05",
+        "tileloom simulate scene.zarr --workers 2 --slots 16 --call-seconds 0.1 --autoscale 1:64 --startup 90",
+    ),
+)
+@click.argument("target")
+@click.option("--workers", type=click.IntRange(1), required=True, metavar="N", help="Workers up at the start.")
+@click.option("--slots", type=click.IntRange(1), required=True, metavar="N", help="Tiles a worker keeps in flight.")
+@click.option(
+    "--call-seconds", type=float, required=True, metavar="S", help="Seconds of one step of a worker's whole batch."
+)
+@click.option("--mtbf", type=float, metavar="S", help="Mean seconds between losses of one worker.")
+@click.option("--autoscale", metavar="MIN:MAX", help="Let the number of workers follow what is left to do.")
+@click.option("--startup", type=float, default=0.0, metavar="S", help="Seconds until a worker asked for is up.")
+@click.option("--images", type=click.IntRange(1), default=1, metavar="N", help="How many such images there are.")
+@click.option("--picture", metavar="FILE", help="Write a PNG of which slot works on which tile, and when.")
+@as_json
+def simulate(
+    *,
+    target: str,
+    workers: int,
+    slots: int,
+    call_seconds: float,
+    mtbf: float | None,
+    autoscale: str | None,
+    startup: float,
+    images: int,
+    picture: str | None,
+    as_json: bool,
+) -> None:
+    """Say how long TARGET, a job file or the output of a job, would take on a cluster.
+
+    Runs the real order of tiles against a clock that is not real; reading and writing are left out.
+    """
+    path = Path(target).absolute()
+    state = open_state(path) if path.is_dir() else None
+    compiled = compile_job(stored_job(state) if state else load_job(path))
+    bits = state.bits() if state else None
+    if bits is None:
+        with Terminal(Console(stderr=True)) as watcher:
+            bits = survey_image(compiled, watcher)
+    found = simulate_job(
+        compiled,
+        bits,
+        images=images,
+        workers=workers,
+        slots=slots,
+        call_seconds=call_seconds,
+        mtbf=mtbf,
+        autoscale=_autoscale(autoscale, workers, startup),
+    )
+    if picture:
+        write_png(picture, weave_picture(found.intervals, [compiled.image.plan] * images))
+    _print(_simulation(found) if as_json else _simulation_lines(found))
+
+
+def print_plan(spec: JobSpec, *, as_json: bool) -> None:
+    """Print the forecast of a job, and refuse one that does not fit."""
+    compiled = compile_job(spec)
+    with Terminal(Console(stderr=True)) as watcher:
+        bits = survey_image(compiled, watcher)
+    found = forecast(compiled, bits)
+    _print(found.as_json() if as_json else _plan_lines(found))
+    refuse_unaffordable(found.bill, Path(spec.output), max_memory=spec.max_memory)
+
+
+def _print(what: dict[str, Any] | Iterator[str]) -> None:
+    click.echo(json.dumps(what, indent=1) if isinstance(what, dict) else "\n".join(what))
+
+
+def _autoscale(text: str | None, workers: int, startup: float) -> Autoscale | None:
+    """MIN:MAX workers; without it a delay still counts for lost workers, which come back."""
+    if text is None:
+        return Autoscale(workers, workers, startup) if startup else None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match:
+        raise InputError(f"--autoscale must be MIN:MAX, such as 1:16, not '{text}'")
+    return Autoscale(int(match[1]), int(match[2]), startup)
+
+
+def _plan_lines(found: Forecast) -> Iterator[str]:
+    bill = found.bill
+    yield f"{found.input}: {_size(found.input_size)}"
+    yield f"{found.output}: {_size(found.result_size)}, {found.dtype}"
+    yield f"task {found.task}; model {found.model}, {found.calls_per_tile} network calls a tile"
+    yield f"tile {found.tile}, stride {found.stride}, guard {found.guard}"
+    for level in reversed(found.levels):
+        most = "at most " if level.level else ""
+        yield (
+            f"level {level.level}: {level.height}x{level.width} pixels, {level.rows}x{level.cols} tiles, "
+            f"{most}{level.solve} to restore"
+        )
+    most = "at most " if len(found.levels) > 1 else ""
+    yield f"network calls: {most}{bill.calls}"
+    yield f"longest chain: {bill.critical_path} tiles, {bill.critical_path * found.calls_per_tile} network calls"
+    yield f"side by side: up to {found.side_by_side} tiles; here {found.lanes} lanes of {found.batch}"
+    yield f"disk: {most}{gigabytes(bill.scratch_bytes)} to work in, {gigabytes(bill.result_bytes)} for the result"
+    yield f"memory: about {gigabytes(bill.memory_bytes)}"
+
+
+def _size(size: tuple[int, int, int]) -> str:
+    bands, height, width = size
+    return f"{height}x{width} pixels, {bands} band{'' if bands == 1 else 's'}"
+
+
+def _status_lines(found: JobStatus) -> Iterator[str]:
+    redone = f", generation {found.generation}" if found.generation else ""
+    yield f"{found.output}: {found.phase}{redone}"
+    for level in reversed(found.levels):
+        yield (
+            f"level {level.level}: {level.tiles} tiles, {level.known} with nothing to restore, {level.done} done, "
+            f"{level.todo} to do, {level.degraded} degraded"
+        )
+    yield f"published: {found.shards_published} of {found.shards} files"
+    yield from (f"degraded: {tile}" for tile in found.degraded)
+    if found.degraded:
+        yield f"run these again with: tileloom retry {quote(found.output)}"
+
+
+def _verify_lines(found: Verification) -> Iterator[str]:
+    yield f"{found.output}: {found.tiles} tiles and {found.shards} published files read back"
+    for damage in found.damage:
+        where = ", ".join(filter(None, (damage.array, damage.chunk, damage.tile)))
+        yield f"damaged: {where}: {damage.problem}"
+    if found.damage:
+        yield f"mend it with: tileloom retry {quote(found.output)}"
+    else:
+        yield "nothing is damaged"
+
+
+def _simulation(found: Simulation) -> dict[str, Any]:
+    names = ("makespan", "bound", "efficiency", "critical_path", "work", "slots", "busy", "redone", "worker_seconds")
+    return {name: getattr(found, name) for name in names}
+
+
+def _simulation_lines(found: Simulation) -> Iterator[str]:
+    yield f"makespan: {found.makespan:.1f} s"
+    yield f"bound: {found.bound:.1f} s, which no order of tiles can beat (longest chain {found.critical_path:.1f} s)"
+    yield f"efficiency: {found.efficiency:.1%}"
+    yield f"busy: {found.busy:.1%} of {found.worker_seconds:.0f} worker-seconds"
+    yield f"redone: {found.redone} tiles, lost with their worker"

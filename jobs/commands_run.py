@@ -1,0 +1,152 @@
+"""The commands that run a job: restore, run, resume, retry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
+from .commands_look import example, print_plan
+from .look import open_state, stored_job
+from .options import job_of, job_options
+from .progress import Terminal
+from .spec import JobSpec, load_job
+from .state import HIDDEN
+
+if TYPE_CHECKING:
+    from .run import Summary
+
+# Loads torch: only once a job has been read, so that help and refusals come at once.
+RUNNER = ".run"
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
+
+
+@click.command(
+    epilog=example(
+        "tileloom restore scene.tif scene.zarr --task sr:4",
+        "tileloom restore scene.tif scene.zarr --task sr:2,inpaint --mask clouds.tif --seed 7",
+        "tileloom restore gray.png photo.zarr --task colorize --model gaussian --model-option length=8",
+    ),
+)
+@click.argument("input")
+@click.argument("output")
+@job_options
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
+@as_json
+def restore(*, dry_run: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401  every key of a job
+    """Restore the image INPUT and publish it as the Zarr group OUTPUT.
+
+    Once begun, the same command goes on where it was stopped.
+    """
+    spec = job_of(options)
+    if dry_run:
+        print_plan(spec, as_json=as_json)
+    else:
+        _run(spec, "nothing", as_json=as_json)
+
+
+@click.command(epilog=example("tileloom run job.yaml"))
+@click.argument("job")
+@as_json
+def run(*, job: str, as_json: bool) -> None:
+    """Run the job of the file JOB, or go on with it where it was stopped.
+
+    A job that differs from the one that began its output is refused, and the difference is named.
+    """
+    _run(load_job(job), "nothing", as_json=as_json)
+
+
+@click.command(
+    epilog=example("tileloom resume scene.zarr", "tileloom resume job.yaml --redo stale"),
+)
+@click.argument("target")
+@click.option(
+    "--redo",
+    type=click.Choice(["stale"]),
+    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
+)
+@as_json
+def resume(*, target: str, redo: str | None, as_json: bool) -> None:
+    """Go on with TARGET: a job file, or the output of a job."""
+    path = Path(target).absolute()
+    if path.is_dir():
+        spec = stored_job(open_state(path))
+    else:
+        spec = load_job(path)
+        if not begun(spec):
+            raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
+    _run(spec, redo or "nothing", as_json=as_json)
+
+
+@click.command(epilog=example("tileloom retry scene.zarr"))
+@click.argument("output", type=click.Path(path_type=Path))
+@as_json
+def retry(*, output: Path, as_json: bool) -> None:
+    """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
+
+    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
+    """
+    _run(stored_job(open_state(output.absolute())), "failed", as_json=as_json)
+
+
+def begun(spec: JobSpec) -> bool:
+    """Whether a job's output holds anything to go on with."""
+    return (Path(spec.output) / HIDDEN / "job.json").exists()
+
+
+def _run(spec: JobSpec, redo: str, *, as_json: bool) -> None:
+    """Run a job and say what it came to; exit code 1 if a tile is degraded."""
+    with _resumable(spec):
+        runner = import_module(RUNNER, __package__)
+        with Terminal(Console(stderr=True)) as watcher:
+            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo))
+    if as_json:
+        click.echo(json.dumps(summary.as_json(), indent=1))
+    else:
+        click.echo("\n".join(_lines(summary)))
+    if summary.degraded:
+        click.get_current_context().exit(1)
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    report = summary.report
+    yield (
+        f"{report.done} tiles restored, {report.inherited} taken over, {len(summary.degraded)} degraded; "
+        f"{summary.calls} network calls, {summary.seconds:.1f} s"
+    )
+    for tile in summary.degraded:
+        yield f"degraded: {tile}"
+    if summary.degraded:
+        yield f"degraded tiles are filled in; run them again with: tileloom retry {quote(str(summary.output))}"
+    yield f"result: {summary.output}"
+
+
+@contextmanager
+def _resumable(spec: JobSpec) -> Iterator[None]:
+    """Whatever ends a run early says how to go on."""
+    output = quote(spec.output)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if begun(spec):
+            stop.add_note(f"everything finished is kept, go on with: tileloom resume {output}")
+        raise
+    except (InputError, LedgerTaken):
+        raise
+    except Exception as error:
+        # What is damaged in the input is not ours to mend.
+        ours = isinstance(error, CorruptChunk) and spec.output in str(error)
+        if begun(spec) and "`tileloom " not in str(error):
+            error.add_note(
+                f"mend it with `tileloom retry {output}`" if ours else f"go on with `tileloom resume {output}`"
+            )
+        raise

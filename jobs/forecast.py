@@ -1,0 +1,140 @@
+"""What a job will do and cost, before it is run: its levels, its bill, and its time on a cluster."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tiling.access import SURVEY_TILES
+from ..tiling.frontier import TileState
+from ..tiling.inputs import KEEPS, OWNS, boxes, survey
+from ..tiling.observe import observe
+from ..tiling.simulate import Autoscale, Simulation, simulate
+from ..tiling.source import open_mask
+from .bill import Bill, make_bill
+from .compile import Compiled
+from .progress import Watcher
+from .task import describe
+
+
+@dataclass(frozen=True)
+class LevelForecast:
+    """One resolution: its size in pixels, its rows and columns of tiles, and how many have something to restore.
+
+    ``solve`` is exact for the image itself and the most there can be for coarser levels, whose inputs
+    are made by the run.
+    """
+
+    level: int
+    height: int
+    width: int
+    rows: int
+    cols: int
+    solve: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job will do and cost; sizes are (bands, rows, columns) in pixels."""
+
+    input: str
+    output: str
+    task: str
+    model: str
+    input_size: tuple[int, int, int]
+    result_size: tuple[int, int, int]
+    dtype: str
+    tile: int
+    stride: int
+    guard: int
+    levels: tuple[LevelForecast, ...]
+    calls_per_tile: int
+    side_by_side: int
+    batch: int
+    lanes: int
+    bill: Bill
+
+    def as_json(self) -> dict[str, Any]:
+        """The forecast as plain JSON."""
+        return asdict(self)
+
+
+def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
+    """The forecast of a job whose tiles have these survey bits."""
+    spec, image = compiled.spec, compiled.image
+    plan, grid = image.plan, image.plan.levels[0]
+    batch = 1 if spec.batch == "auto" else spec.batch
+    lanes = len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
+    tiles = [plan.tiles(level) for level in range(len(plan.levels))]
+    solve = tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
+    bill = make_bill(plan, image.result, solve=solve, calls_per_tile=compiled.calls_per_tile, in_flight=batch * lanes)
+    return Forecast(
+        input=spec.input,
+        output=spec.output,
+        task=describe(spec.measurement),
+        model=str(spec.model["name"]),
+        input_size=(compiled.source.bands, compiled.source.height, compiled.source.width),
+        result_size=image.result.shape(0),
+        dtype=image.result.dtype,
+        tile=grid.tile,
+        stride=grid.stride,
+        guard=grid.guard,
+        levels=tuple(
+            LevelForecast(level, at.height, at.width, at.rows.count, at.cols.count, solve[level])
+            for level, at in enumerate(plan.levels)
+        ),
+        calls_per_tile=compiled.calls_per_tile,
+        side_by_side=int(plan.width_profile().max()),
+        batch=batch,
+        lanes=lanes,
+        bill=bill,
+    )
+
+
+def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
+    """Survey bits a tile, found without writing anything: the image's own are read, coarser tiles have all set."""
+    image = compiled.image
+    grid, at = image.plan.levels[0], image.plan.tiles(0)
+    mask = open_mask(image.mask) if image.mask else None
+    observation = observe(
+        compiled.source, mask, measurement=image.measurements[0], scaling=image.scaling, nodata=image.nodata
+    )
+    bits = np.full(image.plan.count, OWNS | KEEPS, np.uint8)
+    finest = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
+    tasks = list(boxes(grid.rows.count, grid.cols.count, SURVEY_TILES))
+    watcher.begin("survey", len(tasks), unit="tasks")
+    for tiles in tasks:
+        finest[tiles.slices] = survey(observation, grid, tiles)
+        watcher.advance(1)
+    return bits
+
+
+def simulate_job(
+    compiled: Compiled,
+    bits: NDArray[np.uint8],
+    *,
+    images: int,
+    workers: int,
+    slots: int,
+    call_seconds: float,
+    mtbf: float | None = None,
+    autoscale: Autoscale | None = None,
+) -> Simulation:
+    """Simulate so many images like the job's own, from their first tile to their last."""
+    states = np.full(bits.shape, TileState.BORN, np.uint8)
+    states[bits & KEEPS != 0] = TileState.RELAY
+    states[bits & OWNS != 0] = TileState.TODO
+    return simulate(
+        [compiled.image.plan] * images,
+        workers=workers,
+        slots=slots,
+        call_seconds=call_seconds,
+        calls_per_tile=compiled.calls_per_tile,
+        states=[states] * images,
+        mtbf=mtbf,
+        autoscale=autoscale,
+    )

@@ -1,0 +1,250 @@
+"""How far a result has come, and whether all that was written is still what it was; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from ..tiling.access import ImageAccess
+from ..tiling.box import Box
+from ..tiling.cache import ChunkCache
+from ..tiling.errors import CorruptChunk, InputError
+from ..tiling.frontier import TileState
+from ..tiling.inputs import CHUNK, boxes
+from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.pyramid import Pyramid, PyramidSpec
+from .compile import compile_job
+from .progress import Watcher
+from .spec import JobSpec
+from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
+
+CACHE_BYTES = 64 * 2**20
+
+
+class Phase(StrEnum):
+    """What a run of the job would go on with."""
+
+    SURVEYING = "surveying"
+    RESTORING = "restoring"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class LevelStatus:
+    """Tiles of one resolution: those with nothing to restore, to do, done and degraded add up to ``tiles``."""
+
+    level: int
+    tiles: int
+    known: int
+    todo: int
+    done: int
+    degraded: int
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How far a result has come; there are no levels before the survey is finished."""
+
+    output: str
+    phase: Phase
+    generation: int
+    levels: tuple[LevelStatus, ...]
+    degraded: tuple[DegradedTile, ...]
+    shards_published: int
+    shards: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as plain JSON."""
+        tiles = [{**tile.key._asdict(), "box": tile.box, "reason": tile.reason} for tile in self.degraded]
+        return {**asdict(self), "phase": self.phase.value, "degraded": tiles}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A piece of an array that is not what was written; ``tile`` is whose pixels are lost, if it is a tile's."""
+
+    array: str
+    problem: str
+    chunk: str | None = None
+    tile: str | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was read back: tiles of the working arrays (0 where these are not kept) and published shards."""
+
+    output: str
+    tiles: int
+    shards: int
+    damage: tuple[Damage, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verification as plain JSON."""
+        return asdict(self)
+
+
+def open_state(output: Path) -> JobState:
+    """The job of an output folder; refuses a folder that holds none."""
+    path = output / HIDDEN / "job.json"
+    state = JobState.load(output) if path.exists() else None
+    if state is None:
+        raise InputError(f"{output} holds no result of tileloom: check the path")
+    return state
+
+
+def stored_job(state: JobState) -> JobSpec:
+    """The job that began an output."""
+    try:
+        return state.job()
+    except ValidationError as error:
+        path = state.output / HIDDEN / "job.json"
+        raise InputError(f"{path} is damaged: run the job's own file again, into another output") from error
+
+
+def job_status(state: JobState) -> JobStatus:
+    """How far a result has come; a run may be going on."""
+    compiled = compile_job(stored_job(state))
+    plan, ledger, bits = compiled.image.plan, state.ledger(), state.bits()
+    levels: tuple[LevelStatus, ...] = ()
+    if bits is not None:
+        states = tile_states(bits, ledger)
+        spans = [plan.tiles(level) for level in range(len(plan.levels))]
+        levels = tuple(_level(level, states[at.start : at.stop]) for level, at in enumerate(spans))
+    shards = _shards(compiled.image.result)
+    return JobStatus(
+        output=str(state.output),
+        phase=_phase(levels, published=len(ledger.shards) == shards),
+        generation=state.generation,
+        levels=levels,
+        degraded=tuple(degraded_tiles(plan, ledger)),
+        shards_published=len(ledger.shards),
+        shards=shards,
+    )
+
+
+def _level(level: int, states: np.ndarray) -> LevelStatus:
+    counts = np.bincount(states, minlength=len(TileState))
+    return LevelStatus(
+        level,
+        tiles=len(states),
+        known=int(counts[TileState.BORN] + counts[TileState.RELAY]),
+        todo=int(counts[TileState.TODO]),
+        done=int(counts[TileState.DONE]),
+        degraded=int(counts[TileState.DEGRADED]),
+    )
+
+
+def _phase(levels: tuple[LevelStatus, ...], *, published: bool) -> Phase:
+    if not levels:
+        return Phase.SURVEYING
+    if any(level.todo for level in levels):
+        return Phase.RESTORING
+    return Phase.DONE if published else Phase.PUBLISHING
+
+
+def _shards(spec: PyramidSpec) -> int:
+    """Files of a whole pyramid."""
+    total = 0
+    for level in range(spec.levels):
+        (_, height, width), (_, rows, cols) = spec.shape(level), spec.shards(level)
+        total += -(-height // rows) * -(-width // cols)
+    return total
+
+
+def verify_output(state: JobState, watcher: Watcher) -> Verification:
+    """Read back every committed tile and shard, and the coarser inputs, and list what is damaged."""
+    compiled = compile_job(stored_job(state))
+    compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
+    try:
+        ledger, surveyed = state.ledger(), state.bits() is not None
+    except CorruptChunk as error:
+        return Verification(str(state.output), 0, 0, (Damage(str(state.root), str(error)),))
+    tiles, damage = 0, []
+    # Opening an image makes working arrays that are missing; before the survey is finished none may be.
+    if surveyed:
+        access = ImageAccess(compiled.image, ChunkCache(CACHE_BYTES))
+        damage += list(_damaged_inputs(access, watcher))
+        tiles, lost = _verify_tiles(access, ledger, watcher)
+        damage += lost
+    damage += list(_damaged_shards(state, ledger, watcher))
+    return Verification(str(state.output), tiles, len(ledger.shards), tuple(damage))
+
+
+def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
+    made = [level for level, lift in enumerate(access.image.lifts, start=1) if not lift.identity]
+    pieces = [
+        (level, box)
+        for level in made
+        for box in boxes(access.observations[level].height, access.observations[level].width, CHUNK)
+    ]
+    if pieces:
+        watcher.begin("coarser inputs", len(pieces), unit="chunks")
+    for level, box in pieces:
+        folder = Path(access.image.root) / f"inputs-{level}"
+        for name, read in (("y", access.observations[level].read_y), ("flags", access.observations[level].read_flags)):
+            try:
+                read(box)
+            except CorruptChunk as error:
+                chunk = f"c/0/{box.top // CHUNK}/{box.left // CHUNK}"
+                yield Damage(str(folder / name), str(error), chunk)
+        watcher.advance(1)
+
+
+def _verify_tiles(access: ImageAccess, ledger: Ledger, watcher: Watcher) -> tuple[int, list[Damage]]:
+    """(tiles read back, what is damaged); levels whose canvas was not kept are left out."""
+    plan, root = access.plan, Path(access.image.root)
+    kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").exists()}
+
+    def written() -> Iterator[Entry]:
+        done = (entry for entry in ledger.entries() if entry.status is Status.DONE)
+        return (entry for entry in done if plan.key(entry.tile).level in kept)
+
+    total = sum(1 for _ in written())
+    watcher.begin("tiles", total, unit="tiles")
+    damage = []
+    for entry in written():
+        try:
+            problem = "" if access.stored_hash(entry.tile) == entry.output else "its pixels are not those written"
+        except CorruptChunk as error:
+            problem = str(error)
+        if problem:
+            key = plan.key(entry.tile)
+            chunks = ", ".join(_chunks(access, entry.tile))
+            damage.append(
+                Damage(str(root / f"canvas-{key.level}"), problem, chunks, f"{key} ({plan.owns(entry.tile)})")
+            )
+        watcher.advance(1)
+    return total, damage
+
+
+def _chunks(access: ImageAccess, tile: int) -> Iterator[str]:
+    """The canvas's chunks that hold what a tile owns."""
+    grid = access.plan.levels[access.plan.key(tile).level]
+    owned = access.plan.owns(tile).shift(grid.rows.chunk_offset, grid.cols.chunk_offset)
+    at: Box = owned.coarsen(grid.stride)
+    return (f"c/0/{row}/{col}" for row, col in product(range(at.top, at.bottom), range(at.left, at.right)))
+
+
+def _damaged_shards(state: JobState, ledger: Ledger, watcher: Watcher) -> Iterator[Damage]:
+    if not ledger.shards:
+        return
+    watcher.begin("shards", len(ledger.shards), unit="shards")
+    try:
+        pyramid = Pyramid.open(state.output, mode="r")
+    except InputError as error:
+        yield Damage(str(state.output), str(error), "zarr.json")
+        return
+    for level, row, col in sorted(ledger.shards):
+        try:
+            pyramid.check(level, (row, col))
+        except CorruptChunk as error:
+            yield Damage(str(state.output / str(level)), str(error), f"c/0/{row}/{col}")
+        watcher.advance(1)
