@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .box import Box
 from .cache import ChunkCache
 from .canvas import Canvas, hash_pixels
+from .decoding import decoding
 from .errors import CorruptChunk, InputError
 from .inputs import TASK, LevelInputs, boxes, survey
 from .measurement import Lift, Measurement
@@ -68,7 +69,7 @@ class ImageAccess:
         self._mask = open_mask(image.mask, cache=cache) if image.mask else None
         self._level_inputs: dict[int, LevelInputs] = {}
         self.observations = self._observe()
-        self._canvases: dict[int, Canvas] = {}
+        self._canvases: dict[tuple[str, int], Canvas] = {}
 
     def _observe(self) -> tuple[Observation, ...]:
         image = self.image
@@ -132,10 +133,15 @@ class ImageAccess:
 
     def canvas(self, level: int) -> Canvas:
         """The scratch canvas of a level."""
-        if level not in self._canvases:
-            folder = Path(self.image.root) / f"canvas-{level}"
-            self._canvases[level] = Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
-        return self._canvases[level]
+        return self._canvas(self.image.root, level)
+
+    def _canvas(self, root: str, level: int) -> Canvas:
+        if (root, level) not in self._canvases:
+            folder = Path(root) / f"canvas-{level}"
+            with decoding(str(folder), "zarr.json"):
+                canvas = Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
+            self._canvases[root, level] = canvas
+        return self._canvases[root, level]
 
     def inputs(self, tile: int, degraded: Collection[int] = ()) -> TileInputs:
         """What a tile is computed from; no pixel of a ``degraded`` tile is among it."""
@@ -167,7 +173,25 @@ class ImageAccess:
             return None, None
         window = box.coarsen(self.plan.factor)
         lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == level + 1]
-        return self._committed(level + 1, window, [window], lost)
+        pixels, mask = self._committed(level + 1, window, [window], lost)
+        if mask is not None and self.observations[level].measurement.exact:
+            mask &= ~self._near_known(level, box)
+        return pixels, mask
+
+    def _near_known(self, level: int, box: Box) -> Bools:
+        """Coarse pixels of a window that cover a known pixel or touch one that does.
+
+        The coarser level knew nothing of a block that is only partly known, so near the edge of a hole the
+        finer level has the better information and decides alone.
+        """
+        factor = self.plan.factor
+        known = self.observations[level].known(box.pad(factor))
+        blocks = known.reshape(known.shape[0] // factor, factor, -1, factor).any(axis=(1, 3))
+        near = np.zeros(box.coarsen(factor).shape, bool)
+        for down in range(3):
+            for right in range(3):
+                near |= blocks[down : down + near.shape[0], right : right + near.shape[1]]
+        return near
 
     def _committed(
         self, level: int, window: Box, parts: Iterable[Box], lost: Collection[Box]
@@ -212,14 +236,10 @@ class ImageAccess:
     def adopt(self, tile: int, root: str, output: str) -> bool:
         """Take a tile's pixels over from an earlier generation, if they still have the hash they had."""
         key = self.plan.key(tile)
-        earlier = Canvas(
-            Path(root) / f"canvas-{key.level}",
-            self.plan.levels[key.level],
-            bands=self.image.bands,
-            cache=self._cache,
-        )
+        if not (Path(root) / f"canvas-{key.level}" / "zarr.json").exists():
+            return False
         try:
-            pixels = earlier.read(self.plan.owns(tile))
+            pixels = self._canvas(root, key.level).read(self.plan.owns(tile))
         except CorruptChunk:
             return False
         if hash_pixels(pixels) != output:

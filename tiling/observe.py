@@ -64,11 +64,16 @@ class Observation:
         """(y, measured, visible) for an aligned box of target pixels; y is 0 where not measured."""
         scale = self.measurement.scale
         at = box.coarsen(scale)
-        measured = mirrored(self.read_flags, self.height, self.width, at) & MEASURED != 0
+        measured = self.known(at)
         y = np.where(measured, mirrored(self.read_y, self.height, self.width, at), np.float32(0))
         if self.read_visible is None:
             return y, measured, None
         return y, measured, mirrored(self.read_visible, self.height * scale, self.width * scale, box)
+
+    def known(self, box: Box) -> Bools:
+        """Which measured values of a box of y's grid count."""
+        known: Bools = mirrored(self.read_flags, self.height, self.width, box) & MEASURED != 0
+        return known
 
     def wanted(self, box: Box) -> Bools:
         """Which target pixels of an aligned box are to be restored: real, valid and not known exactly."""
