@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,13 @@ class Ledger:
             self._next = int(path.stem) + 1
 
     def _segments(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in sorted(self.folder.glob("*.json")):
-            try:
-                yield path, json.loads(path.read_bytes())
-            except ValueError as error:
-                raise CorruptChunk(f"ledger segment {path} is damaged") from error
+        for path in _paths(self.folder):
+            yield path, _read(path)
 
     def entries(self) -> Iterator[Entry]:
         """Every committed tile, in order of commitment; a later line replaces an earlier one."""
         for _, segment in self._segments():
-            for tile, status, inputs, output, reason in segment["tiles"]:
-                yield Entry(tile, Status(status), inputs, output, reason)
+            yield from _entries(segment)
 
     def commit(
         self,
@@ -76,7 +74,7 @@ class Ledger:
         }
         path = self.folder / f"{self._next:08d}.json"
         try:
-            write_atomically(path, json.dumps(segment, separators=(",", ":")).encode(), exclusive=True)
+            write_atomically(path, _sealed(segment), exclusive=True)
         except FileExistsError as error:
             raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
         self._next += 1
@@ -85,3 +83,37 @@ class Ledger:
     def _apply(self, segment: dict[str, Any]) -> None:
         self.shards.update((level, row, col) for level, row, col in segment["shards"])
         self.facts.update(segment["facts"])
+
+
+def salvage(folder: Path) -> Iterator[Entry]:
+    """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
+    for path in _paths(folder):
+        with suppress(CorruptChunk):
+            yield from _entries(_read(path))
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _sealed(segment: dict[str, Any]) -> bytes:
+    """A line of JSON, and a line with its digest: a flipped bit could turn one tile's number into another's."""
+    line = json.dumps(segment, separators=(",", ":")).encode()
+    return line + b"\n" + _seal(line)
+
+
+def _seal(line: bytes) -> bytes:
+    return blake2b(line, digest_size=8).hexdigest().encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    line, _, seal = path.read_bytes().partition(b"\n")
+    if seal != _seal(line):
+        raise CorruptChunk(f"ledger segment {path} is damaged")
+    segment: dict[str, Any] = json.loads(line)
+    return segment
+
+
+def _entries(segment: dict[str, Any]) -> Iterator[Entry]:
+    for tile, status, inputs, output, reason in segment["tiles"]:
+        yield Entry(tile, Status(status), inputs, output, reason)
