@@ -19,7 +19,7 @@ class ImageRun:
     plan: WeavePlan
     ledger: Ledger
     degraded: set[int] = field(default_factory=set)
-    prior: Callable[[int], Prior | None] = lambda _: None
+    priors: Callable[[int], tuple[Prior, ...]] = lambda _: ()
 
 
 @dataclass
@@ -67,7 +67,7 @@ def ticket(item: Item, images: Mapping[int, ImageRun]) -> Ticket:
     image, tile = item
     run = images[image]
     degraded = tuple(other for other in run.plan.reads(tile) if other in run.degraded) if run.degraded else ()
-    return Ticket(image, tile, degraded, run.prior(tile))
+    return Ticket(image, tile, degraded, run.priors(tile))
 
 
 def settle(reports: Iterable[Report], frontier: Frontier, images: Mapping[int, ImageRun], total: RunReport) -> None:

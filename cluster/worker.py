@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
-from ..tiling.errors import TileFailed
-from ..tiling.work import TileInputs, TileWork
+from ..tiling.errors import TileFailed, TileloomError
+from ..tiling.work import TileWork
 
 S = TypeVar("S")
 CACHE_BYTES = 256 * 2**20
@@ -33,7 +33,7 @@ class Ticket:
     image: int
     tile: int
     degraded: tuple[int, ...] = ()
-    prior: Prior | None = None
+    priors: tuple[Prior, ...] = ()
 
 
 class Outcome(StrEnum):
@@ -130,19 +130,20 @@ class Worker(Generic[S]):
         try:
             self._flights.append(_Flight(ticket, digest, self.work.begin(inputs), began))
         except Exception as error:
-            return self._report(ticket, Outcome.FAILED, began, reason=_reason(error, inputs))
+            reason = str(error) if isinstance(error, TileFailed) else self._blame(ticket, error)
+            return self._report(ticket, Outcome.FAILED, began, reason=reason)
         return None
 
     def _inherit(self, access: ImageAccess, ticket: Ticket, digest: str) -> str:
-        prior = ticket.prior
-        if prior is None or prior.inputs != digest or not access.adopt(ticket.tile, prior.root, prior.output):
-            return ""
-        return prior.output
+        for prior in ticket.priors:
+            if prior.inputs == digest and access.adopt(ticket.tile, prior.root, prior.output):
+                return prior.output
+        return ""
 
     def _step(self) -> list[Report]:
         began = perf_counter()
         flights, self._flights = self._flights, []
-        states = self.work.step([flight.state for flight in flights])
+        states = self._stepped(flights)
         self.usage.calls += len(flights)
         self.usage.offered += self.work.slots
         computed = perf_counter()
@@ -162,12 +163,22 @@ class Worker(Generic[S]):
         self.usage.writing += perf_counter() - computed
         return reports
 
+    def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
+        """Every flight's next state. Whatever raises without naming a tile is tried again for each one alone."""
+        try:
+            return self.work.step([flight.state for flight in flights])
+        except TileloomError:
+            raise
+        except Exception as error:
+            if len(flights) > 1:
+                return [state for flight in flights for state in self._stepped([flight])]
+            return [TileFailed(self._blame(flights[0].ticket, error))]
+
+    def _blame(self, ticket: Ticket, error: Exception) -> str:
+        image = self._images[ticket.image].image
+        key, box = image.plan.key(ticket.tile), image.plan.sees(ticket.tile)
+        return f"image {image.name}, tile {key} ({box}): {type(error).__name__}: {error}"
+
     @staticmethod
     def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
         return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
-
-
-def _reason(error: Exception, inputs: TileInputs) -> str:
-    if isinstance(error, TileFailed):
-        return str(error)
-    return f"{inputs.image}: {inputs.key} ({inputs.box}): {type(error).__name__}: {error}"

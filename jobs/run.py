@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.executor import ImageRun, LocalExecutor, RunReport
-from ..cluster.worker import Prior, Report, Worker
+from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
 from ..tiling.access import ImageAccess
 from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
@@ -32,7 +32,7 @@ from .compile import Compiled, compile_job
 from .describe import attributes_of
 from .progress import Watcher
 from .spec import JobSpec, changed
-from .state import DegradedTile, JobState, degraded_tiles, settings_bytes, tile_states
+from .state import DegradedTile, JobState, degraded_tiles, earlier_results, settings_bytes, tile_states
 
 OnReports = Callable[[list[Report]], None]
 POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
@@ -109,16 +109,16 @@ def run_job(
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
     work = work_factory(compiled, batch=batch, lanes=lanes)()
     parts = _parts(compiled, batch, work.numeric_class)
-    state, prior = _generation(spec, stored, parts, redo)
+    state = _generation(spec, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
-    with _nothing_left_of_a_refused_job(state, fresh=stored is None):
+    with _nothing_left_of_a_refused_job(state, stored):
         state.save()
         worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
         bits = _prepare(worker.access(0), state, watcher)
         bill = _bill(compiled, _to_solve(bits, compiled.image.plan), batch * lanes)
         refuse_unaffordable(bill, output, max_memory=spec.max_memory)
     ledger = state.ledger()
-    report = _restore(compiled, worker, state, ledger, bits=bits, prior=prior, watcher=watcher, on_reports=on_reports)
+    report = _restore(compiled, worker, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
     _publish(compiled, worker.access(0), state, ledger, counts, watcher)
@@ -167,13 +167,11 @@ def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> 
     }
 
 
-def _generation(
-    spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo
-) -> tuple[JobState, JobState | None]:
-    """The generation to work in, and the one whose results may be taken over."""
+def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
+    """The generation to work in: the current one, or for a redo a new one that inherits from it."""
     state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts)
     if stored is None:
-        return state, None
+        return state
     differences = changed(stored.parts, parts)
     if differences and redo is not Redo.STALE:
         raise JobChanged(
@@ -181,19 +179,22 @@ def _generation(
             "`tileloom resume --redo stale` to redo what this changes, or choose another output"
         )
     if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
-        return replace(state, generation=stored.generation), None
-    return replace(state, generation=stored.generation + 1), stored
+        return replace(state, generation=stored.generation, inherits=stored.inherits)
+    return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits))
 
 
 @contextmanager
-def _nothing_left_of_a_refused_job(state: JobState, *, fresh: bool) -> Iterator[None]:
-    """A job refused before its first tile leaves no output behind, unless one stood there before."""
+def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> Iterator[None]:
+    """A job refused before its first tile leaves the output as it was: none, or that of the job before."""
     existed = state.output.exists()
     try:
         yield
     except InputError:
-        if fresh:
+        if stored is None:
             shutil.rmtree(state.output / ".tileloom" if existed else state.output, ignore_errors=True)
+        elif stored.root != state.root:
+            stored.save()
+            shutil.rmtree(state.root, ignore_errors=True)
         raise
     except TileloomError:
         raise
@@ -232,7 +233,6 @@ def _restore(
     ledger: Ledger,
     *,
     bits: NDArray[np.uint8],
-    prior: JobState | None,
     watcher: Watcher,
     on_reports: OnReports,
 ) -> RunReport:
@@ -243,7 +243,7 @@ def _restore(
     image = frontier.add(compiled.image.name, plan, state=states)
     counts = frontier.counts(image)
     watcher.begin("restore", counts.waiting + counts.ready, unit="tiles")
-    run = ImageRun(plan, ledger, set(frontier.degraded(image)), _priors(prior))
+    run = ImageRun(plan, ledger, set(frontier.degraded(image)), earlier_results(state, plan.count))
 
     def told(reports: list[Report]) -> None:
         finished = sum(report.outcome != "failed" for report in reports)
@@ -256,19 +256,6 @@ def _restore(
     if not frontier.finished(image):
         raise TileloomError(f"nothing can run and tiles are left: {'; '.join(frontier.why())}")
     return report
-
-
-def _priors(prior: JobState | None) -> Callable[[int], Prior | None]:
-    """What an earlier generation finished, by tile."""
-    if prior is None:
-        return lambda _: None
-    root = str(prior.root)
-    done = {
-        entry.tile: Prior(root, entry.inputs, entry.output)
-        for entry in prior.ledger().entries()
-        if entry.status is Status.DONE
-    }
-    return done.get
 
 
 def _publish(

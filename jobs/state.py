@@ -5,15 +5,16 @@
     out.zarr/.tileloom/job.json              the job, what its result depends on, the current generation
     out.zarr/.tileloom/FINGERPRINT-N/        generation N: ledger, survey, coarser inputs, canvases
 
-A redo begins a new generation that takes over what still holds, so that the old one stays whole until then.
+A redo begins a new generation that takes over what still holds. The earlier ones stay whole until it is
+finished, however often it is interrupted.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -21,11 +22,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cluster.worker import Prior
 from ..tiling.box import TileKey
-from ..tiling.errors import InputError
+from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS
-from ..tiling.ledger import Ledger, Status
+from ..tiling.ledger import Ledger, Status, salvage
 from ..tiling.plan import WeavePlan
 from ..tiling.store import read_array, sweep, write_array, write_json
 from .spec import JobSpec
@@ -38,13 +40,15 @@ class JobState:
     """The job of an output folder and its current generation.
 
     ``parts`` is all that decides the result's bytes, by name: the job's fields, digests of the inputs,
-    the numeric class of the machine.
+    the numeric class of the machine. ``inherits`` names the folders of the earlier generations that
+    this one may build on, newest first, until it is finished.
     """
 
     output: Path
     spec: dict[str, Any]
     parts: dict[str, Any]
     generation: int = 0
+    inherits: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, output: Path) -> Self | None:
@@ -58,7 +62,7 @@ class JobState:
             raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
         try:
             stored = json.loads(path.read_bytes())
-            return cls(output, stored["spec"], stored["parts"], stored["generation"])
+            return cls(output, stored["spec"], stored["parts"], stored["generation"], tuple(stored["inherits"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged: choose another output or remove {output}") from error
 
@@ -66,7 +70,12 @@ class JobState:
         """Make this the output's job."""
         write_json(
             self.output / HIDDEN / "job.json",
-            {"spec": self.spec, "parts": self.parts, "generation": self.generation},
+            {
+                "spec": self.spec,
+                "parts": self.parts,
+                "generation": self.generation,
+                "inherits": list(self.inherits),
+            },
         )
 
     @property
@@ -90,14 +99,19 @@ class JobState:
     def bits(self) -> NDArray[np.uint8] | None:
         """The survey's bits a tile; None before the survey is finished."""
         path = self.root / "survey"
-        return read_array(path).astype(np.uint8) if path.exists() else None
+        try:
+            return read_array(path).astype(np.uint8) if path.exists() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptChunk(f"the survey {path} is damaged") from error
 
     def save_bits(self, bits: NDArray[np.uint8]) -> None:
         """Keep the finished survey."""
         write_array(self.root / "survey", bits)
 
     def tidy(self) -> None:
-        """Remove older generations and what killed writers left behind."""
+        """Remove older generations, now that this one is finished, and what killed writers left behind."""
+        if self.inherits:
+            replace(self, inherits=()).save()
         for folder in (self.output / HIDDEN).iterdir():
             if folder.is_dir() and folder != self.root:
                 shutil.rmtree(folder)
@@ -132,7 +146,28 @@ def degraded_tiles(plan: WeavePlan, ledger: Ledger) -> list[DegradedTile]:
     return [DegradedTile(plan.key(tile), str(plan.owns(tile)), entry.reason) for tile, entry in given_up.items()]
 
 
+def earlier_results(state: JobState, count: int) -> Callable[[int], tuple[Prior, ...]]:
+    """What earlier generations made of each of ``count`` tiles, newest first; holds 32 bytes a tile for each."""
+    folders = [state.output / HIDDEN / name for name in state.inherits]
+    tables = [(str(folder), _digests(folder / "ledger", count)) for folder in folders]
+
+    def priors(tile: int) -> tuple[Prior, ...]:
+        found = ((root, table[tile].tobytes().hex()) for root, table in tables if table[tile].any())
+        return tuple(Prior(root, digests[:32], digests[32:]) for root, digests in found)
+
+    return priors
+
+
+def _digests(ledger: Path, count: int) -> NDArray[np.uint8]:
+    """(tile, 32): digest of the inputs and hash of the output of what is done, zeros elsewhere."""
+    table = np.zeros((count, 32), np.uint8)
+    for entry in salvage(ledger):
+        if entry.status is Status.DONE and entry.tile < count:
+            table[entry.tile] = np.frombuffer(bytes.fromhex(entry.inputs + entry.output), np.uint8)
+    return table
+
+
 def settings_bytes(parts: Mapping[str, Any]) -> bytes:
-    """What decides a tile's bytes besides the pixels it is given."""
-    kept = {name: value for name, value in parts.items() if name not in ("input", "mask")}
+    """What decides a tile's bytes besides the pixels it is given; the dtype counts at publishing only."""
+    kept = {name: value for name, value in parts.items() if name not in ("input", "mask", "dtype")}
     return json.dumps(kept, sort_keys=True).encode()
