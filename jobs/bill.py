@@ -67,7 +67,10 @@ def make_bill(
 
 
 def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None) -> None:
-    """One sentence for a job that needs more memory or disk than there is."""
+    """One sentence for a job that needs more memory or disk than there is, or may not write where it should."""
+    existing = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{output} cannot be written: {existing} is no folder that this user may write to")
     memory = _available_memory() if max_memory is None else max_memory
     if memory is not None and bill.memory_bytes > memory:
         limit = "is available" if max_memory is None else "max_memory allows"
@@ -76,7 +79,6 @@ def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None) -> 
             "lower batch, lanes or tile"
         )
     needed = int(MARGIN * (bill.scratch_bytes + bill.result_bytes))
-    existing = next(folder for folder in (output, *output.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(

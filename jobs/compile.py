@@ -43,6 +43,8 @@ class Compiled:
 
 def compile_job(spec: JobSpec) -> Compiled:
     """Check a job against its input and model, and lay out its tiles."""
+    if "://" in spec.output:
+        raise InputError(f"{spec.output}: only local folders are written; name one and copy the result there")
     source = open_source(spec.input)
     measurement = spec.measurement
     contract = contract_of(spec.model)
