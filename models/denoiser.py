@@ -36,6 +36,6 @@ class Denoiser(Protocol):
         """
         ...
 
-    def memory(self, batch_shape: tuple[int, ...]) -> int:
-        """Bytes of its weights or tables and of one forward pass's temporaries."""
+    def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Bytes of its weights or tables, and of what one forward pass holds besides."""
         ...

@@ -123,12 +123,11 @@ class Gaussian:
         ]
         return spectrum.apply(x_CHW - sqrt(abar) * self.spec.mean, *scales)
 
-    def memory(self, batch_shape: tuple[int, ...]) -> int:
-        """Tables, the batch's prediction, and the temporaries of one row."""
+    def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Tables, then the batch's prediction and the temporaries of one row."""
         batch, bands, height, width = batch_shape
-        window = 4 * bands * height * width
         tables = 4 * (height**2 + width**2) + 8 * height * width
-        return tables + batch * window + 6 * window
+        return tables, 4 * bands * height * width * (batch + 6)
 
 
 def sample_field(spec: GaussianSpec, shape: tuple[int, int, int], *, seed: int) -> Floats:

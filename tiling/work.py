@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .box import Box, TileKey
+from .errors import TileFailed
 from .measurement import Measurement
 
 Floats = NDArray[np.float32]
@@ -92,8 +93,8 @@ class TileWork(Protocol[S]):
         """A tile at the start of its schedule."""
         ...
 
-    def step(self, states: Sequence[S]) -> list[S]:
-        """Every state one network call further."""
+    def step(self, states: Sequence[S]) -> list[S | TileFailed]:
+        """Every state one network call further, in order; a failure takes the place of its own tile alone."""
         ...
 
     def finished(self, state: S) -> bool:

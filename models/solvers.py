@@ -1,0 +1,142 @@
+"""Samplers as pure functions: state + network output -> state. A tile can be batched with any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Protocol
+
+from torch import Tensor
+
+from ..tiling.box import Box, TileKey
+from ..tiling.work import TileInputs
+from .constraints import Constraint, constraints_for
+from .noise import NoiseField
+from .schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileState:
+    """A tile somewhere in its schedule: the noisy window and its position in the list of indices visited.
+
+    ``sigma`` is the measurement's noise in model range; ``constraints`` are what is known of the tile,
+    in the order they are imposed.
+    """
+
+    image: str
+    key: TileKey
+    box: Box
+    sigma: float
+    constraints: tuple[Constraint, ...]
+    x_CHW: Tensor
+    position: int = 0
+
+
+class Solver(Protocol):
+    """Walks a tile from noise to an image, asking for one network output at a time."""
+
+    @property
+    def calls(self) -> int:
+        """Network calls from begin to end."""
+        ...
+
+    def begin(self, inputs: TileInputs) -> TileState:
+        """The tile in pure noise."""
+        ...
+
+    def ask(self, state: TileState) -> tuple[Tensor, float]:
+        """The window the network must see next, and its timestep in the original schedule."""
+        ...
+
+    def tell(self, state: TileState, eps_CHW: Tensor) -> TileState:
+        """The state after the network's answer: it needs the network again, or is finished."""
+        ...
+
+    def finished(self, state: TileState) -> bool:
+        """Whether nothing is left to ask."""
+        ...
+
+    def result(self, state: TileState) -> Tensor:
+        """The finished window, in model range."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ddnm:
+    """DDNM+ with time travel: the network's clean guess is made to agree with all that is known, at each step.
+
+    ``clip`` bounds the guess first, in model range (None: no bounds). Draw 0 of the noise is x_T, draw
+    p + 1 belongs to the transition that leaves position p, also where its noise has no weight.
+    """
+
+    schedule: Schedule
+    noise: NoiseField
+    bands: int
+    clip: tuple[float, float] | None = None
+
+    @property
+    def calls(self) -> int:
+        """Network calls from begin to end."""
+        return self.schedule.calls
+
+    def begin(self, inputs: TileInputs) -> TileState:
+        """The tile in pure noise."""
+        x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
+        # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
+        sigma = 2 * inputs.measurement.sigma
+        return TileState(inputs.image, inputs.key, inputs.box, sigma, constraints_for(inputs, self.bands), x_CHW)
+
+    def finished(self, state: TileState) -> bool:
+        """Whether the state is clean."""
+        return self.schedule.times[state.position] < 0
+
+    def result(self, state: TileState) -> Tensor:
+        """The last clean guess, in agreement with all that is known."""
+        return state.x_CHW
+
+    def ask(self, state: TileState) -> tuple[Tensor, float]:
+        """The noisy window and its timestep in the original schedule."""
+        return state.x_CHW, float(self.schedule.timesteps[self.schedule.times[state.position]])
+
+    def tell(self, state: TileState, eps_CHW: Tensor) -> TileState:
+        """One reverse step, and the undo steps that follow it in the schedule."""
+        times = self.schedule.times
+        state = self._reverse(state, eps_CHW)
+        while not self.finished(state) and times[state.position + 1] > times[state.position]:
+            state = self._undo(state)
+        return state
+
+    def _reverse(self, state: TileState, eps_CHW: Tensor) -> TileState:
+        """``x_{i-1} = coef1 x0_hat + coef2 x_i + sqrt(gamma) n``; the last step returns x0_hat itself."""
+        tables, i = self.schedule, self.schedule.times[state.position]
+        x0_CHW = float(tables.sqrt_recip_abar[i]) * state.x_CHW - float(tables.sqrt_recipm1_abar[i]) * eps_CHW
+        if self.clip:
+            x0_CHW = x0_CHW.clamp(*self.clip)
+        lam, gamma = self.weights(i, state.sigma)
+        for constraint in state.constraints:
+            x0_CHW = constraint.apply(x0_CHW, lam)
+        if i == 0:
+            return replace(state, x_CHW=x0_CHW, position=state.position + 1)
+        mean_CHW = float(tables.posterior_mean_coef1[i]) * x0_CHW + float(tables.posterior_mean_coef2[i]) * state.x_CHW
+        return replace(state, x_CHW=mean_CHW + sqrt(gamma) * self._draw(state), position=state.position + 1)
+
+    def weights(self, i: int, sigma: float) -> tuple[float, float]:
+        """(lam, gamma) of the step at index i: how far to trust a measurement of noise ``sigma``, and what noise to add.
+
+        Imposing y brings ``a sigma`` of its noise into x_{i-1}, which may hold sigma_i = sqrt(posterior
+        variance). lam = 1 and gamma fills up the rest where it fits; else lam = sigma_i / (a sigma) makes it fit.
+        """
+        variance, a = float(self.schedule.posterior_variance[i]), float(self.schedule.posterior_mean_coef1[i])
+        brought = a * sigma
+        if sqrt(variance) >= brought:
+            return 1.0, max(0.0, variance - brought**2)
+        return sqrt(variance) / brought, 0.0
+
+    def _undo(self, state: TileState) -> TileState:
+        """``x_{i+1} = sqrt(1 - beta_{i+1}) x_i + sqrt(beta_{i+1}) n``."""
+        beta = float(self.schedule.betas[self.schedule.times[state.position + 1]])
+        x_CHW = sqrt(1 - beta) * state.x_CHW + sqrt(beta) * self._draw(state)
+        return replace(state, x_CHW=x_CHW, position=state.position + 1)
+
+    def _draw(self, state: TileState) -> Tensor:
+        return self.noise.window(state.image, state.key.level, state.position + 1, state.box, self.bands)
