@@ -4,6 +4,8 @@ Images are (band, row, column). ``measure`` is written in numpy from the task's 
 code with the software under test.
 """
 
+from pathlib import Path
+
 import numpy as np
 import zarr
 
@@ -11,6 +13,7 @@ from tests.images import write_zarr
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import Redo, run_job
 from tileloom.jobs.spec import from_options
+from tileloom.tiling.ledger import Ledger
 
 TILE = 16
 NAMED = {"old-photo": ("inpaint", "colorize", "sr"), "cloudy": ("sr", "inpaint")}
@@ -115,3 +118,34 @@ def holes(height, width, *, share=0.4, seed=0):
     if mask.all() and mask.size > 1:
         mask[0, 0] = False
     return mask
+
+
+def beside(spec, folder):
+    """The same job with its output in another folder, under the same name."""
+    return spec.model_copy(update={"output": str(folder / Path(spec.output).name)})
+
+
+def root_of(spec):
+    """The folder of the output's only generation."""
+    (root,) = (path for path in Path(spec.output, ".tileloom").iterdir() if path.is_dir())
+    return root
+
+
+def committed(spec):
+    """The tiles that stand in the ledger, in the order in which they were committed."""
+    return [entry.tile for entry in Ledger(root_of(spec) / "ledger").entries()]
+
+
+def stored_bytes(spec):
+    """Every stored file that a result is made of, by its path: the published group, canvases, coarser inputs."""
+    output, root = Path(spec.output), root_of(spec)
+    published = {path.relative_to(output): path for path in output.rglob("*") if ".tileloom" not in path.parts}
+    scratch = {path.relative_to(root): path for path in root.rglob("*") if "ledger" not in path.parts}
+    return {str(name): path.read_bytes() for name, path in {**published, **scratch}.items() if path.is_file()}
+
+
+def assert_same_bytes(spec, other):
+    """Both outputs hold the same files with the same bytes."""
+    ours, theirs = stored_bytes(spec), stored_bytes(other)
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
