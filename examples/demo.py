@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ MODEL = {"name": "gaussian", **asdict(FIELD)}
 TILE, STEPS, SCALE = 64, 25, 4
 WINDOW, SHOWN = 384, 256
 OURS = "tileloom"
+# Time travel lets a filled hole settle against its edge.
+TRAVEL = {"clouds": {"length": 5, "repeat": 2}}
+# A border is compared with lines of its own phase: the measurement's block, and the coarsest level's pixel.
+PHASES = 8
 WAYS: dict[str, dict[str, Any]] = {
     "naive tiles": {"weave": "naive", "levels": 1},
     "published MSR": {"stride": TILE // 2, "guard": 0, "levels": 1},
@@ -95,6 +100,7 @@ def main() -> None:
     rows = [row for scene in scenes(arguments.size) for row in restore(scene, out, console)]
     (out / "figures.json").write_text(json.dumps(rows, indent=1))
     (out / "index.html").write_text(page(rows))
+    (out / "comparison.jpg").write_bytes(comparison(rows, out))
     console.print(f"\nPictures, figures and a page to look at: {out / 'index.html'}", highlight=False)
 
 
@@ -180,6 +186,7 @@ def job(scene: Scene, folder: Path, options: dict[str, Any]) -> JobSpec:
             "task": scene.task,
             "model": MODEL,
             "steps": STEPS,
+            "travel": TRAVEL.get(scene.name),
             "tile": TILE,
             "range": [-1, 1],
             **mask,
@@ -197,7 +204,7 @@ def figures(scene: Scene, image: Image, plan: WeavePlan) -> dict[str, float]:
     cols = [at - scene.window.left for at in borders(grid.cols)]
     inside = np.ones(image.shape[1:], bool) if hole is None else hole
     found = {
-        "seam excess": seam_excess(image, truth, rows, cols, block=scene.scale, region=inside),
+        "seam excess": seam_excess(image, truth, rows, cols, block=PHASES, region=inside),
         "rmse": float(np.sqrt(np.mean((image - truth)[:, inside] ** 2))),
     }
     if hole is not None:
@@ -218,6 +225,16 @@ def picture(path: Path, image: Image, window: Box) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.clip((image[:, *part] + 1) * 127.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     write_png(path, np.ascontiguousarray(pixels))
+
+
+def comparison(rows: list[dict[str, Any]], out: Path) -> bytes:
+    """All pictures in one, a scene a row: degraded, then each way, then the truth."""
+    strips = []
+    for scene in dict.fromkeys(row["scene"] for row in rows):
+        ways = [row["picture"] for row in rows if row["scene"] == scene]
+        names = [f"{scene}/degraded.png", *ways, f"{scene}/truth.png"]
+        strips.append(np.concatenate([imagecodecs.png_decode((out / name).read_bytes()) for name in names], axis=1))
+    return bytes(imagecodecs.jpeg8_encode(np.concatenate(strips), level=88))
 
 
 def page(rows: list[dict[str, Any]]) -> str:
