@@ -57,7 +57,9 @@ class JobState:
             return None
         path = output / HIDDEN / "job.json"
         if not path.exists():
-            if output.is_dir() and not any(output.iterdir()):
+            # A run that was killed before its job stood leaves half a file of it.
+            leftovers = {output / HIDDEN, *(output / HIDDEN).glob("job.json.*.partial")}
+            if output.is_dir() and all(found in leftovers for found in output.rglob("*")):
                 return None
             raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
         try:
