@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,12 +67,14 @@ def write_atomically(path: Path, data: bytes, *, exclusive: bool = False) -> Non
             os.link(partial, path)
         else:
             partial.replace(path)
-    except FileExistsError:
-        raise
     except OSError as error:
+        # A file where a folder should be says "exists" too.
+        if exclusive and isinstance(error, FileExistsError) and path.exists():
+            raise
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
