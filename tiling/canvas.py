@@ -63,6 +63,8 @@ class Canvas:
 
     def write(self, row: int, col: int, pixels: Floats) -> str:
         """Write what tile (row, col) owns, as whole chunks; returns the pixels' hash."""
+        if not (0 <= row < self._grid.rows.count and 0 <= col < self._grid.cols.count):
+            raise NotOwned(f"{self.folder} has no tile row {row} column {col}")
         owned = self._grid.owns(row, col)
         if pixels.shape != (self._bands, *owned.shape):
             raise NotOwned(f"tile row {row} column {col} owns {owned}, not an array of shape {pixels.shape}")
