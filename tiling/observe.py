@@ -97,7 +97,9 @@ def observe(
     site = measurement.mask
 
     def read_y(box: Box) -> Floats:
-        return scaling.to_model(source.read(box))
+        # Pixels that are missing may hold the largest number there is.
+        with np.errstate(over="ignore"):
+            return scaling.to_model(source.read(box))
 
     def read_flags(box: Box) -> Flags:
         flags = np.full(box.shape, MEASURED | VALID, np.uint8)
