@@ -80,6 +80,11 @@ def compile_job(spec: JobSpec) -> Compiled:
             shard=spec.publish.shard,
         ),
     )
+    if nodata is not None and not own_numbers and image.result.fill is None:
+        raise InputError(
+            f"dtype {dtype.name} cannot hold {nodata:g}, the nodata value of {spec.input}: "
+            "choose float32, or leave dtype out"
+        )
     steps = schedule(
         contract.betas,
         steps=spec.steps,

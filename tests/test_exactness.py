@@ -10,6 +10,7 @@ import pytest
 
 from tests.pipeline import TILE, holes, job, mask_scale_of, measure, restore, result, scale_of, scene
 from tileloom.jobs.compile import compile_job
+from tileloom.tiling.errors import InputError
 from tileloom.tiling.ledger import Ledger
 
 LARGEST = 3 * TILE + 1
@@ -250,3 +251,38 @@ def test_exact_through_two_levels(task, tmp_path):
     _check_known(case, given, out)
     _check_measures_as_y(case, given, out)
     _check_owned_once(spec, case, given)
+
+
+@pytest.mark.parametrize(("nodata", "level"), [(0, 1), (255, 254), (7, 7)])
+def test_no_restored_pixel_is_taken_for_a_missing_one(nodata, level, tmp_path):
+    y = np.full((2, 20, 24), level, np.uint8)
+    y[:, 2:5, 6:9] = nodata
+    y[1, 10, 10] = nodata
+    missing = (y == nodata).all(axis=0)
+    spec = job(tmp_path, y, task="sr:2", nodata=nodata, publish={"chunk": 64, "shard": 64})
+    restore(spec)
+    out = result(spec)
+    np.testing.assert_array_equal((out == nodata).all(axis=0), _blown_up(missing, 2))
+    np.testing.assert_array_equal((out == nodata).any(axis=0), _blown_up(missing, 2))
+
+
+@pytest.mark.parametrize("nodata", [float("nan"), -9999.0])
+def test_a_type_that_cannot_hold_nodata_is_refused(nodata, tmp_path):
+    y = scene(1, 20, 24)
+    y[:, 3, 4] = nodata
+    spec = job(tmp_path, y, task="sr:2", nodata=nodata, dtype="uint8", range=[-1, 1])
+    with pytest.raises(InputError, match=r"dtype uint8 cannot hold .* nodata .* choose float32"):
+        restore(spec)
+    assert not Path(spec.output).exists()
+
+
+def test_another_type_keeps_what_is_missing_and_takes_no_known_pixel_for_it(tmp_path):
+    y = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 16, 16)
+    y[0, 9, :3] = 0.001
+    mask = np.zeros((16, 16), bool)
+    mask[4:8, 4:8] = True
+    spec = job(tmp_path, y, task="inpaint", mask=mask, nodata=0, dtype="uint8", range=[0, 1])
+    restore(spec)
+    out, known = result(spec)[0], ~mask & (y[0] != 0)
+    np.testing.assert_array_equal(out == 0, y[0] == 0)
+    np.testing.assert_array_equal(out[known], np.maximum(np.rint(y[0][known] * 255), 1))

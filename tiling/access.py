@@ -22,7 +22,7 @@ from .inputs import TASK, LevelInputs, boxes, survey
 from .measurement import Lift, Measurement
 from .observe import Observation, is_nodata, observe, repeat
 from .plan import WeavePlan
-from .pyramid import PyramidSpec
+from .pyramid import PyramidSpec, never_nodata
 from .scaling import Scaling
 from .source import open_mask, open_source
 from .work import Bools, Floats, TileInputs
@@ -274,7 +274,11 @@ class ImageAccess:
                 continue
             tile = base + row * grid.cols.count + col
             restored[:, *at] = self._fill(part, degraded) if tile in degraded else self.canvas(0).read(part)
-        return np.where(wanted, self.image.result_scaling.from_model(restored, dtype), known)
+        return np.where(wanted, self._present(restored, dtype), known)
+
+    def _present(self, pixels: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Pixels in model range as they are published, none of them taken for a missing one."""
+        return never_nodata(self.image.result_scaling.from_model(pixels, dtype), self.image.result.fill)
 
     def _known(self, box: Box, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The input's own pixels (each repeated where it covers several), nodata where they are missing."""
@@ -285,7 +289,7 @@ class ImageAccess:
             pixels = pixels.astype(dtype)
         elif pixels.dtype != dtype:
             missing = None if self.image.nodata is None else is_nodata(pixels, self.image.nodata)
-            pixels = self.image.result_scaling.from_model(self.image.scaling.to_model(pixels), dtype)
+            pixels = self._present(self.image.scaling.to_model(pixels), dtype)
             if missing is not None:
                 pixels[:, missing] = self.image.nodata
         inner = repeat(pixels, scale)[:, *box.within(at.scale(scale))]

@@ -277,7 +277,14 @@ def halve(pixels: Pixels, *, nodata: Pixel | None = None) -> Pixels:
     mean = mean.astype(pixels.dtype)
     if nodata is None:
         return mean
-    return np.where(count == 0, nodata, np.where(_equal(mean, nodata), _next(nodata), mean))
+    return np.where(count == 0, nodata, never_nodata(mean, nodata))
+
+
+def never_nodata(pixels: Pixels, nodata: Pixel | None) -> Pixels:
+    """Pixels that exist: whichever happens to equal nodata takes the value beside it."""
+    if nodata is None or nodata != nodata:
+        return pixels
+    return np.where(pixels == nodata, _beside(nodata), pixels)
 
 
 def _rounded(total: NDArray[np.int64], count: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -292,11 +299,12 @@ def _equal(pixels: Pixels, nodata: Pixel) -> NDArray[np.bool_]:
     return np.isnan(pixels) if nodata != nodata else pixels == nodata
 
 
-def _next(nodata: Pixel) -> Pixel:
-    """The value above nodata; never asked for where nodata is the largest, since no mean reaches that."""
+def _beside(nodata: Pixel) -> Pixel:
+    """The value above nodata, or below where it is the largest."""
+    if nodata.dtype.kind == "f":
+        return np.nextafter(nodata, nodata.dtype.type(-inf if nodata > 0 else inf))
     one = nodata.dtype.type(1)
-    with np.errstate(over="ignore"):
-        return np.nextafter(nodata, one * inf) if nodata.dtype.kind == "f" else nodata + one
+    return nodata - one if nodata == np.iinfo(nodata.dtype).max else nodata + one
 
 
 def _create_level(group: zarr.Group, spec: PyramidSpec, level: int) -> _Array:
