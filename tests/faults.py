@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import yaml
 import zarr
@@ -48,12 +49,12 @@ class StopAfter(Silent):
             raise Stopped
 
 
-def run(spec, *, redo=Redo.NOTHING, stop=None):
-    """What became of every tile that a run settled, by key: its last outcome.
+def run(spec, *, redo=Redo.NOTHING, stop=None, into=None):
+    """What became of every tile that a run settled, by key: its last outcome (also put ``into`` a dictionary).
 
     ``stop`` is the (phase, count of finished pieces) at which the run ends early, and it must.
     """
-    plan, found = compile_job(spec).image.plan, {}
+    plan, found = compile_job(spec).image.plan, {} if into is None else into
     watcher = StopAfter(*stop) if stop else StopAfter(None, 0)
 
     def note(reports):
@@ -182,11 +183,12 @@ class Faulty:
     """A work that fails at chosen tiles, remembers what it was given, and can round what it makes.
 
     ``how`` is where it fails: "begin" (an exception there), "step" (an exception that names no tile and
-    takes the whole batch with it) or "nan" (the network's output for that tile alone).
+    takes the whole batch with it) or "nan" (the network's output for that tile alone). It does so the
+    first ``fails`` times.
     """
 
-    def __init__(self, work, *, bad=frozenset(), how="begin", grain=0.0):
-        self._work, self._bad, self._how, self._grain = work, bad, how, grain
+    def __init__(self, work, *, bad=frozenset(), how="begin", fails=np.inf, grain=0.0):
+        self._work, self._bad, self._how, self._fails, self._grain = work, bad, how, fails, grain
         self.given, self.tries, self.poisoned = {}, Counter(), []
 
     def __getattr__(self, name):
@@ -195,15 +197,18 @@ class Faulty:
     def begin(self, inputs):
         self.given[inputs.key] = inputs
         self.tries[inputs.key] += 1
-        if inputs.key in self._bad and self._how == "begin":
+        if self._struck(inputs.key, "begin"):
             raise RuntimeError("struck by lightning")
         state = self._work.begin(inputs)
-        if inputs.key in self._bad and self._how == "nan":
+        if self._struck(inputs.key, "nan"):
             self.poisoned.append(state.x_CHW.clone())
         return state
 
+    def _struck(self, key, how):
+        return how == self._how and key in self._bad and self.tries[key] <= self._fails
+
     def step(self, states):
-        if self._how == "step" and any(state.key in self._bad for state in states):
+        if any(self._struck(state.key, "step") for state in states):
             raise RuntimeError("struck by lightning")
         return self._work.step(states)
 
@@ -256,4 +261,9 @@ def remove(path):
     Path(path).unlink()
 
 
-DAMAGES = [flip, truncate, empty, remove]
+DAMAGES = [
+    flip,
+    pytest.param(truncate, marks=pytest.mark.slow),
+    pytest.param(empty, marks=pytest.mark.slow),
+    remove,
+]
