@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tiling.errors import InputError
 from ..tiling.work import Bools, Floats, TileInputs
 from .operators import Operator, block_mean, block_repeat, operator_for
 
@@ -69,6 +70,9 @@ def constraints_for(inputs: TileInputs, bands: int, *, device: torch.device | st
     if inputs.coarse is not None:
         found.append(LowFrequency(*_known(inputs.coarse, inputs.coarse_mask, device), inputs.factor))
     operator = operator_for(inputs, bands, device=device)
+    if inputs.y.shape != operator.y_shape:
+        shapes = ["x".join(map(str, shape)) for shape in (inputs.y.shape, operator.y_shape)]
+        raise InputError(f"image {inputs.image}, tile {inputs.key}: measurement is {shapes[0]}, must be {shapes[1]}")
     found.append(Measured(operator, operator.pinv(torch.tensor(inputs.y, device=device))))
     if inputs.context is not None:
         found.append(Overlap(*_known(inputs.context, inputs.context_mask, device)))

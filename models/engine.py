@@ -25,8 +25,8 @@ from ..tiling.work import Floats, TileInputs
 from .denoiser import Condition, Denoiser
 from .solvers import Solver, TileState
 
-_HEADER = struct.Struct("<4s4I")
-_MAGIC = b"tls1"
+_POSITION = struct.Struct("<I")
+_FORMAT = "state 1"
 _DIGEST = 16
 # Windows of float32 that a state holds (the noisy window, the inputs and the constraints made of them),
 # and that a lane needs while it advances one tile (the guess, the mean, the noise and its wide integers).
@@ -126,7 +126,7 @@ class Engine:
     def pack(self, state: TileState) -> bytes:
         """The noisy window and its position, signed with what they belong to."""
         x_CHW = state.x_CHW.numpy().astype("<f4", copy=False)
-        body = _HEADER.pack(_MAGIC, state.position, *x_CHW.shape) + x_CHW.tobytes()
+        body = _POSITION.pack(state.position) + x_CHW.tobytes()
         return body + self._sign(state, body)
 
     def unpack(self, inputs: TileInputs, packed: bytes) -> TileState:
@@ -134,16 +134,14 @@ class Engine:
         state = self.begin(inputs)
         body, signature = packed[:-_DIGEST], packed[-_DIGEST:]
         if signature != self._sign(state, body):
-            raise CorruptChunk(f"the saved state of {_name(inputs)} is damaged, or of another tile or schedule")
-        magic, position, *shape = _HEADER.unpack_from(body)
-        if magic != _MAGIC or tuple(shape) != self._window:
-            raise CorruptChunk(f"the saved state of {_name(inputs)} has another format or shape")
-        x_CHW = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(shape).astype(np.float32)
+            raise CorruptChunk(f"the saved state of {_name(inputs)} is damaged, or of other inputs or another schedule")
+        (position,) = _POSITION.unpack_from(body)
+        x_CHW = np.frombuffer(body, "<f4", offset=_POSITION.size).reshape(self._window).astype(np.float32)
         return replace(state, x_CHW=torch.from_numpy(x_CHW), position=position)
 
     def _sign(self, state: TileState, body: bytes) -> bytes:
-        belongs = f"{state.image}|{state.key}|{state.box}|{self._solver.calls}".encode()
-        return blake2b(body, digest_size=_DIGEST, key=blake2b(belongs, digest_size=32).digest()).digest()
+        belongs = f"{_FORMAT}|{self._denoiser.contract.name}|{state.origin}|".encode()
+        return blake2b(belongs + body, digest_size=_DIGEST).digest()
 
     def _advance(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:
         """One forward pass in one lane; each tile's own arithmetic stays outside the batch."""

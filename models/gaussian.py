@@ -72,13 +72,15 @@ def _band_shares(spec: GaussianSpec, bands: int) -> tuple[float, float]:
     return apart + bands * spec.band_correlation, apart
 
 
-@lru_cache(maxsize=64)
-def _spectrum(spec: GaussianSpec, shape: tuple[int, int], block: int) -> _Spectrum:
+def _diagonalise(spec: GaussianSpec, shape: tuple[int, int], block: int) -> _Spectrum:
     """Made in float64 by torch, whose thread count the engine fixes: other counts give other bits."""
     axes = [torch.linalg.eigh(torch.from_numpy(axis_covariance(spec, size, block))) for size in shape]
     (row_values, rows), (col_values, cols) = axes
     variance = spec.std**2 * torch.outer(row_values.clamp(min=0), col_values.clamp(min=0))
     return _Spectrum(rows.float(), cols.float(), variance)
+
+
+_spectrum = lru_cache(maxsize=64)(_diagonalise)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def sample_field(spec: GaussianSpec, shape: tuple[int, int, int], *, seed: int) 
     """A draw of the field on a grid of ``shape`` (bands, rows, columns): white noise times its covariance's root."""
     bands, height, width = shape
     z_CHW = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32))
-    spectrum = _spectrum(spec, (height, width), 1)
+    # Made anew: this may run on any number of threads, whose bits a denoiser of the same process must not meet.
+    spectrum = _diagonalise(spec, (height, width), 1)
     roots = [(share * spectrum.variance).sqrt().float() for share in _band_shares(spec, bands)]
     x_CHW: Floats = (spec.mean + spectrum.apply(z_CHW, *roots)).numpy()
     return x_CHW

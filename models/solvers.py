@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 from typing import Protocol
 
@@ -19,13 +20,15 @@ from .schedule import Schedule
 class TileState:
     """A tile somewhere in its schedule: the noisy window and its position in the list of indices visited.
 
-    ``sigma`` is the measurement's noise in model range; ``constraints`` are what is known of the tile,
-    in the order they are imposed.
+    ``origin`` is a digest of all it began from, the solver's settings included; ``sigma`` is the
+    measurement's noise in model range; ``constraints`` are what is known of the tile, in the order they
+    are imposed.
     """
 
     image: str
     key: TileKey
     box: Box
+    origin: str
     sigma: float
     constraints: tuple[Constraint, ...]
     x_CHW: Tensor
@@ -84,7 +87,9 @@ class Ddnm:
         x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
         sigma = 2 * inputs.measurement.sigma
-        return TileState(inputs.image, inputs.key, inputs.box, sigma, constraints_for(inputs, self.bands), x_CHW)
+        constraints = constraints_for(inputs, self.bands)
+        origin = inputs.digest(self._settings)
+        return TileState(inputs.image, inputs.key, inputs.box, origin, sigma, constraints, x_CHW)
 
     def finished(self, state: TileState) -> bool:
         """Whether the state is clean."""
@@ -121,7 +126,7 @@ class Ddnm:
         return replace(state, x_CHW=mean_CHW + sqrt(gamma) * self._draw(state), position=state.position + 1)
 
     def weights(self, i: int, sigma: float) -> tuple[float, float]:
-        """(lam, gamma) of the step at index i: how far to trust a measurement of noise ``sigma``, and what noise to add.
+        """(lam, gamma) of the step at index i: the trust in a measurement of noise ``sigma``, the variance to add.
 
         Imposing y brings ``a sigma`` of its noise into x_{i-1}, which may hold sigma_i = sqrt(posterior
         variance). lam = 1 and gamma fills up the rest where it fits; else lam = sigma_i / (a sigma) makes it fit.
@@ -137,6 +142,13 @@ class Ddnm:
         beta = float(self.schedule.betas[self.schedule.times[state.position + 1]])
         x_CHW = sqrt(1 - beta) * state.x_CHW + sqrt(beta) * self._draw(state)
         return replace(state, x_CHW=x_CHW, position=state.position + 1)
+
+    @cached_property
+    def _settings(self) -> bytes:
+        """All that a tile's way to its result depends on besides its inputs and the network."""
+        steps = self.schedule
+        walk = f"{steps.timesteps}{steps.times}{self.noise}{self.bands}{self.clip}"
+        return walk.encode() + steps.betas.tobytes()
 
     def _draw(self, state: TileState) -> Tensor:
         return self.noise.window(state.image, state.key.level, state.position + 1, state.box, self.bands)
