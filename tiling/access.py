@@ -174,9 +174,11 @@ class ImageAccess:
         window = box.coarsen(self.plan.factor)
         lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == level + 1]
         pixels, mask = self._committed(level + 1, window, [window], lost)
-        if mask is not None and self.observations[level].measurement.exact:
-            mask &= ~self._near_known(level, box)
-        return pixels, mask
+        if pixels is None or mask is None or not self.observations[level].measurement.exact:
+            return pixels, mask
+        mask &= ~self._near_known(level, box)
+        # Pixels that are not taken must not make a tile stale.
+        return (np.where(mask, pixels, np.float32(0)), mask) if mask.any() else (None, None)
 
     def _near_known(self, level: int, box: Box) -> Bools:
         """Coarse pixels of a window that cover a known pixel or touch one that does.
@@ -186,7 +188,7 @@ class ImageAccess:
         """
         factor = self.plan.factor
         known = self.observations[level].known(box.pad(factor))
-        blocks = known.reshape(known.shape[0] // factor, factor, -1, factor).any(axis=(1, 3))
+        blocks = np.asarray(known.reshape(known.shape[0] // factor, factor, -1, factor).any(axis=(1, 3)))
         near = np.zeros(box.coarsen(factor).shape, bool)
         for down in range(3):
             for right in range(3):
