@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
@@ -52,39 +53,7 @@ def compile_job(spec: JobSpec) -> Compiled:
     measurements, lifts, grids = _levels(spec, source, measurement, contract)
     contract.check((grids[0].tile, grids[0].tile), bands)
     _check_mask(spec, source, measurement)
-    dtype = np.dtype(spec.dtype or source.dtype)
-    nodata = source.nodata if spec.nodata is None else spec.nodata
-    scaling = Scaling(*(spec.range or DEFAULT_RANGES[source.dtype.name]))
-    own_numbers = dtype == source.dtype or dtype.kind == "f"
-    plan = WeavePlan(tuple(grids), factor=spec.factor)
-    scale = measurement.scale
-    image = ImagePlan(
-        name="image",
-        input=spec.input,
-        mask=spec.mask,
-        root="",
-        bands=bands,
-        scaling=scaling,
-        result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
-        nodata=nodata,
-        plan=plan,
-        measurements=measurements,
-        lifts=lifts,
-        result=PyramidSpec(
-            bands,
-            source.height * scale,
-            source.width * scale,
-            dtype.name,
-            nodata,
-            chunk=spec.publish.chunk,
-            shard=spec.publish.shard,
-        ),
-    )
-    if nodata is not None and not own_numbers and image.result.fill is None:
-        raise InputError(
-            f"dtype {dtype.name} cannot hold {nodata:g}, the nodata value of {spec.input}: "
-            "choose float32, or leave dtype out"
-        )
+    image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids)
     steps = schedule(
         contract.betas,
         steps=spec.steps,
@@ -98,11 +67,60 @@ def compile_job(spec: JobSpec) -> Compiled:
         "guard": grids[0].guard,
         "levels": len(grids),
         "bands": bands,
-        "range": [scaling.lo, scaling.hi],
-        "dtype": dtype.name,
-        "nodata": None if nodata is None else repr(float(nodata)),
+        "range": [image.scaling.lo, image.scaling.hi],
+        "dtype": image.result.dtype,
+        "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
     return Compiled(spec, image, contract, steps.calls, source, resolved)
+
+
+def resolve_batch(spec: JobSpec) -> int:
+    """Tiles in one call of the network; on a CPU larger batches gain nothing, so that auto is one."""
+    return 1 if spec.batch == "auto" else spec.batch
+
+
+def resolve_lanes(spec: JobSpec) -> int:
+    """Calls of the network side by side; auto is one a core."""
+    return len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
+
+
+def _image(
+    spec: JobSpec,
+    source: Source,
+    *,
+    bands: int,
+    measurements: tuple[Measurement, ...],
+    lifts: tuple[Lift, ...],
+    grids: list[Grid],
+) -> ImagePlan:
+    """What workers must know of the image; where it works is decided when the job begins."""
+    dtype = np.dtype(spec.dtype or source.dtype)
+    nodata = source.nodata if spec.nodata is None else spec.nodata
+    scaling = Scaling(*(spec.range or DEFAULT_RANGES[source.dtype.name]))
+    own_numbers = dtype == source.dtype or dtype.kind == "f"
+    scale = measurements[0].scale
+    height, width = source.height * scale, source.width * scale
+    publish = spec.publish
+    result = PyramidSpec(bands, height, width, dtype.name, nodata, chunk=publish.chunk, shard=publish.shard)
+    if nodata is not None and not own_numbers and result.fill is None:
+        raise InputError(
+            f"dtype {dtype.name} cannot hold {nodata:g}, the nodata value of {spec.input}: "
+            "choose float32, or leave dtype out"
+        )
+    return ImagePlan(
+        name="image",
+        input=spec.input,
+        mask=spec.mask,
+        root="",
+        bands=bands,
+        scaling=scaling,
+        result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
+        nodata=nodata,
+        plan=WeavePlan(tuple(grids), factor=spec.factor),
+        measurements=measurements,
+        lifts=lifts,
+        result=result,
+    )
 
 
 def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Contract) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tiling.access import SURVEY_TILES
-from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask
 from .bill import Bill, make_bill
-from .compile import Compiled
+from .compile import Compiled, resolve_batch, resolve_lanes
 from .progress import Watcher
+from .state import fresh_states
 from .task import describe
 
 
@@ -67,8 +66,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
     plan, grid = image.plan, image.plan.levels[0]
-    batch = 1 if spec.batch == "auto" else spec.batch
-    lanes = len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
+    batch, lanes = resolve_batch(spec), resolve_lanes(spec)
     tiles = [plan.tiles(level) for level in range(len(plan.levels))]
     solve = tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
     bill = make_bill(plan, image.result, solve=solve, calls_per_tile=compiled.calls_per_tile, in_flight=batch * lanes)
@@ -125,16 +123,13 @@ def simulate_job(
     autoscale: Autoscale | None = None,
 ) -> Simulation:
     """Simulate so many images like the job's own, from their first tile to their last."""
-    states = np.full(bits.shape, TileState.BORN, np.uint8)
-    states[bits & KEEPS != 0] = TileState.RELAY
-    states[bits & OWNS != 0] = TileState.TODO
     return simulate(
         [compiled.image.plan] * images,
         workers=workers,
         slots=slots,
         call_seconds=call_seconds,
         calls_per_tile=compiled.calls_per_tile,
-        states=[states] * images,
+        states=[fresh_states(bits)] * images,
         mtbf=mtbf,
         autoscale=autoscale,
     )

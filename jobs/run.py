@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ..cluster.executor import ImageRun, LocalExecutor, RunReport
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
+from ..models.weights import is_weights, weights_digest
 from ..tiling.access import ImageAccess
 from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
 from ..tiling.frontier import Frontier, OnError, critical_path_first, oldest_image_first
@@ -28,7 +28,7 @@ from ..tiling.pyramid import Pyramid
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
 from .bill import Bill, make_bill, refuse_unaffordable
-from .compile import Compiled, compile_job
+from .compile import Compiled, compile_job, resolve_batch, resolve_lanes
 from .describe import attributes_of
 from .progress import Watcher
 from .spec import JobSpec, changed
@@ -103,7 +103,7 @@ def run_job(
     output = Path(spec.output)
     stored = JobState.load(output)
     batch = _batch(spec, stored)
-    lanes = len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
+    lanes = resolve_lanes(spec)
     full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels), batch * lanes)
     if stored is None:
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
@@ -132,10 +132,8 @@ def run_job(
 
 
 def _batch(spec: JobSpec, stored: JobState | None) -> int:
-    """The padded batch: as the job says, as the output was begun with, or one tile."""
-    if spec.batch != "auto":
-        return spec.batch
-    return int(stored.parts["batch"]) if stored else 1
+    """The padded batch: as the job says, or as the output was begun with."""
+    return int(stored.parts["batch"]) if stored and spec.batch == "auto" else resolve_batch(spec)
 
 
 def _bill(compiled: Compiled, solve: tuple[int, ...], in_flight: int) -> Bill:
@@ -159,12 +157,20 @@ def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> 
     mask = compiled.spec.mask
     return {
         **compiled.spec.identity(),
+        **_weights(compiled.spec.model),
         **compiled.resolved,
         "batch": batch,
         "input": compiled.source.digest(),
         "mask": open_mask(mask).digest() if mask else None,
         "numeric class": dict(numeric_class),
     }
+
+
+def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's weights by what they are: where they lie makes no difference."""
+    if not is_weights(model["name"]):
+        return {}
+    return {"model": {**model, "name": "weights"}, "weights": weights_digest(model["name"])}
 
 
 def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:

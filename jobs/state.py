@@ -120,11 +120,17 @@ class JobState:
         sweep(self.output)
 
 
-def tile_states(bits: NDArray[np.uint8], ledger: Ledger) -> NDArray[np.uint8]:
-    """A :class:`TileState` a tile, from the survey and what is committed."""
+def fresh_states(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A :class:`TileState` a tile of an image that nothing was done for, from its survey."""
     states = np.full(bits.shape, TileState.BORN, np.uint8)
     states[bits & KEEPS != 0] = TileState.RELAY
     states[bits & OWNS != 0] = TileState.TODO
+    return states
+
+
+def tile_states(bits: NDArray[np.uint8], ledger: Ledger) -> NDArray[np.uint8]:
+    """A :class:`TileState` a tile, from the survey and what is committed."""
+    states = fresh_states(bits)
     for entry in ledger.entries():
         states[entry.tile] = TileState.DONE if entry.status is Status.DONE else TileState.DEGRADED
     return states
