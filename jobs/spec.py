@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from ..models.weights import is_weights
 from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
 from .refusal import Meant, at_key, refusal
@@ -103,7 +104,8 @@ class JobSpec(_Strict):
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")
     model: Model = Field(
-        default={"name": "gaussian"}, description="The denoiser, with its own options beside its name."
+        default={"name": "gaussian"},
+        description="The denoiser, or the path of its weights, with its own options beside its name.",
     )
     steps: Count = Field(default=50, description="Steps of the schedule, each one a call of the network.")
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
@@ -201,6 +203,8 @@ def from_options(options: Mapping[str, object]) -> JobSpec:
 
 def _job(content: Mapping[str, object], *, base: str, named: Callable[[str], str]) -> JobSpec:
     rooted = {key: _rooted(value, base) if key in PATHS else value for key, value in content.items()}
+    if "model" in rooted:
+        rooted["model"] = _rooted_model(rooted["model"], base)
     try:
         return JobSpec.model_validate(rooted)
     except ValidationError as error:
@@ -212,6 +216,13 @@ def _rooted(value: object, base: str) -> object:
     if not isinstance(value, str) or not value or "://" in value:
         return value
     return path.normpath(path.join(base, path.expanduser(value)))
+
+
+def _rooted_model(model: object, base: str) -> object:
+    """A model whose name, where that is the path of its weights, is absolute."""
+    if isinstance(model, Mapping) and "name" in model:
+        return {**model, "name": _rooted_model(model["name"], base)}
+    return _rooted(model, base) if isinstance(model, str) and is_weights(model) else model
 
 
 def changed(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:

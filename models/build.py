@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .contract import contract_of, split_model
+from .contract import Model, contract_of, split_model
 from .denoiser import Denoiser
 from .engine import Engine
 from .gaussian import Gaussian
+from .networks import load_denoiser
 from .noise import PositionNoise
 from .schedule import schedule
 from .solvers import Ddnm
+from .weights import is_weights
 
 _DENOISERS: dict[str, Callable[[Mapping[str, object]], Denoiser]] = {"gaussian": Gaussian.of}
 
 
+def denoiser_of(model: Model) -> Denoiser:
+    """The denoiser of a model, its weights loaded where it has any."""
+    name, options = split_model(model)
+    return load_denoiser(model) if is_weights(name) else _DENOISERS[name](options)
+
+
 @dataclass(frozen=True)
 class EngineFactory:
-    """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name and its options."""
+    """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options."""
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
     steps: int = 50
@@ -35,7 +43,6 @@ class EngineFactory:
     def __call__(self) -> Engine:
         """Load the network and fix the batch."""
         contract = contract_of(self.model)
-        name, options = split_model(self.model)
         steps = schedule(
             contract.betas,
             steps=self.steps,
@@ -44,7 +51,7 @@ class EngineFactory:
             total=contract.timesteps,
         )
         return Engine(
-            _DENOISERS[name](options),
+            denoiser_of(self.model),
             Ddnm(steps, PositionNoise(self.seed), self.bands, contract.value_range),
             tile=(self.tile, self.tile),
             bands=self.bands,

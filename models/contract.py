@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal, get_args
 
 from ..tiling.errors import InputError
+from .adm_config import AdmConfig
+from .signatures import Reading, Told
+from .weights import is_weights, read_weights
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Covariance = Literal["exponential", "matern32", "matern52"]
 Model = str | Mapping[str, object]
 
@@ -83,7 +88,10 @@ class GaussianSpec:
 
 
 def split_model(model: Model) -> tuple[str, dict[str, object]]:
-    """The model's name and its options, from either way of writing them: a name, or a mapping with ``name``."""
+    """The model's name and its options, from either way of writing them: a name, or a mapping with ``name``.
+
+    A name may be the path of a weights file.
+    """
     if isinstance(model, str):
         return model, {}
     options = dict(model)
@@ -102,11 +110,74 @@ def gaussian_spec(options: Mapping[str, object]) -> GaussianSpec:
     return GaussianSpec(**options)  # type: ignore[arg-type]  # __post_init__ checks every value
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What a job says of a network: the ``precision`` of its convolutions, the class ``label`` of every tile.
+
+    ``told`` is what shapes cannot tell of it.
+    """
+
+    precision: Precision = "fp32"
+    label: int | None = None
+    told: Told = field(default_factory=Told)
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.precision not in get_args(Precision):
+            raise InputError(f"model.precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
+        if self.label is not None and (isinstance(self.label, bool) or not isinstance(self.label, int)):
+            raise InputError(f"model.label is {self.label!r}; give the number of a class")
+
+
+def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
+    """The options of a model that is a weights file."""
+    told = [field.name for field in fields(Told)]
+    for name in options:
+        if name not in ("precision", "label", *told):
+            raise InputError(
+                f"model.{name} is no option of {file}; a network's options are precision, label, {', '.join(told)}"
+            )
+    said = Told(**{name: options[name] for name in told if name in options})  # type: ignore[arg-type]  # it checks them
+    rest = {name: options[name] for name in ("precision", "label") if name in options}
+    return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
+
+
+def network_contract(file: str, reading: Reading, label: int | None) -> Contract:
+    """The terms of a network that was read from a file."""
+    config = reading.config
+    if not isinstance(config, AdmConfig):
+        raise InputError(f"{file} is {reading.kind}, which guides a model but is none: name the file of a U-Net")
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise InputError(
+            f"{file} turns {config.in_channels} channels into {config.out_channels}, so that it needs more than "
+            "the noisy image: name the file of a network without such inputs"
+        )
+    if config.num_classes is None and label is not None:
+        raise InputError(f"model.label is {label}, but {file} knows no classes: leave the label out")
+    if config.num_classes is not None and (label is None or not 0 <= label < config.num_classes):
+        given = "missing" if label is None else label
+        raise InputError(f"model.label is {given}; give the class that {file} draws, 0 to {config.num_classes - 1}")
+    return Contract(
+        Path(file).name,
+        bands=config.in_channels,
+        size_multiple=config.size_multiple,
+        native_tile=reading.image_size,
+        smallest_tile=config.size_multiple,
+        betas=reading.betas,
+    )
+
+
 def contract_of(model: Model) -> Contract:
-    """The contract of a model, by name and options, without loading it."""
+    """The contract of a model, by name and options, without loading it; of a weights file the shapes are read."""
     name, options = split_model(model)
+    if is_weights(name):
+        asked = network_options(name, options)
+        return network_contract(name, read_weights(name, asked.told), asked.label)
     if name not in _CONTRACTS:
-        raise InputError(f"no model is called {name!r}; there are {', '.join(sorted(_CONTRACTS))}")
+        raise InputError(
+            f"no model is called {name!r}; there are {', '.join(sorted(_CONTRACTS))}, "
+            "or give the path of a weights file such as model.safetensors"
+        )
     return _CONTRACTS[name](options)
 
 
@@ -116,3 +187,4 @@ def _gaussian(options: Mapping[str, object]) -> Contract:
 
 
 _CONTRACTS: dict[str, Callable[[Mapping[str, object]], Contract]] = {"gaussian": _gaussian}
+BUILT_IN = tuple(sorted(_CONTRACTS))

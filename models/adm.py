@@ -1,0 +1,124 @@
+"""The ADM U-Net and the classifier that guides it, exact to the published checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..tiling.errors import InputError
+from .adm_blocks import (
+    AttentionPool,
+    Norm,
+    conv3,
+    decoder_blocks,
+    encoder_blocks,
+    middle_stage,
+    timestep_embedding,
+)
+from .adm_config import AdmConfig, ClassifierConfig, EncoderConfig
+from .contract import Precision
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Torso(nn.Module):
+    """What both networks have: the time embedding, the way down and the middle."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width, told = config.model_channels, 4 * config.model_channels
+        self.model_channels = width
+        self.torso_dtype = torch.float32
+        self.time_embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
+        self.input_blocks, self.skip_widths = encoder_blocks(config)
+        self.middle_block = middle_stage(config)
+
+    def set_precision(self, precision: Precision) -> None:
+        """Hold and run the convolutions below ``out`` in a precision; all else, norms too, stays in float32."""
+        self.torso_dtype = _DTYPES[precision]
+        for name, part in self.named_children():
+            if name in ("input_blocks", "middle_block", "output_blocks"):
+                for module in part.modules():
+                    if isinstance(module, nn.Conv1d | nn.Conv2d):
+                        module.to(self.torso_dtype)
+
+    def _encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
+        for stage in self.input_blocks:
+            h_BCHW = stage(h_BCHW, emb_BE)
+            skips.append(h_BCHW)
+        return self.middle_block(h_BCHW, emb_BE), skips
+
+
+class AdmUNet(_Torso):
+    """The denoising U-Net: a batch of noisy images and their timesteps to noise, and variance where it is learned.
+
+    It is fully convolutional: rows and columns may be any multiples of ``config.size_multiple``.
+    """
+
+    def __init__(self, config: AdmConfig) -> None:
+        """With PyTorch's own random weights."""
+        super().__init__(config)
+        self.config = config
+        if config.num_classes is not None:
+            self.label_emb = nn.Embedding(config.num_classes, 4 * config.model_channels)
+        self.output_blocks = decoder_blocks(config, self.skip_widths)
+        width = config.widths[0]
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels))
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
+        """Float32 (batch, out channel, row, column) from images in [-1, 1], original timesteps, class labels."""
+        emb_BE = self.embed(t_B, y_B)
+        return self.decode(*self.encode(x_BCHW, emb_BE), emb_BE)
+
+    def embed(self, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
+        """What every residual block is told: the timestep, possibly fractional, and the class."""
+        emb_BE: Tensor = self.time_embed(timestep_embedding(t_B, self.model_channels))
+        if (self.config.num_classes is None) != (y_B is None):
+            raise InputError("class labels are given to a network that takes none, or missing for one that does")
+        return emb_BE if y_B is None else emb_BE + self.label_emb(y_B)
+
+    def encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle: the deepest features, and every block's output for :meth:`decode`."""
+        return self._encode(x_BCHW, emb_BE)
+
+    def decode(self, h_BCHW: Tensor, skips: Sequence[Tensor], emb_BE: Tensor) -> Tensor:
+        """The way up: features of :meth:`encode`, rearranged or not, to the output in float32."""
+        left = list(skips)
+        for stage in self.output_blocks:
+            h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), emb_BE)
+        predicted: Tensor = self.out(h_BCHW.float())
+        return predicted
+
+
+class AdmClassifier(_Torso):
+    """Which class a noisy image shows: the way down, then a pool. Attention pooling takes one image size only."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        """With PyTorch's own random weights."""
+        super().__init__(config)
+        self.config = config
+        width = config.widths[-1]
+        head: list[nn.Module] = [Norm(width), nn.SiLU()]
+        if config.pool == "attention":
+            head.append(
+                AttentionPool(width, config.out_channels, positions=config.positions, heads=config.heads(width))
+            )
+        else:
+            head += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, config.out_channels, 1), nn.Flatten()]
+        self.out = nn.Sequential(*head)
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """Float32 scores (batch, class) of images in [-1, 1] at original timesteps."""
+        size = self.config.image_size
+        if self.config.pool == "attention" and x_BCHW.shape[-2:] != (size, size):
+            rows, cols = x_BCHW.shape[-2:]
+            raise InputError(
+                f"the classifier takes {size}x{size} pixels and no other size, the tile has {rows}x{cols}: "
+                f"set tile to {size}, or leave guidance out"
+            )
+        h_BCHW, _ = self._encode(x_BCHW, self.time_embed(timestep_embedding(t_B, self.model_channels)))
+        scores_BK: Tensor = self.out(h_BCHW.float())
+        return scores_BK

@@ -1,0 +1,94 @@
+"""The shape of an ADM network, as plain data; torch stays out, so that a plan can read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal
+
+from ..tiling.errors import InputError
+
+NORM_GROUPS = 32
+Pool = Literal["attention", "adaptive"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """What the U-Net and the classifier have in common: the way down.
+
+    ``channel_mult`` has a level's width in units of ``model_channels``, finest level first;
+    ``attention_resolutions`` are the downsampling factors with attention (2: half resolution).
+    A head has ``num_head_channels`` channels, or where that is -1 there are ``num_heads``.
+    The new attention order splits q, k and v before the heads, the legacy order after.
+    """
+
+    model_channels: int
+    channel_mult: tuple[float, ...]
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    in_channels: int = 3
+    out_channels: int = 6
+    num_head_channels: int = 64
+    num_heads: int = 4
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    use_new_attention_order: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse widths that the norms or the heads cannot divide."""
+        for width in self.widths:
+            if not width or width % NORM_GROUPS:
+                raise InputError(
+                    f"a level is {width} channels wide, which {NORM_GROUPS} norm groups do not divide: "
+                    "choose model_channels and channel_mult whose products they do"
+                )
+        for level, width in enumerate(self.widths):
+            if level == len(self.widths) - 1 or 2**level in self.attention_resolutions:
+                self.heads(width)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
+
+    @property
+    def size_multiple(self) -> int:
+        """Rows and columns that every image must be a multiple of."""
+        return 1 << len(self.channel_mult) - 1
+
+    def heads(self, width: int) -> int:
+        """Attention heads at a width."""
+        each = self.num_head_channels if self.num_head_channels != -1 else width // max(1, self.num_heads)
+        if each < 1 or width % each:
+            raise InputError(
+                f"attention {width} channels wide does not split into heads of {each}; "
+                "give the model's option heads or head_channels"
+            )
+        return width // each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdmConfig(EncoderConfig):
+    """The U-Net. ``out_channels`` is the noise's, twice that where the variance is learned; None: no classes."""
+
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierConfig(EncoderConfig):
+    """The classifier of noisy images: ``out_channels`` classes; ``image_size`` is fixed by attention pooling."""
+
+    pool: Pool = "attention"
+    image_size: int | None = None
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the attention pool: one a pixel of the last level, and their mean."""
+        if self.image_size is None or self.image_size % self.size_multiple:
+            raise InputError(f"image_size is {self.image_size}; give a multiple of {self.size_multiple}")
+        return (self.image_size // self.size_multiple) ** 2 + 1
+
+
+def image_size_of(positions: int, levels: int) -> int:
+    """The image size of a classifier by the tokens of its attention pool."""
+    return isqrt(positions - 1) << levels - 1

@@ -1,0 +1,77 @@
+"""Networks from weights files, wrapped into the one meaning of a denoiser, and a classifier's pull."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..tiling.errors import InputError
+from .adm import AdmClassifier, AdmUNet
+from .checkpoint import load_tensors, with_weights
+from .contract import Contract, Model, network_contract, network_options, split_model
+from .denoiser import Condition
+from .signatures import Told
+from .weights import read_weights
+
+# Maps of the widest level that live at once inside a residual block: its input, the concatenation and what
+# norms and convolutions make of them in float32, with room for a convolution's working memory.
+_LIVE_MAPS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class AdmDenoiser:
+    """An ADM U-Net as a denoiser: its first channels are eps. A network with classes draws ``label`` in every tile."""
+
+    network: AdmUNet
+    contract: Contract
+    label: int | None = None
+
+    def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
+        """The noise in each window; a window's level makes no difference to the network."""
+        y_B = None if self.label is None else torch.full((len(t_B),), self.label, device=t_B.device)
+        predicted: Tensor = self.network(x_BCHW, t_B, y_B)
+        return predicted[:, : self.network.config.in_channels]
+
+    def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
+        """The weights; then the way down's outputs, all kept for the way up, and a block's own maps."""
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
+        batch, _, height, width = batch_shape
+        config = self.network.config
+        maps = [wide * height * width >> 2 * level for level, wide in enumerate(config.widths)]
+        return weights, 4 * batch * (sum(maps) * (config.num_res_blocks + 1) + _LIVE_MAPS * max(maps))
+
+
+def load_denoiser(model: Model) -> AdmDenoiser:
+    """The denoiser of a weights file, by path and options."""
+    file, options = split_model(model)
+    asked = network_options(file, options)
+    reading = read_weights(file, asked.told)
+    contract = network_contract(file, reading, asked.label)
+    network = with_weights(reading.config, load_tensors(file), file=file)
+    if not isinstance(network, AdmUNet):
+        raise InputError(f"{file} holds no U-Net")
+    network.set_precision(asked.precision)
+    return AdmDenoiser(network, contract, asked.label)
+
+
+def load_classifier(file: str, told: Told | None = None) -> AdmClassifier:
+    """The classifier of a weights file."""
+    reading = read_weights(file, told)
+    network = with_weights(reading.config, load_tensors(file), file=file)
+    if not isinstance(network, AdmClassifier):
+        raise InputError(f"{file} is {reading.kind}, which cannot guide: name the file of a classifier")
+    return network
+
+
+def class_gradient(classifier: AdmClassifier, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, *, scale: float) -> Tensor:
+    """Classifier guidance: ``scale * d/dx sum_b log p(y_b | x_b)`` at noisy images and their original timesteps."""
+    # Also where the caller takes no gradients: what inference mode made must be copied to be differentiated.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x_BCHW = x_BCHW.clone().requires_grad_()
+        scores_BK = classifier(x_BCHW, t_B.clone()).log_softmax(dim=1)
+        chosen_B = scores_BK.gather(1, y_B.clone()[:, None])
+        (gradient_BCHW,) = torch.autograd.grad(chosen_B.sum(), x_BCHW)
+    return gradient_BCHW * scale

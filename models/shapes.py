@@ -1,0 +1,163 @@
+"""What the names and shapes of a set of tensors tell of the network they belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from ..tiling.errors import InputError
+from .adm_config import AdmConfig, ClassifierConfig, image_size_of
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+ADM, CLASSIFIER = "an ADM U-Net", "an ADM classifier"
+UNKNOWN = "no network that is known here"
+HEAD_CHANNELS, HEADS = 64, 4
+_FEW = 3
+
+# What no other kind of network has in its names, the most telling first.
+_MARKS = {
+    ".mlp_shared.": "a semantic diffusion U-Net (SPADE)",
+    "time_embed.pos_embed.": "a Patch-DM network",
+    "model.diffusion_model.": "a latent diffusion model",
+    "time_embedding.linear_1.": "a diffusers U-Net (UNet2DModel or alike)",
+    "temb.dense.": "a pixel DDPM U-Net (of the SDEdit kind)",
+    "output_blocks.": ADM,
+    "input_blocks.": CLASSIFIER,
+}
+_WRAPPERS = ("module.", "model.", "ema_model.", "ema.", "net.", "unet.")
+_LAYER = r"(in_layers\.[02]|emb_layers\.1|out_layers\.[03]|skip_connection|norm|qkv|proj_out|op|conv)"
+_NAMES = re.compile(
+    r"(time_embed\.[02]|input_blocks\.0\.0|out\.[023]|out\.2\.(qkv_proj|c_proj)"
+    rf"|((in|out)put_blocks\.\d+|middle_block)\.\d+\.{_LAYER})\.(weight|bias)"
+    r"|label_emb\.weight|out\.2\.positional_embedding"
+)
+_ROOTS = ("time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.1.qkv.weight", "out.0.weight")
+
+
+def looks_like(shapes: Shapes) -> str:
+    """The kind of network, in words."""
+    kind = next((words for mark, words in _MARKS.items() if any(mark in name for name in shapes)), UNKNOWN)
+    wrappers = [prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in shapes)]
+    return f"{kind} whose names begin with {' and '.join(wrappers)}" if wrappers and kind != UNKNOWN else kind
+
+
+def difference(expected: Collection[str], found: Collection[str], *, reshaped: Collection[str] = ()) -> str:
+    """How many keys are missing, unexpected or of another shape, and the first few; empty where none is."""
+    parts = {
+        "missing": sorted(set(expected).difference(found)),
+        "unexpected": sorted(set(found).difference(expected)),
+        "of another shape": sorted(reshaped),
+    }
+    return ", ".join(
+        f"{len(keys)} {'key is' if len(keys) == 1 else 'keys are'} {what} ({', '.join(keys[:_FEW])}"
+        f"{', ...' if len(keys) > _FEW else ''})"
+        for what, keys in parts.items()
+        if keys
+    )
+
+
+def refuse_foreign(shapes: Shapes) -> None:
+    """Refuse tensors whose names are not all those of an ADM network."""
+    fitting = {name for name in shapes if _NAMES.fullmatch(name)}
+    wrong = difference(fitting.union(_ROOTS), shapes)
+    if wrong:
+        kind = looks_like(shapes)
+        instead = "" if kind == UNKNOWN else ", not like an ADM network's bare state dict"
+        raise InputError(f"looks like {kind}{instead}: {wrong}")
+
+
+def layout(shapes: Shapes) -> AdmConfig | ClassifierConfig:
+    """The network as far as shapes tell it; heads are as most networks have them, attention is in legacy order."""
+    refuse_foreign(shapes)
+    width = _size(shapes, "time_embed.0.weight", 1)
+    levels, blocks = _depth(shapes)
+    firsts = [1 + level * (blocks + 1) for level in range(levels)]
+    widths = [_size(shapes, f"input_blocks.{first}.0.out_layers.0.weight", 0) for first in firsts]
+    attended = [2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes]
+    seats = [wide for level, wide in enumerate(widths) if 2**level in attended or level + 1 == levels]
+    common = {
+        "model_channels": width,
+        "channel_mult": tuple(wide / width for wide in widths),
+        "num_res_blocks": blocks,
+        "attention_resolutions": tuple(attended),
+        "in_channels": _size(shapes, "input_blocks.0.0.weight", 1),
+        "num_head_channels": -1 if any(wide % HEAD_CHANNELS for wide in seats) else HEAD_CHANNELS,
+        "num_heads": HEADS,
+        "use_scale_shift_norm": _size(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * widths[0],
+        "resblock_updown": not any(re.search(r"_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in shapes),
+    }
+    return _unet(shapes, common) if _is_unet(shapes) else _classifier(shapes, common, levels)
+
+
+def _unet(shapes: Shapes, common: Mapping[str, object]) -> AdmConfig:
+    labels = "label_emb.weight"
+    return AdmConfig(
+        **common,  # type: ignore[arg-type]  # made above, each value by its own name
+        out_channels=_size(shapes, "out.2.weight", 0),
+        num_classes=_size(shapes, labels, 0) if labels in shapes else None,
+    )
+
+
+def _classifier(shapes: Shapes, common: Mapping[str, object], levels: int) -> ClassifierConfig:
+    positions = "out.2.positional_embedding"
+    attention = positions in shapes
+    return ClassifierConfig(
+        **common,  # type: ignore[arg-type]  # made above, each value by its own name
+        out_channels=_size(shapes, "out.2.c_proj.weight" if attention else "out.3.weight", 0),
+        pool="attention" if attention else "adaptive",
+        image_size=image_size_of(_size(shapes, positions, 1), levels) if attention else None,
+    )
+
+
+def _is_unet(shapes: Shapes) -> bool:
+    return any(name.startswith("output_blocks.") for name in shapes)
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    shape = shapes.get(name)
+    if shape is None or len(shape) <= axis:
+        raise InputError(f"looks like {looks_like(shapes)}, but {name} is missing or has another shape")
+    return shape[axis]
+
+
+def _blocks(shapes: Shapes, side: str) -> int:
+    return len({name.split(".")[1] for name in shapes if name.startswith(f"{side}_blocks.")})
+
+
+def _depth(shapes: Shapes) -> tuple[int, int]:
+    """(levels, residual blocks a level): of ways to cut the blocks into equal levels, the one that the shapes allow."""
+    count = _blocks(shapes, "input")
+    cuts = [(levels, count // levels - 1) for levels in range(1, count // 2 + 1) if count % levels == 0]
+    if _is_unet(shapes):
+        # On the way up a level's last block ends with the resampling, which shows as one layer more.
+        ups = {
+            name.split(".")[1]
+            for name in shapes
+            if re.match(r"output_blocks\.\d+\.([1-9]\d*\.in_layers\.0|\d+\.conv)\.weight", name)
+        }
+        cuts = [(levels, blocks) for levels, blocks in cuts if levels == len(ups) + 1]
+    else:
+        cuts = [(levels, blocks) for levels, blocks in cuts if _levels_agree(shapes, levels, blocks)]
+    if len(cuts) != 1:
+        raise InputError(f"looks like {looks_like(shapes)}, but its {count} input blocks do not tell its levels")
+    return cuts[0]
+
+
+def _levels_agree(shapes: Shapes, levels: int, blocks: int) -> bool:
+    """Whether every level has one width, attention in all of its blocks or none, and then resamples."""
+    for level in range(levels):
+        first = 1 + level * (blocks + 1)
+        inside = range(first, first + blocks)
+        if len({(_wide(shapes, at), f"input_blocks.{at}.1.qkv.weight" in shapes) for at in inside}) > 1:
+            return False
+        down = first + blocks
+        grows = any(f"input_blocks.{down}.{key}" in shapes for key in ("0.skip_connection.weight", "1.qkv.weight"))
+        if level + 1 < levels and (grows or _wide(shapes, down) != _wide(shapes, first)):
+            return False
+    return True
+
+
+def _wide(shapes: Shapes, block: int) -> int:
+    conv = f"input_blocks.{block}.0.op.weight"
+    return _size(shapes, conv if conv in shapes else f"input_blocks.{block}.0.out_layers.0.weight", 0)

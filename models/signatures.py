@@ -1,0 +1,198 @@
+"""Known checkpoints, and what a network is once its shapes, this table and the user have told of it.
+
+Shapes do not tell how channels split into heads, in which order q, k and v lie, with which betas the
+network was trained, or at which image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..tiling.errors import InputError
+from .adm_config import AdmConfig, ClassifierConfig
+from .shapes import ADM, CLASSIFIER, Shapes, layout
+
+SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
+BETAS = ("linear", "cosine")
+ORDERS = ("legacy", "new")
+# Published U-Nets attend where 8 pixels a side and up to 32 are left.
+_LEAST_ATTENDED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A published checkpoint, by the names of the files that have these shapes; ``image_size`` in pixels a side."""
+
+    files: tuple[str, ...]
+    config: AdmConfig | ClassifierConfig
+    image_size: int
+    parameters: int
+    betas: str = "linear"
+
+
+def _unet(size: int, *mult: float, width: int = 256, blocks: int = 2, classes: int | None = 1000) -> AdmConfig:
+    return AdmConfig(
+        model_channels=width,
+        channel_mult=mult,
+        num_res_blocks=blocks,
+        attention_resolutions=(size // 32, size // 16, size // 8),
+        num_classes=classes,
+    )
+
+
+def _classifier(size: int, *mult: float) -> ClassifierConfig:
+    return ClassifierConfig(
+        model_channels=128,
+        channel_mult=mult,
+        num_res_blocks=2,
+        attention_resolutions=(size // 32, size // 16, size // 8),
+        out_channels=1000,
+        image_size=size,
+    )
+
+
+KNOWN = (
+    Known(
+        ("256x256_diffusion_uncond.pt", "celeba256_250000.pt", "places256_300000.pt", "lsun_*.pt"),
+        _unet(256, 1, 1, 2, 2, 4, 4, classes=None),
+        256,
+        552_814_086,
+    ),
+    Known(("256x256_diffusion.pt",), _unet(256, 1, 1, 2, 2, 4, 4), 256, 553_838_086),
+    Known(("512x512_diffusion.pt",), _unet(512, 0.5, 1, 1, 2, 2, 4, 4), 512, 558_997_638),
+    Known(
+        ("128x128_diffusion.pt",),
+        replace(_unet(128, 1, 1, 2, 3, 4), num_head_channels=-1, num_heads=4),
+        128,
+        421_529_606,
+    ),
+    Known(
+        ("64x64_diffusion.pt",),
+        replace(_unet(64, 1, 2, 3, 4, width=192, blocks=3), use_new_attention_order=True),
+        64,
+        295_904_454,
+        "cosine",
+    ),
+    Known(("256x256_classifier.pt",), _classifier(256, 1, 1, 2, 2, 4, 4), 256, 54_096_360),
+    Known(("512x512_classifier.pt",), _classifier(512, 0.5, 1, 1, 2, 2, 4, 4), 512, 54_448_360),
+)
+
+
+def kind_of(config: AdmConfig | ClassifierConfig) -> str:
+    """What a network is, in words."""
+    return ADM if isinstance(config, AdmConfig) else CLASSIFIER
+
+
+def classes_of(config: AdmConfig | ClassifierConfig) -> int | None:
+    """How many classes a network is told, or tells apart; None for one that knows none."""
+    return config.num_classes if isinstance(config, AdmConfig) else config.out_channels
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the user says of a network because its shapes do not; None: not said."""
+
+    heads: int | None = None
+    head_channels: int | None = None
+    attention_order: str | None = None
+    betas: str | None = None
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        for name in ("heads", "head_channels", "image_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"model.{name} is {value!r}; give a whole number from 1 up")
+        for name, choices in (("attention_order", ORDERS), ("betas", BETAS)):
+            if getattr(self, name) not in (None, *choices):
+                raise InputError(f"model.{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")
+        if self.heads is not None and self.head_channels is not None:
+            raise InputError("model.heads and model.head_channels say the same thing twice; give one of them")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A network as its file and the user tell it; ``origins`` says of each fact of :meth:`facts` how it is known.
+
+    ``image_size`` is the side in pixels that it was trained on, ``betas`` the name of its noise schedule.
+    """
+
+    config: AdmConfig | ClassifierConfig
+    image_size: int
+    betas: str
+    known: Known | None
+    origins: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        return kind_of(self.config)
+
+    def facts(self) -> Iterator[tuple[str, str, str]]:
+        """(fact, value, how it is known) of all that makes the network."""
+        config = self.config
+        by_number = config.num_head_channels == -1
+        for name, value in {
+            "input channels": config.in_channels,
+            "output channels": config.out_channels,
+            "width": config.model_channels,
+            "levels": ", ".join(f"{mult:g}" for mult in config.channel_mult),
+            "residual blocks a level": config.num_res_blocks,
+            "attention at factors": ", ".join(map(str, config.attention_resolutions)) or "none",
+            "scale-shift norm": "yes" if config.use_scale_shift_norm else "no",
+            "residual resampling": "yes" if config.resblock_updown else "no",
+            "classes": classes_of(config) or "none",
+            "heads": config.num_heads if by_number else f"{config.num_head_channels} channels each",
+            "attention_order": "new" if config.use_new_attention_order else "legacy",
+            "betas": self.betas,
+            "image_size": self.image_size,
+        }.items():
+            yield name, str(value), self.origins.get(name, SHAPES)
+
+
+def read(shapes: Shapes, told: Told | None = None) -> Reading:
+    """The network that a set of tensors is: as the user told, else as the table knows it, else as is usual."""
+    told = told or Told()
+    bare = layout(shapes)
+    known = _known(bare)
+    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size"), TABLE if known else ASSUMED)
+    config = known.config if known else bare
+    if told.heads is not None:
+        config, origins["heads"] = replace(config, num_head_channels=-1, num_heads=told.heads), OPTION
+    if told.head_channels is not None:
+        config, origins["heads"] = replace(config, num_head_channels=told.head_channels), OPTION
+    if told.attention_order is not None:
+        new = told.attention_order == "new"
+        config, origins["attention_order"] = replace(config, use_new_attention_order=new), OPTION
+    betas = known.betas if known else BETAS[0]
+    if told.betas is not None:
+        betas, origins["betas"] = told.betas, OPTION
+    size, origins["image_size"] = _image_size(config, known, told, origins["image_size"])
+    return Reading(config, size, betas, known, origins)
+
+
+def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:
+    """The entry of the table that differs at most in what shapes do not tell."""
+    untold = ("num_head_channels", "num_heads", "use_new_attention_order")
+    as_bare = {name: getattr(bare, name) for name in untold}
+    for known in KNOWN:
+        if type(known.config) is type(bare) and replace(known.config, **as_bare) == bare:
+            return known
+    return None
+
+
+def _image_size(config: AdmConfig | ClassifierConfig, known: Known | None, told: Told, origin: str) -> tuple[int, str]:
+    """The side of a training image in pixels, and how it is known."""
+    fixed = config.image_size if isinstance(config, ClassifierConfig) else None
+    if told.image_size is not None:
+        if told.image_size % config.size_multiple or fixed not in (None, told.image_size):
+            takes = fixed or f"a multiple of {config.size_multiple}"
+            raise InputError(f"model.image_size is {told.image_size}; this network takes {takes}")
+        return told.image_size, OPTION
+    if fixed is not None:
+        return fixed, SHAPES
+    if known:
+        return known.image_size, origin
+    return max(64, config.size_multiple, _LEAST_ATTENDED * max(config.attention_resolutions, default=1)), ASSUMED

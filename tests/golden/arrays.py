@@ -1,0 +1,96 @@
+"""A golden file, and what comparing with it came to."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How far an array is off, and how far it may be, in the same measure."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self):
+        # An error that is no number is none that is small enough.
+        return self.error <= self.tolerance
+
+    @property
+    def share(self):
+        """The error in units of the tolerance; infinite for one that is no number, or that should be 0."""
+        if self.ok and not self.tolerance:
+            return 0.0
+        return self.error / self.tolerance if self.tolerance and np.isfinite(self.error) else np.inf
+
+
+class Golden:
+    """The arrays of a ``.npz`` file by name; it knows which of them nobody asked for."""
+
+    def __init__(self, file):
+        with np.load(file) as opened:
+            self._arrays = {name: opened[name] for name in opened.files}
+        self.name = Path(file).stem
+        self.unread = set(self._arrays)
+
+    def __contains__(self, name):
+        return name in self._arrays
+
+    def __iter__(self):
+        return iter(self._arrays)
+
+    def __getitem__(self, name):
+        """An array; half precision only stores what was drawn in it, and is computed with in float32."""
+        self.unread.discard(name)
+        array = self._arrays[name]
+        return array.astype(np.float32) if array.dtype == np.float16 else array
+
+    @cached_property
+    def config(self):
+        return json.loads(str(self["config"]))
+
+    def tensor(self, name):
+        return torch.from_numpy(self[name])
+
+    def optional(self, name):
+        return self.tensor(name) if name in self else None
+
+    def state_dict(self, prefix):
+        """The tensors of one network, by its own names."""
+        return {name.removeprefix(prefix): self.tensor(name) for name in self if name.startswith(prefix)}
+
+    def absolute(self, name, ours, tolerance):
+        """The largest difference from an array."""
+        return Compared(name, _largest(ours, self[name]), tolerance)
+
+    def of_its_largest(self, name, ours, tolerance):
+        """The largest difference from an array, as a share of the array's largest value."""
+        return Compared(name, _largest(ours, self[name]) / float(np.abs(self[name]).max()), tolerance)
+
+    def relative(self, name, ours, tolerance):
+        """The largest difference from an array, each as a share of the value itself (of 1 where that is 0)."""
+        expected = self[name]
+        return Compared(name, _largest(ours, expected, np.where(expected == 0, 1, np.abs(expected))), tolerance)
+
+    def exact(self, name, ours):
+        """Whole numbers."""
+        return self.absolute(name, ours, 0)
+
+    def count(self, name, facts, walk):
+        """What the config says of how many transitions a walk has."""
+        ours = {"n_transitions": walk.calls + walk.undos, "n_reverse": walk.calls, "n_undo": walk.undos}
+        off = [abs(ours[key] - said) for key, said in facts.items() if key in ours]
+        return Compared(f"{name} counts", max(off), 0)
+
+
+def _largest(ours, expected, scale=1.0):
+    ours = np.asarray(ours)
+    if ours.shape != expected.shape:
+        return np.inf
+    return float(np.max(np.abs(ours.astype(np.float64) - expected.astype(np.float64)) / scale, initial=0.0))

@@ -1,0 +1,60 @@
+"""Which replay a golden file is for, by how its name begins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.golden import networks, schedules
+from tests.golden.arrays import Golden
+
+# A replay takes a Golden and yields what each of its outputs compares to.
+KINDS = {
+    "unet_": networks.unet,
+    "classifier_": networks.classifier,
+    "schedules": schedules.replay,
+}
+# What lies beside golden files and is none.
+BESIDE = {"README.md"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the replay of a file came to: its worst comparison, and what is wrong, empty where nothing is."""
+
+    name: str
+    error: float
+    tolerance: float
+    problem: str = ""
+
+    def __str__(self):
+        end = f"not ok: {self.problem}" if self.problem else "ok"
+        return f"{self.name}: error {self.error:.3g}, tolerance {self.tolerance:.3g}, {end}"
+
+
+def kind_of(file):
+    """The replay of a file, None for a kind that is not known."""
+    known = (replay for begins, replay in KINDS.items() if file.stem.startswith(begins))
+    return next(known, None) if file.suffix == ".npz" else None
+
+
+def verdict(file):
+    """Replay a file; whatever goes wrong is its failure, not that of the files after it."""
+    replay = kind_of(file)
+    if replay is None:
+        return Verdict(file.name, float("nan"), 0, "no replay knows this kind of file")
+    try:
+        golden = Golden(file)
+        compared = sorted(replay(golden), key=lambda one: (one.share, one.tolerance))
+    except Exception as error:
+        return Verdict(file.stem, float("nan"), 0, " ".join(f"{type(error).__name__}: {error}".split()))
+    if golden.unread:
+        return Verdict(file.stem, float("nan"), 0, f"nothing was compared with {', '.join(sorted(golden.unread))}")
+    if not compared:
+        return Verdict(file.stem, float("nan"), 0, "it holds nothing to compare with")
+    wrong = ", ".join(one.name for one in compared if not one.ok)
+    return Verdict(file.stem, compared[-1].error, compared[-1].tolerance, wrong)
+
+
+def files_in(folder):
+    """The golden files of a folder, by name."""
+    inside = sorted(file for file in Path(folder).iterdir() if file.is_file() and not file.name.startswith("."))
+    return [file for file in inside if file.name not in BESIDE]
