@@ -137,8 +137,7 @@ def _depth(shapes: Shapes) -> tuple[int, int]:
             if re.match(r"output_blocks\.\d+\.([1-9]\d*\.in_layers\.0|\d+\.conv)\.weight", name)
         }
         cuts = [(levels, blocks) for levels, blocks in cuts if levels == len(ups) + 1]
-    else:
-        cuts = [(levels, blocks) for levels, blocks in cuts if _levels_agree(shapes, levels, blocks)]
+    cuts = [(levels, blocks) for levels, blocks in cuts if _levels_agree(shapes, levels, blocks)]
     if len(cuts) != 1:
         raise InputError(f"looks like {looks_like(shapes)}, but its {count} input blocks do not tell its levels")
     return cuts[0]
@@ -146,6 +145,9 @@ def _depth(shapes: Shapes) -> tuple[int, int]:
 
 def _levels_agree(shapes: Shapes, levels: int, blocks: int) -> bool:
     """Whether every level has one width, attention in all of its blocks or none, and then resamples."""
+    convs = {name.split(".")[1] for name in shapes if re.match(r"input_blocks\.\d+\.0\.op\.weight", name)}
+    if convs and convs != {str(level * (blocks + 1)) for level in range(1, levels)}:
+        return False
     for level in range(levels):
         first = 1 + level * (blocks + 1)
         inside = range(first, first + blocks)
