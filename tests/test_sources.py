@@ -209,7 +209,7 @@ def test_thin_strips_are_read_together(tmp_path):
     cache = ChunkCache(2**20)
     source = open_source(path, cache=cache)
     assert_holds(source, array)
-    assert cache.misses == 3
+    assert cache.misses == 2
 
 
 def test_units_of_many_bands_stay_small(tmp_path):

@@ -5,7 +5,7 @@ An :class:`ImagePlan` is plain data that travels once to each worker; :class:`Im
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .decoding import decoding
 from .errors import CorruptChunk, InputError
 from .inputs import TASK, LevelInputs, boxes, survey
 from .measurement import Lift, Measurement
-from .observe import Observation, is_nodata, observe, repeat
+from .observe import Observation, is_nodata, masked, observe, repeat
 from .plan import WeavePlan
 from .pyramid import PyramidSpec, never_nodata
 from .scaling import Scaling
@@ -166,7 +166,25 @@ class ImageAccess:
             coarse=coarse,
             coarse_mask=coarse_mask,
             factor=self.plan.factor,
+            start=self._start(tile, degraded),
         )
+
+    def _start(self, tile: int, degraded: Collection[int]) -> Floats | None:
+        """The finished window of the tile that this one follows; None where there is none, or not all of it."""
+        before = self.plan.follows(tile)
+        if before is None:
+            return None
+        level, box = self.plan.key(before).level, self.plan.sees(before)
+        observation = self.observations[level]
+        scale = observation.measurement.scale
+        outer = box.coarsen(scale).scale(scale)
+        given = repeat(observation.window(outer)[0], scale)[:, *box.within(outer)]
+        wanted = self._wanted(observation, box)
+        lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == level]
+        pixels, mask = self._committed(level, box, [box], lost)
+        if pixels is None or mask is None:
+            return None if wanted.any() else np.broadcast_to(given, (self.image.bands, *box.shape))
+        return None if (wanted & ~mask).any() else np.where(mask, pixels, given)
 
     def _coarse(self, level: int, box: Box, degraded: Collection[int]) -> tuple[Floats | None, Bools | None]:
         if level + 1 == len(self.plan.levels):
@@ -196,28 +214,28 @@ class ImageAccess:
         return near
 
     def _committed(
-        self, level: int, window: Box, parts: Iterable[Box], lost: Collection[Box]
+        self, level: int, window: Box, parts: Sequence[Box], lost: Collection[Box]
     ) -> tuple[Floats | None, Bools | None]:
         """(pixels, mask) of what is committed and restored within ``parts`` of a window; None where nothing is."""
-        observation, canvas = self.observations[level], self.canvas(level)
+        observation, canvas, grid = self.observations[level], self.canvas(level), self.plan.levels[level]
         mask = np.zeros(window.shape, bool)
-        pixels = np.zeros((self.image.bands, *window.shape), np.float32)
         for part in parts:
-            mask[part.within(window)] = True
-        if mask.any():
-            mask &= self._wanted(observation, window)
+            mask[part.within(window)] = self._wanted(observation, part)
         for box in lost:
             inside = box.intersect(window)
             if not inside.empty:
                 mask[inside.within(window)] = False
         if not mask.any():
             return None, None
-        # Only chunks of owners that had something to restore exist, so they are read one by one.
-        for row, col in self.plan.levels[level].owners(window):
-            box = self.plan.levels[level].owns(row, col).intersect(window)
-            at = box.within(window)
-            if mask[at].any():
-                pixels[:, *at] = np.where(mask[at], canvas.read(box), np.float32(0))
+        pixels = np.zeros((self.image.bands, *window.shape), np.float32)
+        for part in parts:
+            # Only owners that had something to restore have chunks: where some may have none, they are asked singly.
+            whole = mask[part.within(window)].all()
+            owned = (grid.owns(row, col).intersect(part) for row, col in grid.owners(part))
+            for box in [part] if whole else owned:
+                at = box.within(window)
+                if whole or mask[at].any():
+                    pixels[:, *at] = masked(canvas.read(box), mask[at])
         return pixels, mask
 
     def _wanted(self, observation: Observation, box: Box) -> Bools:

@@ -71,16 +71,22 @@ class Canvas:
         at = owned.shift(*self._origin)
         # The strip before the image's origin belongs to the first tile's chunks: writing it keeps chunks whole.
         lead = (at.top if row == 0 else 0, at.left if col == 0 else 0)
-        block = np.pad(pixels, ((0, 0), (lead[0], 0), (lead[1], 0))) if any(lead) else np.ascontiguousarray(pixels)
         top, left = at.top - lead[0], at.left - lead[1]
         if top % self._stride or left % self._stride:
             raise NotOwned(f"{owned} does not begin on a chunk border of {self.folder}")
-        self._array[:, top : at.bottom, left : at.right] = block
+        # A copy in any case: the cache takes the block over, and the caller keeps its pixels.
+        block = np.pad(pixels, ((0, 0), (lead[0], 0), (lead[1], 0))) if any(lead) else pixels.copy(order="C")
+        # Not ``array[...] = block``: that first tries to make sense of far richer indices, at a cost for every tile.
+        self._array.set_basic_selection((slice(None), slice(top, at.bottom), slice(left, at.right)), block)
         self._remember(block, top // self._stride, left // self._stride)
-        return hash_pixels(pixels)
+        return hash_pixels(block[:, lead[0] :, lead[1] :])
 
     def _remember(self, block: Floats, row: int, col: int) -> None:
         s = self._stride
+        if block.shape[1] <= s and block.shape[2] <= s:
+            # Nearly every tile owns one chunk: the cache takes it over without another copy.
+            self._cache.put((str(self.folder), (row, col)), block)
+            return
         for r in range(-(-block.shape[1] // s)):
             for c in range(-(-block.shape[2] // s)):
                 chunk = block[:, r * s : (r + 1) * s, c * s : (c + 1) * s]

@@ -26,17 +26,21 @@ Read = Callable[[Box], NDArray[Any]]
 
 def mirrored(read: Read, height: int, width: int, box: Box) -> NDArray[Any]:
     """A window of an image of ``height`` x ``width``, mirrored with its border pixels repeated."""
+    if Box(0, 0, height, width).contains(box):
+        return read(box)
     rows, cols = _mirror(box.top, box.bottom, height), _mirror(box.left, box.right, width)
     inner = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
-    data = read(inner)
-    if inner == box:
-        return data
-    return data[..., rows - inner.top, :][..., cols - inner.left]
+    return read(inner)[..., rows - inner.top, :][..., cols - inner.left]
 
 
 def _mirror(lo: int, hi: int, size: int) -> NDArray[np.int64]:
     at = np.arange(lo, hi) % (2 * size)
     return np.where(at < size, at, 2 * size - 1 - at)
+
+
+def masked(pixels: Floats, mask: Bools) -> Floats:
+    """Pixels (band, row, column) where the mask (row, column) is set, 0 elsewhere; the array itself if all are."""
+    return pixels if mask.all() else np.where(mask, pixels, np.float32(0))
 
 
 def repeat(values: NDArray[Any], factor: int) -> NDArray[Any]:
@@ -65,7 +69,7 @@ class Observation:
         scale = self.measurement.scale
         at = box.coarsen(scale)
         measured = self.known(at)
-        y = np.where(measured, mirrored(self.read_y, self.height, self.width, at), np.float32(0))
+        y = masked(mirrored(self.read_y, self.height, self.width, at), measured)
         if self.read_visible is None:
             return y, measured, None
         return y, measured, mirrored(self.read_visible, self.height * scale, self.width * scale, box)

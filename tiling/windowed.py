@@ -19,7 +19,8 @@ from .decoding import decoding
 PRIVATE_CACHE = 64 * 2**20
 """Bytes of decoded chunks that an image keeps when it was opened without a shared cache."""
 
-UNIT_SIDE, UNIT_BYTES = 256, 16 * 2**20
+UNIT_SIDE, UNIT_BYTES = 384, 16 * 2**20
+"""How large a reading unit of several stored chunks may be: a call costs as much as decoding a chunk of this size."""
 
 _opened = itertools.count()
 

@@ -79,7 +79,7 @@ class ZarrSource(WindowedSource):
 
     def decode(self, box: Box) -> NDArray[Any]:
         """Read one unit through zarr."""
-        window = np.asarray(self._array[self._axes.index(box)])
+        window = np.asarray(self._array.get_basic_selection(self._axes.index(box)))
         return self._axes.order(window).astype(self.dtype, copy=False)
 
     def digest(self) -> str:
