@@ -223,7 +223,7 @@ def test_a_denoisers_answer_is_the_networks_first_channels(config, label):
     net, (x, t) = network(config), images()
     told = None if label is None else torch.tensor([label, label])
     denoiser = AdmDenoiser(net, None, label)
-    assert torch.equal(denoiser.predict(x, t, []), net(x, t, told)[:, :3])
+    assert torch.equal(denoiser.predict(x, t, [])[:, :3], net(x, t, told)[:, :3])
 
 
 def test_memory_covers_the_weights_and_what_is_kept_for_the_way_up():
