@@ -1,15 +1,19 @@
-"""The engine's promise: a tile's bits depend on nothing but the tile, whoever shares its forward pass."""
+"""The engine: a tile's bits in any company, states that travel, failures that stay alone, and what is refused."""
 
-import pickle
-import random
 from dataclasses import replace
+from functools import cache
+from random import Random
+from threading import Barrier, current_thread, main_thread
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import conv2d
 
-from tileloom.models.build import EngineFactory
-from tileloom.models.contract import GaussianSpec
+from tests.tiles import BANDS, LEVELS, TILE, run, tile
+from tileloom.models.contract import Contract, GaussianSpec
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
 from tileloom.models.noise import PositionNoise
@@ -18,270 +22,416 @@ from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from tileloom.tiling.measurement import MaskSite, Measurement
-from tileloom.tiling.work import TileInputs
 
-TILE, BANDS, STEPS = (8, 12), 3, 4
-WALK = schedule(steps=STEPS, travel_length=2, travel_repeat=2)
-SPEC = GaussianSpec(length=4.0)
-
-
-def engine(*, batch=3, lanes=1, denoiser=None, bands=BANDS, seed=0, walk=WALK):
-    solver = Ddnm(walk, PositionNoise(seed), bands)
-    return Engine(denoiser or Gaussian(SPEC), solver, tile=TILE, bands=bands, batch=batch, lanes=lanes, levels=3)
+FACTOR = 2
+STEPS = schedule(steps=5, travel_length=2, travel_repeat=2)
+CALLS = STEPS.calls
 
 
-def tile(number):
-    """Tiles of three images and levels, super-resolved or inpainted in turn, the first of them with context."""
-    rng = np.random.default_rng(number)
-    measurement = (Measurement(scale=2), Measurement(mask=MaskSite.MEASURED), Measurement(sigma=0.1))[number % 3]
-    shape = BANDS, TILE[0] // measurement.scale, TILE[1] // measurement.scale
-    measured = rng.random(shape) < 0.4 if measurement.mask is MaskSite.MEASURED else np.ones(shape, bool)
-    y = np.where(measured, rng.standard_normal(shape), 0).astype(np.float32)
-    box = Box(0, 0, *TILE).shift(4 * number, 6 * number)
-    inputs = TileInputs(f"image {number % 4}", TileKey(number % 3, number, number), box, measurement, y, measured)
-    if number % 2:
-        return inputs
-    mask = np.zeros(TILE, bool)
-    mask[:, :4] = True
-    context = rng.standard_normal((BANDS, *TILE)).astype(np.float32)
-    return replace(inputs, context=context, context_mask=mask)
+class Network:
+    """A small convolution over the whole batch at once, told of timestep and level."""
 
+    contract = Contract("network", value_range=None, smallest_tile=4)
 
-def run(work, state):
-    """The state to its end, alone in the batch."""
-    while not work.finished(state):
-        (state,) = work.step([state])
-    return work.finish(state)
-
-
-@pytest.fixture(scope="module")
-def alone():
-    """Each tile's result when it ran alone, in batches of three."""
-    work = engine(batch=3)
-    return [run(work, work.begin(tile(number))) for number in range(9)]
-
-
-class Wrapped:
-    """A Gaussian denoiser whose prediction is tampered with by ``spoil(eps_BCHW, x_BCHW)``."""
-
-    def __init__(self, spoil, **terms):
-        self.inner = Gaussian(SPEC)
-        self.contract = replace(self.inner.contract, name="tampered", **terms)
-        self.spoil = spoil
-        self.seen = []
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self._kernel = 0.2 * torch.randn((BANDS, BANDS, 3, 3), generator=generator)
 
     def predict(self, x_BCHW, t_B, conditions):
-        self.seen.append((tuple(x_BCHW.shape), tuple(t_B.tolist()), tuple(c.level for c in conditions)))
-        return self.spoil(self.inner.predict(x_BCHW, t_B, conditions), x_BCHW)
+        level_B = torch.zeros(len(x_BCHW))
+        level_B[: len(conditions)] = torch.tensor([float(told.factor**told.level) for told in conditions])
+        gain_B, shift_B = 1 - t_B / 2000, level_B / 10
+        return conv2d(x_BCHW, self._kernel, padding=1) * gain_B[:, None, None, None] + shift_B[:, None, None, None]
 
     def memory(self, batch_shape):
-        return self.inner.memory(batch_shape)
+        return 4 * self._kernel.numel(), 8 * int(np.prod(batch_shape))
 
 
-def test_a_tile_alone_takes_as_many_calls_as_announced():
-    work = engine()
-    state, calls = work.begin(tile(0)), 0
-    while not work.finished(state):
-        (state,) = work.step([state])
-        calls += 1
-    assert calls == work.calls_per_tile == WALK.calls > STEPS
-    result = work.finish(state)
-    assert result.dtype == np.float32
-    assert result.shape == (BANDS, *TILE)
+class Wrapped(Network):
+    """A network that is watched or spoiled: ``spoil`` gets its output, then its inputs."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self._spoil = spoil
+
+    def predict(self, x_BCHW, t_B, conditions):
+        return self._spoil(super().predict(x_BCHW, t_B, conditions), x_BCHW, t_B, conditions)
 
 
+def engine(denoiser=None, *, batch=3, lanes=1, steps=STEPS, seed=4, clip=None, **more):
+    bands = more.pop("bands", BANDS)
+    options = {"tile": (TILE, TILE), "levels": LEVELS, "factor": FACTOR, **more}
+    solver = Ddnm(steps, PositionNoise(seed), bands, clip)
+    return Engine(denoiser or Network(), solver, bands=bands, batch=batch, lanes=lanes, **options)
+
+
+@cache
+def alone(make, batch, at):
+    """The result of a tile that had every forward pass to itself."""
+    work = _engine_of(make, batch, 1)
+    return work.finish(run(work, work.begin(tile(at)))).tobytes()
+
+
+@cache
+def _engine_of(make, batch, lanes):
+    return engine(make(), batch=batch, lanes=lanes)
+
+
+def gaussian():
+    return Gaussian(GaussianSpec("exponential", length=4.0, band_correlation=0.3))
+
+
+@pytest.mark.parametrize("make", [gaussian, Network])
 @pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("seed", range(4))
-def test_same_bits_in_any_company_slot_and_lane(alone, lanes, seed):
-    """Tiles join at random moments, so images, levels and timesteps mix; slots are dealt anew at each step."""
-    order = random.Random(seed)
-    work = engine(batch=3, lanes=lanes)
-    waiting, running, results = list(range(9)), {}, {}
-    order.shuffle(waiting)
-    while waiting or running:
-        while waiting and len(running) < work.slots and (not running or order.random() < 0.5):
-            number = waiting.pop()
-            running[number] = work.begin(tile(number))
-        numbers = order.sample(sorted(running), order.randint(1, len(running)))
-        running.update(zip(numbers, work.step([running[number] for number in numbers]), strict=True))
-        for number in [number for number, state in running.items() if work.finished(state)]:
-            results[number] = work.finish(running.pop(number))
-    for number, result in results.items():
-        assert result.tobytes() == alone[number].tobytes(), number
-    assert len(results) == 9
+@given(seed=st.integers(0, 2**32), batch=st.sampled_from([1, 2, 3, 5]))
+@settings(max_examples=12)
+def test_a_tile_has_the_same_bits_alone_and_in_any_company(make, lanes, seed, batch):
+    work = _engine_of(make, batch, lanes)
+    rng = Random(seed)
+    waiting, flights, results = rng.sample(range(7), 7), {}, {}
+    while waiting or flights:
+        for _ in range(rng.randint(0 if flights else 1, 3)):
+            if waiting:
+                at = waiting.pop()
+                flights[at] = work.begin(tile(at))
+        chosen = rng.sample(sorted(flights), rng.randint(1, len(flights)))
+        for at, state in zip(chosen, work.step([flights[at] for at in chosen]), strict=True):
+            flights[at] = state
+            if work.finished(state):
+                results[at] = work.finish(flights.pop(at)).tobytes()
+    assert [at for at in range(7) if results[at] != alone(make, batch, at)] == []
 
 
-def test_one_forward_mixes_levels_and_timesteps_in_one_padded_shape():
-    denoiser = Wrapped(lambda eps, x: eps)
-    work = engine(batch=3, denoiser=denoiser)
-    first, second = work.begin(tile(0)), work.begin(tile(1))
-    (first,) = work.step([first])
-    denoiser.seen.clear()
-    work.step([first, second])
-    ((shape, timesteps, levels),) = denoiser.seen
-    assert shape == work.batch_shape == (3, BANDS, *TILE)
-    assert levels == (0, 1)
-    assert timesteps == (WALK.timesteps[-2], WALK.timesteps[-1], 0.0)
+def test_one_forward_pass_holds_any_images_levels_and_timesteps():
+    passes = []
+
+    def watch(eps_BCHW, x_BCHW, t_B, conditions):
+        passes.append((tuple(x_BCHW.shape), t_B.tolist(), [(told.level, told.factor) for told in conditions]))
+        return eps_BCHW
+
+    work = engine(Wrapped(watch), batch=4, factor=3)
+    states = [run(work, work.begin(tile(at)), steps) for at, steps in [(0, 0), (1, 1), (2, 5)]]
+    asked = [STEPS.timesteps[STEPS.times[state.position]] for state in states]
+    assert len(set(asked)) == 3
+    passes.clear()
+    work.step(states)
+    assert passes == [((4, BANDS, TILE, TILE), [*asked, 0.0], [(0, 3), (1, 3), (2, 3)])]
 
 
-def test_more_states_than_slots_take_more_passes():
+def test_rows_of_padding_never_matter():
+    def spoil(eps_BCHW, x_BCHW, t_B, conditions):
+        assert not x_BCHW[len(conditions) :].any()
+        eps_BCHW[len(conditions) :] = torch.nan
+        return eps_BCHW
+
+    clean, spoilt = engine(batch=4), engine(Wrapped(spoil), batch=4)
+    for count in (1, 2, 3):
+        states = [[work.begin(tile(at)) for at in range(count)] for work in (clean, spoilt)]
+        for _ in range(CALLS):
+            states = [work.step(group) for work, group in zip((clean, spoilt), states, strict=True)]
+        for ours, theirs in zip(*states, strict=True):
+            assert torch.equal(ours.x_CHW, theirs.x_CHW)
+
+
+def test_a_step_advances_more_states_than_slots_in_order():
     work = engine(batch=2, lanes=2)
-    assert work.slots == 4
-    states = [work.begin(tile(number)) for number in range(7)]
-    stepped = work.step(states)
-    assert [state.image for state in stepped] == [state.image for state in states]
-    assert [state.position for state in stepped] == [1] * 7
+    states = [work.begin(tile(at)) for at in range(7)]
+    together = work.step(states)
+    assert [state.key for state in together] == [state.key for state in states]
+    for state, one in zip(states, together, strict=True):
+        assert torch.equal(one.x_CHW, run(work, state, 1).x_CHW)
     assert work.step([]) == []
 
 
-def test_every_lane_computes_on_one_thread():
-    threads = []
-    work = engine(lanes=2, denoiser=Wrapped(lambda eps, x: (threads.append(torch.get_num_threads()), eps)[1]))
-    threads.clear()
-    work.step([work.begin(tile(number)) for number in range(6)])
-    assert threads == [1, 1]
+def test_a_tile_takes_as_many_steps_as_it_says():
+    work = engine(batch=2)
+    state = work.begin(tile(0))
+    for _ in range(work.calls_per_tile):
+        assert not work.finished(state)
+        state = run(work, state, 1)
+    assert work.finished(state)
+    x_CHW = work.finish(state)
+    assert x_CHW.shape == (BANDS, TILE, TILE)
+    assert x_CHW.dtype == np.float32
+    assert (work.slots, work.batch_shape, work.calls_per_tile) == (2, (2, BANDS, TILE, TILE), CALLS)
 
 
-def _by_slot(eps, x):
-    return eps + 1e-6 * torch.arange(len(eps))[:, None, None, None]
+@given(at=st.integers(0, 6), after=st.integers(0, CALLS))
+def test_a_saved_state_goes_on_with_the_same_bits(at, after):
+    here, there = _engine_of(Network, 3, 1), _engine_of(Network, 3, 2)
+    packed = here.pack(run(here, here.begin(tile(at)), after))
+    state = there.unpack(tile(at), packed)
+    assert there.pack(state) == packed
+    assert there.finish(run(there, state, CALLS - after)).tobytes() == alone(Network, 3, at)
 
 
-def _by_company(eps, x):
-    return eps + 1e-3 * x.mean()
+def test_a_saved_state_is_little_more_than_its_window():
+    work = _engine_of(Network, 3, 1)
+    packed = work.pack(run(work, work.begin(tile(1)), 2))
+    assert isinstance(packed, bytes)
+    assert len(packed) <= 4 * BANDS * TILE * TILE + 32
 
 
-def _by_padding(eps, x):
-    return eps + 1e-6 * (x == 0).all(dim=(1, 2, 3)).any()
+@given(position=st.integers(0), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed(position, bit):
+    work = _engine_of(Network, 3, 1)
+    packed = bytearray(work.pack(work.begin(tile(1))))
+    packed[position % len(packed)] ^= 1 << bit
+    with pytest.raises(CorruptChunk, match=r"image scene-1, tile level 1 row 1 column 1 .* is damaged"):
+        work.unpack(tile(1), bytes(packed))
 
 
-@pytest.mark.parametrize("spoil", [_by_slot, _by_company, _by_padding])
-def test_rows_that_know_of_each_other_are_refused_when_the_engine_is_built(spoil):
-    with pytest.raises(TileloomError, match=r"model tampered in batches of 3x3x8x12 .* another batch size"):
-        engine(batch=3, denoiser=Wrapped(spoil))
+@given(length=st.integers(0))
+def test_a_cut_off_state_is_noticed(length):
+    work = _engine_of(Network, 3, 1)
+    packed = work.pack(work.begin(tile(1)))
+    with pytest.raises(CorruptChunk, match="damaged"):
+        work.unpack(tile(1), packed[: length % len(packed)])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_tile_that_is_not_finite_fails_alone(alone, bad):
-    """The network breaks down where a window holds the marked value; the others in its batch go on to their bits."""
-
-    def spoil(eps, x):
-        return torch.where((x == 777.0).any(dim=(1, 2, 3))[:, None, None, None], bad, eps)
-
-    work = engine(batch=3, denoiser=Wrapped(spoil))
-    states = [work.begin(tile(number)) for number in range(3)]
-    marked = states[1].x_CHW.clone()
-    marked[0, 0, 0] = 777.0
-    states[1] = replace(states[1], x_CHW=marked)
-    first, failed, last = work.step(states)
-    assert isinstance(failed, TileFailed)
-    for words in ("image 1", "level 1 row 1 column 1", "rows 4:12, columns 6:18"):
-        assert words in str(failed)
-    assert str(pickle.loads(pickle.dumps(failed))) == str(failed)
-    assert run(work, first).tobytes() == alone[0].tobytes()
-    assert run(work, last).tobytes() == alone[2].tobytes()
+FOREIGN = {
+    "image": {"image": "scene-9"},
+    "tile": {"key": TileKey(1, 1, 2)},
+    "place": {"box": Box(0, 4, TILE, 4 + TILE)},
+    "measurement": {"y": tile(4).y},
+    "known pixels": {"measured": tile(4).measured},
+    "context": {"context": tile(3).context},
+    "no context": {"context": None, "context_mask": None},
+    "noise level": {"measurement": replace(tile(1).measurement, sigma=0.1)},
+}
 
 
-def test_a_saved_state_goes_on_to_the_same_bits(alone):
-    for number in (0, 1, 2):
-        work, other = engine(), engine(lanes=2)
-        state = work.begin(tile(number))
-        while not work.finished(state):
-            moved = other.unpack(tile(number), work.pack(state))
-            assert run(other, moved).tobytes() == alone[number].tobytes()
-            (state,) = work.step([state])
-        assert other.finish(other.unpack(tile(number), work.pack(state))).tobytes() == alone[number].tobytes()
+@pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
+def test_a_state_of_other_inputs_is_refused(changes):
+    work = _engine_of(Network, 3, 1)
+    packed = work.pack(run(work, work.begin(tile(1)), 2))
+    with pytest.raises(CorruptChunk, match="of other inputs or another schedule"):
+        work.unpack(tile(1, **changes), packed)
 
 
-def _half_way(work, number=0):
-    (state,) = work.step([work.begin(tile(number))])
-    return work.pack(state)
+OTHERS = {
+    "steps": {"steps": schedule(steps=6)},
+    "as many calls": {"steps": schedule(steps=CALLS)},
+    "order of steps": {"steps": replace(STEPS, times=(4, 3, 4, 3, 2, 3, 2, 1, 2, 1, 0, 1, 0, -1))},
+    "range": {"clip": (-1.0, 1.0)},
+    "betas": {"steps": schedule("cosine", steps=5, travel_length=2, travel_repeat=2)},
+    "seed": {"seed": 5},
+    "model": {"denoiser": gaussian()},
+}
 
 
-def _flip(packed, at):
-    return packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :]
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+def test_a_state_of_another_job_is_refused(options):
+    work = _engine_of(Network, 3, 1)
+    packed = work.pack(run(work, work.begin(tile(1)), 2))
+    with pytest.raises(CorruptChunk, match="of other inputs or another schedule"):
+        engine(**options).unpack(tile(1), packed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_tile_without_finite_values_fails_alone(value, lanes):
+    def spoil(eps_BCHW, x_BCHW, t_B, conditions):
+        for row, told in enumerate(conditions):
+            if told.level == 3 and t_B[row] < 600:
+                eps_BCHW[row, 1, 2, 3] = value
+        return eps_BCHW
+
+    work = engine(Wrapped(spoil), lanes=lanes)
+    key, box = TileKey(3, 5, 6), Box(40, 48, 40 + TILE, 48 + TILE)
+    states = {at: work.begin(tile(at)) for at in (1, 5, 2)}
+    states[5] = work.begin(tile(5, image="cathedral", key=key, box=box))
+    failed = []
+    for _ in range(CALLS):
+        for at, state in zip(list(states), work.step(list(states.values())), strict=True):
+            states[at] = state
+        failed += [states.pop(at) for at in list(states) if isinstance(states[at], TileFailed)]
+    assert [str(failure) for failure in failed] == [
+        "image cathedral, tile level 3 row 5 column 6 (rows 40:48, columns 48:56) "
+        f"has values that are not finite after timestep {STEPS.timesteps[2]}"
+    ]
+    assert {at: work.finish(state).tobytes() for at, state in states.items()} == {
+        at: alone(Network, 3, at) for at in (1, 2)
+    }
+
+
+def test_a_measurement_that_is_not_finite_fails_its_tile():
+    work = _engine_of(Network, 3, 1)
+    y = tile(0).y.copy()
+    y[0, 1, 1] = np.nan
+    failure, companion = work.step([work.begin(tile(0, y=y)), work.begin(tile(1))])
+    assert isinstance(failure, TileFailed)
+    assert torch.equal(companion.x_CHW, run(work, work.begin(tile(1)), 1).x_CHW)
+
+
+def test_clipping_hides_no_value_that_is_not_finite():
+    def spoil(eps_BCHW, x_BCHW, t_B, conditions):
+        return eps_BCHW + (float("inf") if conditions[0].level == LEVELS else 0)
+
+    work = engine(Wrapped(spoil), clip=(-1.0, 1.0))
+    (failure,) = work.step([work.begin(tile(0, key=TileKey(LEVELS, 0, 0)))])
+    assert isinstance(failure, TileFailed)
+
+
+def slot(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW * (1 + 1e-6 * torch.arange(len(x_BCHW)))[:, None, None, None]
+
+
+def average(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW - 1e-3 * x_BCHW.mean()
+
+
+def neighbour(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW + 1e-6 * x_BCHW.roll(1, dims=0)
+
+
+def timesteps(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW * (1 + t_B.amax() / 1e4)
+
+
+def company(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW * (1 + 1e-3 * len(conditions))
+
+
+def levels(eps_BCHW, x_BCHW, t_B, conditions):
+    return eps_BCHW + conditions[0].level
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 7])
+@pytest.mark.parametrize("spoil", [slot, average, neighbour, timesteps, company, levels])
+def test_a_network_that_heeds_slot_or_company_is_refused(spoil, batch):
+    words = f"model network in batches of {batch}x2x8x8 gives a tile other values in another slot or company; choose"
+    with pytest.raises(TileloomError, match=words) as refusal:
+        engine(Wrapped(spoil), batch=batch)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_never_repeats_itself_is_refused():
+    draws = torch.Generator().manual_seed(0)
+
+    def restless(eps_BCHW, x_BCHW, t_B, conditions):
+        return eps_BCHW + torch.randn(1, generator=draws)
+
+    with pytest.raises(TileloomError, match="other values in another slot or company"):
+        engine(Wrapped(restless), batch=1)
+
+
+def test_the_numeric_class_names_what_bits_depend_on():
+    found = engine(batch=3).numeric_class
+    assert found.pop("device").strip()
+    assert found == {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "precision": "fp32",
+        "batch_shape": "3x2x8x8",
+    }
+    assert engine(batch=3, lanes=2, seed=9).numeric_class == engine(batch=3).numeric_class
+    assert engine(batch=2).numeric_class != engine(batch=3).numeric_class
+
+
+def test_memory_grows_with_states_batch_lanes_and_tile():
+    work = engine(batch=3)
+    bills = [work.memory(batch) for batch in range(1, 6)]
+    steps = np.diff(bills)
+    assert all(steps == steps[0])
+    assert steps[0] > 0
+    for larger in (engine(batch=4), engine(lanes=2), engine(tile=(16, 8))):
+        assert larger.memory(3) > work.memory(3)
+
+
+@pytest.mark.parametrize("task", [Measurement(), Measurement(2, gray=True, mask=MaskSite.TARGET)])
+def test_the_bill_covers_what_a_state_holds(task):
+    y = np.zeros((1 if task.gray else BANDS, TILE // task.scale, TILE // task.scale), np.float32)
+    full = np.zeros((BANDS, TILE, TILE), np.float32)
+    half = np.arange(TILE) % 2 * np.ones((TILE, 1)) > 0
+    inputs = replace(
+        tile(0, measurement=task, y=y, measured=y + 1 > 0, context=full, context_mask=half),
+        coarse=full[:, ::2, ::2],
+        coarse_mask=half[::2, ::2],
+        visible=half if task.mask is MaskSite.TARGET else None,
+    )
+    work = engine()
+    held = [value for value in vars_of(work.begin(inputs)) if isinstance(value, torch.Tensor)]
+    given_ = [value for value in map(inputs.__getattribute__, inputs.__slots__) if isinstance(value, np.ndarray)]
+    size = sum(one.numel() * one.element_size() for one in held) + sum(array.nbytes for array in given_)
+    assert len(held) >= 5
+    assert work.memory(4) - work.memory(3) >= size
+
+
+def vars_of(state):
+    """Everything a state and its constraints hold."""
+    yield state.x_CHW
+    for constraint in state.constraints:
+        for value in vars(constraint).values():
+            yield from vars(value).values() if hasattr(value, "A") else [value]
+
+
+@pytest.fixture
+def threads():
+    """A process that would run two threads in every operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_every_forward_pass_runs_on_one_thread_of_a_lane():
+    seen = set()
+
+    def watch(eps_BCHW, x_BCHW, t_B, conditions):
+        seen.add((torch.get_num_threads(), current_thread() is main_thread()))
+        return eps_BCHW
+
+    work = engine(Wrapped(watch), batch=1, lanes=2)
+    # Whatever the process does later, lanes keep their own.
+    torch.set_num_threads(2)
+    states = [work.begin(tile(at)) for at in range(4)]
+    for _ in range(CALLS):
+        states = work.step(states)
+    assert seen == {(1, False)}
+
+
+def test_lanes_run_side_by_side():
+    both, met = Barrier(2), []
+
+    def meet(eps_BCHW, x_BCHW, t_B, conditions):
+        if conditions[0].level == LEVELS:
+            met.append(both.wait(timeout=60))
+        return eps_BCHW
+
+    work = engine(Wrapped(meet), batch=1, lanes=2)
+    work.step([work.begin(tile(at, key=TileKey(LEVELS, at, 0))) for at in range(2)])
+    assert sorted(met) == [0, 1]
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("options", "words"),
     [
-        lambda p: b"",
-        lambda p: p[:10],
-        lambda p: p[:-1],
-        lambda p: p + b"\0",
-        lambda p: _flip(p, 0),
-        lambda p: _flip(p, len(p) // 2),
-        lambda p: _flip(p, len(p) - 1),
+        ({"tile": (3, 8)}, "tile 3 does not suit model network: it takes multiples of 1 from 4 up; the nearest is 4"),
+        ({"tile": (8, 2)}, "tile 2 does not suit model network"),
+        ({"batch": 0}, "batch is 0; give at least 1"),
+        ({"lanes": -1}, "lanes is -1; give at least 1"),
     ],
 )
-def test_a_damaged_state_is_refused(damage):
-    work = engine()
-    with pytest.raises(CorruptChunk, match=r"saved state of image image 0, tile level 0 row 0 column 0"):
-        work.unpack(tile(0), damage(_half_way(work)))
+def test_what_the_network_cannot_do_is_refused_when_built(options, words):
+    with pytest.raises(InputError, match=words):
+        engine(**options)
 
 
-def test_a_state_of_another_tile_or_schedule_is_refused():
-    work = engine()
-    packed = _half_way(work)
-    with pytest.raises(CorruptChunk):
-        work.unpack(tile(3), packed)
-    with pytest.raises(CorruptChunk):
-        engine(walk=schedule(steps=STEPS)).unpack(tile(0), packed)
+def test_a_number_of_bands_that_the_network_does_not_know_is_refused():
+    network = Network()
+    network.contract = replace(Network.contract, bands=2)
+    with pytest.raises(InputError, match="model network works on 2 bands, the image has 3; choose another model"):
+        engine(network, bands=3)
 
 
-def test_numeric_class_names_what_bits_depend_on():
-    told = engine(batch=2).numeric_class
-    assert told["torch"] == torch.__version__
-    assert told["numpy"] == np.__version__
-    assert told["instructions"] == torch.backends.cpu.get_cpu_capability()
-    assert told["precision"] == "fp32"
-    assert told["device"]
-    assert told != engine(batch=3).numeric_class
-    assert told == engine(batch=2, lanes=2).numeric_class
-
-
-def test_memory_covers_the_states_and_grows_with_them():
-    work = engine()
-    window = 4 * BANDS * TILE[0] * TILE[1]
-    assert work.memory(100) - work.memory(0) >= 100 * 4 * window
-    assert work.memory(0) >= 2 * 3 * window
-    assert engine(lanes=2).memory(0) > work.memory(0)
-
-
-def test_wrong_shapes_are_refused():
-    with pytest.raises(InputError, match="is not 8x12 pixels"):
-        engine().begin(replace(tile(1), box=Box(0, 0, 12, 8)))
-    with pytest.raises(InputError, match="batch is 0"):
-        engine(batch=0)
-    with pytest.raises(InputError, match="lanes is 0"):
-        engine(lanes=0)
-    with pytest.raises(InputError, match="works on 4 bands, the image has 3"):
-        engine(denoiser=Wrapped(lambda eps, x: eps, bands=4))
-    with pytest.raises(InputError, match="tile 12 does not suit model tampered"):
-        engine(denoiser=Wrapped(lambda eps, x: eps, size_multiple=8))
-
-
-def test_a_factory_travels_and_makes_the_same_engine():
-    """Built twice from one pickle: the very same tile, and what was asked for."""
-    factory = EngineFactory(
-        model={"name": "gaussian", "length": 4.0},
-        steps=STEPS,
-        travel_length=2,
-        travel_repeat=2,
-        seed=5,
-        tile=8,
-        bands=2,
-        batch=2,
-        lanes=2,
-        levels=2,
-    )
-    made = [pickle.loads(pickle.dumps(factory))() for _ in range(2)]
-    y = np.zeros((2, 4, 4), np.float32)
-    inputs = TileInputs("a", TileKey(1, 0, 0), Box(0, 0, 8, 8), Measurement(scale=2), y, np.ones(y.shape, bool))
-    first, second = (run(work, work.begin(inputs)) for work in made)
-    assert first.tobytes() == second.tobytes()
-    assert made[0].batch_shape == (2, 2, 8, 8)
-    assert made[0].slots == 4
-    assert made[0].calls_per_tile == WALK.calls
-    np.testing.assert_allclose(first.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4)), 0, atol=1e-6)
-    with pytest.raises(InputError, match="no model is called"):
-        replace(factory, model={"name": "terrra"})()
+def test_a_tile_of_another_size_or_bands_is_refused():
+    work = _engine_of(Network, 3, 1)
+    with pytest.raises(InputError, match=r"image scene-0, tile level 0 row 0 column 1 .* is not 8x8 pixels"):
+        work.begin(tile(0, box=Box(0, 4, TILE, 5 + TILE)))
+    with pytest.raises(
+        InputError, match=r"image scene-0, tile level 0 row 0 column 1: measurement is 1x4x4, must be 2x4x4"
+    ):
+        work.begin(tile(0, y=tile(0).y[:1]))
