@@ -16,6 +16,7 @@ from torch import Tensor
 from ..tiling.errors import InputError
 from ..tiling.work import Bools, Floats, TileInputs
 from .operators import Operator, block_mean, block_repeat, operator_for
+from .parity import AS_WRITTEN, Parity
 
 
 class Constraint(Protocol):
@@ -64,12 +65,14 @@ class Overlap:
         return torch.where(self.mask, self.values, x0)
 
 
-def constraints_for(inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu") -> tuple[Constraint, ...]:
+def constraints_for(
+    inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu", parity: Parity = AS_WRITTEN
+) -> tuple[Constraint, ...]:
     """All of a tile's constraints, in the order in which they are applied."""
     found: list[Constraint] = []
     if inputs.coarse is not None:
         found.append(LowFrequency(*_known(inputs.coarse, inputs.coarse_mask, device), inputs.factor))
-    operator = operator_for(inputs, bands, device=device)
+    operator = operator_for(inputs, bands, device=device, parity=parity)
     if inputs.y.shape != operator.y_shape:
         shapes = ["x".join(map(str, shape)) for shape in (inputs.y.shape, operator.y_shape)]
         raise InputError(f"image {inputs.image}, tile {inputs.key}: measurement is {shapes[0]}, must be {shapes[1]}")

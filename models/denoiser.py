@@ -1,4 +1,4 @@
-"""Every network, wrapped into one meaning: the noise in a noisy window."""
+"""Every network, wrapped into one meaning: the noise in a noisy window, and what else it has to say of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,29 @@ class Condition:
     factor: int = 2
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a network says of one noisy window, all in the window's shape.
+
+    ``v`` places the logarithm of a step's variance between the posterior's (-1) and beta's (1), None
+    where the network did not learn it; ``gradient`` is the pull of a classifier, None without one.
+    """
+
+    eps: Tensor
+    v: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+def split_answer(answer_CHW: Tensor, bands: int) -> Answer:
+    """The parts of a denoiser's output for one window, which lie one after the other along its channels."""
+    return Answer(*answer_CHW.reshape(-1, bands, *answer_CHW.shape[1:]).unbind())
+
+
 class Denoiser(Protocol):
-    """Predicts eps in ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps``, for a batch of unrelated windows."""
+    """Predicts eps in ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps``, for a batch of unrelated windows.
+
+    Further channels may follow, as many again for each part of :class:`Answer`.
+    """
 
     @property
     def contract(self) -> Contract:
@@ -28,7 +49,7 @@ class Denoiser(Protocol):
         ...
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """The noise in each window, float32 like ``x_BCHW``.
+        """The noise in each window, float32 like ``x_BCHW``, and after it what else the network tells.
 
         ``t_B`` holds timesteps of the original schedule, possibly fractional. ``conditions`` has one
         entry a used row, from the first; the rows after are padding, and what is returned for them is

@@ -23,17 +23,17 @@ _LIVE_MAPS = 12
 
 @dataclass(frozen=True, eq=False)
 class AdmDenoiser:
-    """An ADM U-Net as a denoiser: its first channels are eps. A network with classes draws ``label`` in every tile."""
+    """An ADM U-Net as a denoiser: eps, and v where it learned the variance; with classes it draws ``label``."""
 
     network: AdmUNet
     contract: Contract
     label: int | None = None
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """The noise in each window; a window's level makes no difference to the network."""
+        """The network's channels as they are; a window's level makes no difference to it."""
         y_B = None if self.label is None else torch.full((len(t_B),), self.label, device=t_B.device)
         predicted: Tensor = self.network(x_BCHW, t_B, y_B)
-        return predicted[:, : self.network.config.in_channels]
+        return predicted
 
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
         """The weights; then the way down's outputs, all kept for the way up, and a block's own maps."""

@@ -21,6 +21,7 @@ from ..tiling.box import Box
 from ..tiling.errors import InputError
 from ..tiling.measurement import Measurement
 from ..tiling.work import Bools, TileInputs
+from .parity import AS_WRITTEN, SVD_COLORS, Parity
 
 Lifting = Callable[[Tensor], Tensor]
 
@@ -63,6 +64,7 @@ class Operator:
         measured: Tensor | None = None,
         visible: Tensor | None = None,
         device: torch.device | str = "cpu",
+        parity: Parity = AS_WRITTEN,
     ) -> None:
         """Settle which values are measured and how each is spread back."""
         scale = measurement.scale
@@ -71,12 +73,14 @@ class Operator:
         self.bands = bands
         self.shape = shape
         self.device = device
+        self.parity = parity
         self.visible = None if visible is None else visible.to(device).expand(bands, *shape)
-        self._weight = 1 / (scale**2 * (bands if measurement.gray else 1))
+        self._colors = _colors(bands, parity, device=device) if measurement.gray else None
+        self._weight = 1 / (scale**2 * (bands if measurement.gray and self._colors is None else 1))
         self.measured = None if measured is None else measured.to(device).expand(self.y_shape)
         self._gain: Tensor | None = None
-        if self.visible is not None:
-            seen = self._sum(self.visible.double())
+        if self.visible is not None and not parity.pinv:
+            seen = self._sum(self.visible.double()) / (1 if self._colors is None else bands)
             # A block with nothing visible spreads onto hidden pixels only, so any finite gain will do there.
             self._gain = (1 / (seen.clamp(min=1) * self._weight)).float()
 
@@ -94,12 +98,16 @@ class Operator:
     def A(self, x: Tensor) -> Tensor:
         """The measurement of x; 0 where unmeasured."""
         seen = x if self.visible is None else x.masked_fill(~self.visible, 0)
+        if self._colors is not None:
+            seen = seen * self._colors
         return self._keep(self._sum(seen) * self._weight)
 
     def pinv(self, y: Tensor) -> Tensor:
         """``A+ y``: the smallest x that measures as y; 0 where y tells nothing."""
         spread = self._keep(y if self._gain is None else y * self._gain)
         x = block_repeat(spread, self.measurement.scale).expand(*y.shape[:-3], self.bands, *self.shape)
+        if self._colors is not None:
+            x = x * (self._colors / self._colors.square().sum())
         return x if self.visible is None else x.masked_fill(~self.visible, 0)
 
     def project(self, x: Tensor, Apy: Tensor, *, lam: float = 1.0) -> Tensor:
@@ -118,6 +126,7 @@ class Operator:
             measured=None if self.measured is None else self.measured[:, *y_box.slices],
             visible=None if self.visible is None else self.visible[:, *box.slices],
             device=self.device,
+            parity=self.parity,
         )
 
     def coarsen(self, factor: int) -> tuple[Operator, Lifting] | None:
@@ -140,6 +149,7 @@ class Operator:
             shape=(self.shape[0] // factor, self.shape[1] // factor),
             measured=known,
             device=self.device,
+            parity=self.parity,
         )
         return operator, lambda y: _known_only(block_mean(y, by.pool), known)
 
@@ -169,7 +179,18 @@ def _known_only(y: Tensor, known: Tensor | None) -> Tensor:
     return y if known is None else y.masked_fill(~known, 0)
 
 
-def operator_for(inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu") -> Operator:
+def _colors(bands: int, parity: Parity, *, device: torch.device | str) -> Tensor | None:
+    """The weight of each band in the gray, (bands, 1, 1); None where all weigh the same."""
+    if not parity.svd_colors:
+        return None
+    if bands != len(SVD_COLORS):
+        raise InputError(f"parity.svd_colors weighs three bands, the image has {bands}: leave it out")
+    return torch.tensor(SVD_COLORS, device=device)[:, None, None]
+
+
+def operator_for(
+    inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu", parity: Parity = AS_WRITTEN
+) -> Operator:
     """The operator of a tile's window."""
     return Operator(
         inputs.measurement,
@@ -178,6 +199,7 @@ def operator_for(inputs: TileInputs, bands: int, *, device: torch.device | str =
         measured=_mask(inputs.measured),
         visible=_mask(inputs.visible),
         device=device,
+        parity=parity,
     )
 
 

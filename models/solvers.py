@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..tiling.box import Box, TileKey
 from ..tiling.work import TileInputs
 from .constraints import Constraint, constraints_for
+from .denoiser import Answer, split_answer
 from .noise import NoiseField
+from .parity import AS_WRITTEN, Parity
 from .schedule import Schedule
 
 
@@ -51,7 +55,7 @@ class Solver(Protocol):
         """The window the network must see next, and its timestep in the original schedule."""
         ...
 
-    def tell(self, state: TileState, eps_CHW: Tensor) -> TileState:
+    def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """The state after the network's answer: it needs the network again, or is finished."""
         ...
 
@@ -65,17 +69,18 @@ class Solver(Protocol):
 
 
 @dataclass(frozen=True)
-class Ddnm:
-    """DDNM+ with time travel: the network's clean guess is made to agree with all that is known, at each step.
+class Walk(ABC):
+    """What solvers have in common: the way through the schedule, with one network call a reverse step.
 
-    ``clip`` bounds the guess first, in model range (None: no bounds). Draw 0 of the noise is x_T, draw
-    p + 1 belongs to the transition that leaves position p, also where its noise has no weight.
+    A solver defines :meth:`reverse`. ``clip`` bounds the network's clean guess first, in model range (None:
+    no bounds). Draw 0 of the noise is x_T, draw p + 1 belongs to the transition that leaves position p.
     """
 
     schedule: Schedule
     noise: NoiseField
     bands: int
     clip: tuple[float, float] | None = None
+    parity: Parity = field(default=AS_WRITTEN, kw_only=True)
 
     @property
     def calls(self) -> int:
@@ -83,11 +88,14 @@ class Ddnm:
         return self.schedule.calls
 
     def begin(self, inputs: TileInputs) -> TileState:
-        """The tile in pure noise."""
-        x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
+        """The tile in pure noise, or where it is carried on from another one, in that."""
+        if inputs.start is None:
+            x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
+        else:
+            x_CHW = torch.tensor(inputs.start)
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
         sigma = 2 * inputs.measurement.sigma
-        constraints = constraints_for(inputs, self.bands)
+        constraints = constraints_for(inputs, self.bands, parity=self.parity)
         origin = inputs.digest(self._settings)
         return TileState(inputs.image, inputs.key, inputs.box, origin, sigma, constraints, x_CHW)
 
@@ -103,27 +111,74 @@ class Ddnm:
         """The noisy window and its timestep in the original schedule."""
         return state.x_CHW, float(self.schedule.timesteps[self.schedule.times[state.position]])
 
-    def tell(self, state: TileState, eps_CHW: Tensor) -> TileState:
+    def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One reverse step, and the undo steps that follow it in the schedule."""
         times = self.schedule.times
-        state = self._reverse(state, eps_CHW)
+        answer = split_answer(answer_CHW, self.bands)
+        x0_CHW = self.guess(state, answer.eps)
+        state = self.reverse(state, answer, x0_CHW)
         while not self.finished(state) and times[state.position + 1] > times[state.position]:
-            state = self._undo(state)
+            state = self.undo(state, x0_CHW)
         return state
 
-    def _reverse(self, state: TileState, eps_CHW: Tensor) -> TileState:
-        """``x_{i-1} = coef1 x0_hat + coef2 x_i + sqrt(gamma) n``; the last step returns x0_hat itself."""
+    def guess(self, state: TileState, eps_CHW: Tensor) -> Tensor:
+        """The clean window that the network sees in the noisy one."""
         tables, i = self.schedule, self.schedule.times[state.position]
         x0_CHW = float(tables.sqrt_recip_abar[i]) * state.x_CHW - float(tables.sqrt_recipm1_abar[i]) * eps_CHW
-        if self.clip:
-            x0_CHW = x0_CHW.clamp(*self.clip)
+        return x0_CHW.clamp(*self.clip) if self.clip else x0_CHW
+
+    @abstractmethod
+    def reverse(self, state: TileState, answer: Answer, x0_CHW: Tensor) -> TileState:
+        """From index i to i - 1, given the clean guess."""
+
+    def undo(self, state: TileState, x0_CHW: Tensor) -> TileState:
+        """``x_{i+1} = sqrt(1 - beta_{i+1}) x_i + sqrt(beta_{i+1}) n``, whatever the last guess was."""
+        beta = float(self.schedule.betas[self.schedule.times[state.position + 1]])
+        x_CHW = sqrt(1 - beta) * state.x_CHW + sqrt(beta) * self.draw(state)
+        return replace(state, x_CHW=x_CHW, position=state.position + 1)
+
+    def mean(self, state: TileState, x0_CHW: Tensor) -> Tensor:
+        """The mean of q(x_{i-1} | x_i, x_0)."""
+        tables, i = self.schedule, self.schedule.times[state.position]
+        return float(tables.posterior_mean_coef1[i]) * x0_CHW + float(tables.posterior_mean_coef2[i]) * state.x_CHW
+
+    def draw(self, state: TileState) -> Tensor:
+        """The noise of the transition that leaves the state's position."""
+        return self.noise.window(state.image, state.key.level, state.position + 1, state.box, self.bands)
+
+    @cached_property
+    def _settings(self) -> bytes:
+        """All that a tile's way to its result depends on besides its inputs and the network."""
+        steps = self.schedule
+        others = [f"{own.name}={getattr(self, own.name)}" for own in fields(self) if own.name != "schedule"]
+        return f"{type(self).__name__}{steps.timesteps}{steps.times}{others}".encode() + steps.betas.tobytes()
+
+
+def impose(constraints: tuple[Constraint, ...], x0_CHW: Tensor, lam: float = 1.0) -> Tensor:
+    """A clean guess that agrees with all that is known, later constraints having the last word."""
+    for constraint in constraints:
+        x0_CHW = constraint.apply(x0_CHW, lam)
+    return x0_CHW
+
+
+@dataclass(frozen=True)
+class Ddnm(Walk):
+    """DDNM+ with time travel: the network's clean guess is made to agree with all that is known, at each step.
+
+    The last step returns that guess itself, so its draw has no weight.
+    """
+
+    def reverse(self, state: TileState, answer: Answer, x0_CHW: Tensor) -> TileState:
+        """``x_{i-1} = coef1 x0_hat + coef2 x_i + gamma g + sqrt(gamma) n``; the last step returns x0_hat itself."""
+        i = self.schedule.times[state.position]
         lam, gamma = self.weights(i, state.sigma)
-        for constraint in state.constraints:
-            x0_CHW = constraint.apply(x0_CHW, lam)
-        if i == 0:
-            return replace(state, x_CHW=x0_CHW, position=state.position + 1)
-        mean_CHW = float(tables.posterior_mean_coef1[i]) * x0_CHW + float(tables.posterior_mean_coef2[i]) * state.x_CHW
-        return replace(state, x_CHW=mean_CHW + sqrt(gamma) * self._draw(state), position=state.position + 1)
+        x_CHW = impose(state.constraints, x0_CHW, lam)
+        if i:
+            x_CHW = self.mean(state, x_CHW)
+            if answer.gradient is not None:
+                x_CHW = x_CHW + gamma * answer.gradient
+            x_CHW = x_CHW + sqrt(gamma) * self.draw(state)
+        return replace(state, x_CHW=x_CHW, position=state.position + 1)
 
     def weights(self, i: int, sigma: float) -> tuple[float, float]:
         """(lam, gamma) of the step at index i: the trust in a measurement of noise ``sigma``, the variance to add.
@@ -135,20 +190,4 @@ class Ddnm:
         brought = a * sigma
         if sqrt(variance) >= brought:
             return 1.0, max(0.0, variance - brought**2)
-        return sqrt(variance) / brought, 0.0
-
-    def _undo(self, state: TileState) -> TileState:
-        """``x_{i+1} = sqrt(1 - beta_{i+1}) x_i + sqrt(beta_{i+1}) n``."""
-        beta = float(self.schedule.betas[self.schedule.times[state.position + 1]])
-        x_CHW = sqrt(1 - beta) * state.x_CHW + sqrt(beta) * self._draw(state)
-        return replace(state, x_CHW=x_CHW, position=state.position + 1)
-
-    @cached_property
-    def _settings(self) -> bytes:
-        """All that a tile's way to its result depends on besides its inputs and the network."""
-        steps = self.schedule
-        walk = f"{steps.timesteps}{steps.times}{self.noise}{self.bands}{self.clip}"
-        return walk.encode() + steps.betas.tobytes()
-
-    def _draw(self, state: TileState) -> Tensor:
-        return self.noise.window(state.image, state.key.level, state.position + 1, state.box, self.bands)
+        return sqrt(variance) / a * sigma if self.parity.lam else sqrt(variance) / brought, 0.0

@@ -127,6 +127,10 @@ class WeavePlan:
                 return level, row, col
         raise IndexError(f"no tile {tile}")
 
+    def follows(self, tile: int) -> int | None:
+        """The tile whose finished window this one begins from; None: it begins in noise."""
+        return None
+
     def needs(self, tile: int) -> list[int]:
         """West and north of its level, and every coarse tile that owns a pixel of its window."""
         level, row, col = self._locate(tile)

@@ -30,7 +30,7 @@ class TileInputs:
     (``measurement.scale`` target pixels a value), is 0 where ``measured`` is False; ``visible`` is
     the target mask of measurements that have one. ``context`` holds the neighbours' finished pixels
     where ``context_mask``; ``coarse`` the coarser level's where ``coarse_mask``, ``factor`` target
-    pixels a value.
+    pixels a value. ``start`` is the finished window that it begins from in place of noise.
     """
 
     image: str
@@ -45,6 +45,7 @@ class TileInputs:
     coarse: Floats | None = None
     coarse_mask: Bools | None = None
     factor: int = 2
+    start: Floats | None = None
 
     def digest(self, settings: bytes) -> str:
         """A digest of all of it and of the settings it is computed under."""

@@ -65,9 +65,9 @@ class Golden:
         """The tensors of one network, by its own names."""
         return {name.removeprefix(prefix): self.tensor(name) for name in self if name.startswith(prefix)}
 
-    def absolute(self, name, ours, tolerance):
-        """The largest difference from an array."""
-        return Compared(name, _largest(ours, self[name]), tolerance)
+    def absolute(self, name, ours, tolerance, unit=1.0):
+        """The largest difference from an array, in units of 1 or of what is given along it."""
+        return Compared(name, _largest(ours, self[name], unit), tolerance)
 
     def of_its_largest(self, name, ours, tolerance):
         """The largest difference from an array, as a share of the array's largest value."""
@@ -81,6 +81,10 @@ class Golden:
     def exact(self, name, ours):
         """Whole numbers."""
         return self.absolute(name, ours, 0)
+
+    def compared(self, name, error, tolerance=0):
+        """Something that was counted."""
+        return Compared(name, error, tolerance)
 
     def count(self, name, facts, walk):
         """What the config says of how many transitions a walk has."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, schedules
+from tests.golden import networks, sampling, schedules
 from tests.golden.arrays import Golden
 
 # A replay takes a Golden and yields what each of its outputs compares to.
@@ -11,6 +11,10 @@ KINDS = {
     "unet_": networks.unet,
     "classifier_": networks.classifier,
     "schedules": schedules.replay,
+    "ddnm_tile_": sampling.woven,
+    "ddnmplus_tile_": sampling.woven,
+    "msr_": sampling.woven,
+    "hir_": sampling.woven,
 }
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}

@@ -1,0 +1,175 @@
+"""Replays sampling runs: DDNM and DDNM+, MSR, HiR, RePaint and the DDIM form of DDNM."""
+
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tests.golden.networks import classifier_of, unet_of
+from tests.golden.recorded import Notes, RecordedNoise, noting
+from tests.golden.weaving import Scene, at_random, wavefront, weave
+from tileloom.models.contract import Contract
+from tileloom.models.guidance import Guided
+from tileloom.models.networks import AdmDenoiser
+from tileloom.models.parity import Parity
+from tileloom.models.schedule import Schedule, betas, jump_times, respace, space_timesteps
+from tileloom.models.solvers import Ddnm
+from tileloom.tiling.measurement import MaskSite, Measurement
+
+BOUNDS, TOTAL = (-1.0, 1.0), 1000
+TABLE, LEAST, OF_FLOOR = 1e-12, 2e-4, 10
+SITES = {"inpainting": MaskSite.MEASURED, "mask_color_sr": MaskSite.TARGET}
+SCALED, GRAY = ("sr_averagepooling", "sr_color", "mask_color_sr"), ("colorization", "sr_color", "mask_color_sr")
+
+
+def denoiser_of(golden):
+    """The network of a file, with its class and the classifier that guides it where it has them."""
+    config = golden.config
+    network = unet_of(golden)
+    multiple = network.config.size_multiple
+    label = config["class_label"] if config.get("class_cond") else None
+    terms = Contract("golden", bands=3, size_multiple=multiple, native_tile=multiple, smallest_tile=multiple)
+    denoiser = AdmDenoiser(network, terms, label)
+    return denoiser if config.get("classifier") is None else guided(golden, denoiser)
+
+
+def guided(golden, denoiser):
+    config = golden.config
+    return Guided(denoiser, classifier_of(golden), config["class_label"], config["classifier_scale"])
+
+
+def measurement_of(deg, scale, sigma=0.0):
+    """What a recorded operator measures; ``sigma`` on the model's range."""
+    if deg not in (*SCALED, *GRAY, *SITES):
+        raise ValueError(f"no operator is called {deg}")
+    return Measurement(scale if deg in SCALED else 1, deg in GRAY, SITES.get(deg, MaskSite.NONE), sigma / 2)
+
+
+def known_of(golden):
+    """Where pixels are known, the same in all bands."""
+    if "mask" not in golden:
+        return None
+    mask = golden["mask"].reshape(-1, *golden["mask"].shape[-2:])
+    if not np.isin(mask, (0, 1)).all() or (mask != mask[0]).any():
+        raise ValueError("mask is not 0 or 1, the same in all bands")
+    return mask[0] == 1
+
+
+def tolerance(config, floor="backend_dev_final"):
+    return max(LEAST, OF_FLOOR * config.get(floor, config["backend_dev_final"]))
+
+
+class Respaced:
+    """The walk of a file by its settings, and the draws that the product numbers along it."""
+
+    def __init__(self, golden, *, known=False):
+        jump = dict(golden.config["jump"])
+        self.golden, self.known = golden, known
+        timesteps = space_timesteps(TOTAL, golden.config["respace"])
+        times = jump_times(jump.pop("t_T"), **jump)
+        self.schedule = Schedule(respace(betas("linear", TOTAL), timesteps), timesteps, times)
+
+    def compared(self):
+        yield self.golden.exact("times", self.schedule.times)
+        yield self.golden.exact("timestep_map", self.schedule.timesteps)
+        yield self.golden.relative("betas", self.schedule.betas, TABLE)
+
+    def draws(self, *, begins=True):
+        """(kind, index, number) of every draw of one tile, in the order of the recorded programs."""
+        found = [("init", -1, 0)] if begins else []
+        for position, (kind, i) in enumerate(self.schedule.transitions()):
+            found.append(("step" if kind == "reverse" else "undo", i, position + 1))
+            if self.known and kind == "reverse" and position:
+                found.append(("known", i, len(self.schedule.times) + position))
+        return found
+
+    @property
+    def reverse(self):
+        return [i for kind, i in self.schedule.transitions() if kind == "reverse"]
+
+
+def numbered(golden, boxes, drawn):
+    """The recorded noise by box and number, and how the file's own account of it compares."""
+    noise = golden.tensor("noise")[:, 0]
+    expected = [(kind, i, tile) for tile, draws in enumerate(drawn) for kind, i, _ in draws]
+    yield_all = [same(golden, "noise_kind", [kind for kind, _, _ in expected])]
+    yield_all.append(golden.exact("noise_t", [i for _, i, _ in expected]))
+    if "noise_tile" in golden:
+        yield_all.append(golden.exact("noise_tile", [tile for _, _, tile in expected]))
+    left = iter(noise)
+    by_box = {box: {number: next(left) for _, _, number in draws} for box, draws in zip(boxes, drawn, strict=True)}
+    return RecordedNoise(golden.name, by_box), yield_all
+
+
+def same(golden, name, words):
+    """Words compare by how many of them differ."""
+    theirs = golden[name]
+    differ = np.inf if len(theirs) != len(words) else np.count_nonzero(theirs != np.array(words))
+    return golden.compared(name, float(differ))
+
+
+def woven(golden):
+    """Files ddnm_tile_*, ddnmplus_*, msr_* and hir_*."""
+    config, walk = golden.config, Respaced(golden)
+    carry = not config.get("fresh_xT", False)
+    scene = Scene(
+        measurement_of(config["deg"], config["scale"], config["sigma_y"]),
+        golden["gt"][0],
+        measured=config["resize_y"],
+        tile=config["tile"],
+        known=known_of(golden),
+        coarse=golden["hir_ref"][0] if "hir_ref" in golden else None,
+        factor=config.get("hir_scale", 2),
+        carry=carry,
+    )
+    plan = scene.plan()
+    tiles = plan.tiles(0)
+    boxes = [plan.sees(tile) for tile in tiles]
+    yield from walk.compared()
+    yield golden.exact("tiles", [_row(plan, tile) for tile in tiles])
+    drawn = [walk.draws(begins=not (carry and number)) for number in range(len(tiles))]
+    noise, account = numbered(golden, boxes, drawn)
+    yield from account
+    notes = Notes()
+    solver = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(lam=True, pinv=True))
+    denoiser = denoiser_of(golden)
+    with TemporaryDirectory() as folder:
+        final = weave(scene, denoiser, solver, f"{folder}/raster")
+        yield golden.absolute("x_final", final[None], tolerance(config))
+        yield from _traced(golden, walk, notes, boxes)
+        if not carry:
+            for order in (wavefront, at_random):
+                again = weave(scene, denoiser, solver, f"{folder}/{order.__name__}", order)
+                yield golden.compared(f"bits of {order.__name__}", float(np.count_nonzero(again != final)))
+        if "x_final_intended" in golden:
+            notes = Notes()
+            mended = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(pinv=True))
+            final = weave(scene, denoiser, mended, f"{folder}/intended")
+            yield golden.absolute("x_final_intended", final[None], tolerance(config))
+            yield from _traced(golden, walk, notes, boxes, suffix="_intended")
+
+
+def _row(plan, tile):
+    key, box = plan.key(tile), plan.sees(tile)
+    return [key.row, key.col, box.top, box.bottom, box.left, box.right]
+
+
+def _traced(golden, walk, notes, boxes, *, suffix=""):
+    """What was recorded of every reverse step."""
+    if "trace_t" not in golden:
+        return
+    yield golden.exact("trace_t", walk.reverse * len(boxes))
+    if "trace_tile" in golden:
+        yield golden.exact("trace_tile", np.repeat(np.arange(len(boxes)), len(walk.reverse)))
+    agreed, states = notes.all("agreed", boxes), notes.all("states", boxes)
+    allowed = tolerance(golden.config, "backend_dev_sample_max")
+    # A guess is so much more uncertain than eps.
+    scale = np.maximum(1, walk.schedule.sqrt_recipm1_abar[walk.reverse * len(boxes)])
+    ours = {
+        "trace_x0": (agreed, scale[:, None, None, None, None]),
+        "trace_sample": (states, 1),
+        "trace_x0_mean": (agreed.mean(axis=(1, 2, 3, 4), dtype=np.float64), scale),
+        "trace_sample_std": (states.std(axis=(1, 2, 3, 4), dtype=np.float64), 1),
+    }
+    for name, (value, unit) in ours.items():
+        if name + suffix in golden:
+            yield golden.absolute(name + suffix, value, allowed, unit)
