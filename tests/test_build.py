@@ -52,9 +52,10 @@ def test_a_factory_builds_the_published_schedule():
     assert (work.calls_per_tile, work.slots, work.batch_shape) == (280, 6, (3, BANDS, TILE, TILE))
 
 
-def test_values_are_clipped_only_where_the_model_has_a_range():
-    wide = replace(FACTORY, model={"name": "gaussian", "std": 4.0})
-    assert np.abs(np.frombuffer(outcome(wide, at=1), np.float32)).max() > 2
+def test_values_are_not_clipped_by_a_model_without_a_range():
+    work = replace(FACTORY, model={"name": "gaussian", "std": 4.0})()
+    unmeasured = tile(0, measured=np.zeros((BANDS, TILE // 2, TILE // 2), bool))
+    assert np.abs(work.finish(run(work, work.begin(unmeasured)))).max() > 2
 
 
 def test_an_unknown_model_is_refused():

@@ -182,11 +182,24 @@ def test_a_flipped_bit_is_noticed(position, bit):
 
 
 @given(length=st.integers(0))
-def test_a_cut_off_state_is_noticed(length):
+def test_a_state_of_another_length_is_noticed(length):
     work = _engine_of(Network, 3, 1)
     packed = work.pack(work.begin(tile(1)))
     with pytest.raises(CorruptChunk, match="damaged"):
         work.unpack(tile(1), packed[: length % len(packed)])
+    with pytest.raises(CorruptChunk, match="damaged"):
+        work.unpack(tile(1), packed + packed[:1])
+
+
+def test_windows_need_not_be_square():
+    work = engine(gaussian(), tile=(4, 12))
+    inputs = tile(
+        0, box=Box(4, 0, 8, 12), y=tile(0).y[:, :2].repeat(2, axis=2)[..., :6], measured=np.ones((2, 2, 6), bool)
+    )
+    state = run(work, work.begin(inputs), 3)
+    x_CHW = work.finish(run(work, work.unpack(inputs, work.pack(state)), CALLS - 3))
+    assert x_CHW.tobytes() == work.finish(run(work, state, CALLS - 3)).tobytes()
+    np.testing.assert_allclose(x_CHW.reshape(2, 2, 2, 6, 2).mean(axis=(2, 4)), inputs.y, atol=1e-6)
 
 
 FOREIGN = {
