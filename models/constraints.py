@@ -22,8 +22,8 @@ from .parity import AS_WRITTEN, Parity
 class Constraint(Protocol):
     """One linear constraint on the predicted clean tile."""
 
-    def apply(self, x0: Tensor, lam: float) -> Tensor:
-        """The nearest tile that meets it; ``lam`` is how far a noisy measurement is trusted, 1 for fully."""
+    def apply(self, x0: Tensor, lam: float | Tensor) -> Tensor:
+        """The nearest tile that meets it; ``lam``, by pixel or one, is the trust in a measurement, 1 for fully."""
         ...
 
 
@@ -35,7 +35,7 @@ class LowFrequency:
     mask: Tensor
     factor: int
 
-    def apply(self, x0: Tensor, lam: float) -> Tensor:
+    def apply(self, x0: Tensor, lam: float | Tensor) -> Tensor:
         """``x0`` with its low frequencies exchanged, whatever ``lam``."""
         missing = torch.where(self.mask, self.coarse - block_mean(x0, self.factor), 0)
         return x0 + block_repeat(missing, self.factor)
@@ -48,7 +48,7 @@ class Measured:
     operator: Operator
     back_projection: Tensor
 
-    def apply(self, x0: Tensor, lam: float) -> Tensor:
+    def apply(self, x0: Tensor, lam: float | Tensor) -> Tensor:
         """DDNM's range-space correction of strength ``lam``."""
         return self.operator.project(x0, self.back_projection, lam=lam)
 
@@ -60,7 +60,7 @@ class Overlap:
     values: Tensor
     mask: Tensor
 
-    def apply(self, x0: Tensor, lam: float) -> Tensor:
+    def apply(self, x0: Tensor, lam: float | Tensor) -> Tensor:
         """``x0`` with the finished pixels pasted in, whatever ``lam``."""
         return torch.where(self.mask, self.values, x0)
 

@@ -110,9 +110,17 @@ class Operator:
             x = x * (self._colors / self._colors.square().sum())
         return x if self.visible is None else x.masked_fill(~self.visible, 0)
 
-    def project(self, x: Tensor, Apy: Tensor, *, lam: float = 1.0) -> Tensor:
+    def project(self, x: Tensor, Apy: Tensor, *, lam: float | Tensor = 1.0) -> Tensor:
         """DDNM's range-space correction, ``lam A+y + x - lam A+(A x)``, added in this order."""
         return lam * Apy + x - lam * self.pinv(self.A(x))
+
+    @property
+    def singular(self) -> Tensor:
+        """A's singular value at every pixel that is seen: constant in a block, whose weights' length it is."""
+        power = self._weight * (1.0 if self._colors is None else float(self._colors.square().sum()))
+        if self._gain is None:
+            return torch.full((1, 1, 1), power**0.5, device=self.device)
+        return block_repeat((power / self._gain).sqrt(), self.measurement.scale)
 
     def crop(self, box: Box) -> Operator:
         """The operator of an aligned part of the window; ``box`` in pixels from the window's corner."""

@@ -115,11 +115,15 @@ class Walk(ABC):
         """One reverse step, and the undo steps that follow it in the schedule."""
         times = self.schedule.times
         answer = split_answer(answer_CHW, self.bands)
-        x0_CHW = self.guess(state, answer.eps)
+        x0_CHW = self.guess(state, self.eps(state, answer))
         state = self.reverse(state, answer, x0_CHW)
         while not self.finished(state) and times[state.position + 1] > times[state.position]:
             state = self.undo(state, x0_CHW)
         return state
+
+    def eps(self, state: TileState, answer: Answer) -> Tensor:
+        """The noise that the clean guess is made from."""
+        return answer.eps
 
     def guess(self, state: TileState, eps_CHW: Tensor) -> Tensor:
         """The clean window that the network sees in the noisy one."""
@@ -154,7 +158,7 @@ class Walk(ABC):
         return f"{type(self).__name__}{steps.timesteps}{steps.times}{others}".encode() + steps.betas.tobytes()
 
 
-def impose(constraints: tuple[Constraint, ...], x0_CHW: Tensor, lam: float = 1.0) -> Tensor:
+def impose(constraints: tuple[Constraint, ...], x0_CHW: Tensor, lam: float | Tensor = 1.0) -> Tensor:
     """A clean guess that agrees with all that is known, later constraints having the last word."""
     for constraint in constraints:
         x0_CHW = constraint.apply(x0_CHW, lam)

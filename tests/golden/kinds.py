@@ -15,6 +15,8 @@ KINDS = {
     "ddnmplus_tile_": sampling.woven,
     "msr_": sampling.woven,
     "hir_": sampling.woven,
+    "repaint_": sampling.repaint,
+    "ddim_ddnm_": sampling.implicit,
 }
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}

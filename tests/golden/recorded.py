@@ -56,6 +56,8 @@ def noting(kind, notes):
         def reverse(self, state, answer, x0_CHW):
             told = super().reverse(state, answer, x0_CHW)
             notes.take("guesses", state.box, x0_CHW)
+            # A last step may impose what is known on its result once more.
+            del notes.agreed.get(state.box, [])[len(notes.guesses[state.box]) :]
             notes.take("states", state.box, told.x_CHW)
             notes.take("travelled", state.box, told.x_CHW)
             return told

@@ -3,20 +3,26 @@
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from tests.golden.networks import classifier_of, unet_of
 from tests.golden.recorded import Notes, RecordedNoise, noting
 from tests.golden.weaving import Scene, at_random, wavefront, weave
 from tileloom.models.contract import Contract
+from tileloom.models.ddim import DdnmImplicit
 from tileloom.models.guidance import Guided
 from tileloom.models.networks import AdmDenoiser
 from tileloom.models.parity import Parity
+from tileloom.models.repaint import Repaint
 from tileloom.models.schedule import Schedule, betas, jump_times, respace, space_timesteps
 from tileloom.models.solvers import Ddnm
+from tileloom.tiling.box import Box
 from tileloom.tiling.measurement import MaskSite, Measurement
 
 BOUNDS, TOTAL = (-1.0, 1.0), 1000
 TABLE, LEAST, OF_FLOOR = 1e-12, 2e-4, 10
+# Single precision, once and after a walk that nothing bounds.
+SINGLE, UNBOUNDED = 1e-6, 1e-5
 SITES = {"inpainting": MaskSite.MEASURED, "mask_color_sr": MaskSite.TARGET}
 SCALED, GRAY = ("sr_averagepooling", "sr_color", "mask_color_sr"), ("colorization", "sr_color", "mask_color_sr")
 
@@ -173,3 +179,70 @@ def _traced(golden, walk, notes, boxes, *, suffix=""):
     for name, (value, unit) in ours.items():
         if name + suffix in golden:
             yield golden.absolute(name + suffix, value, allowed, unit)
+
+
+def repaint(golden):
+    """Files repaint_*: the raw sample, as the recorded program returns it."""
+    config, walk = golden.config, Respaced(golden, known=True)
+    gt, size = golden["gt"][0], golden["gt"].shape[-1]
+    scene = Scene(measurement_of("inpainting", 1), gt, measured=True, tile=size, known=known_of(golden))
+    box = Box(0, 0, size, size)
+    yield from walk.compared()
+    noise, account = numbered(golden, [box], [walk.draws()])
+    yield from account
+    notes = Notes()
+    solver = noting(Repaint, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(raw=True))
+    with TemporaryDirectory() as folder:
+        final = weave(scene, denoiser_of(golden), solver, f"{folder}/raster", raw=True)[None]
+    yield golden.absolute("x_final", final, tolerance(config))
+    yield golden.absolute("pred_xstart_final", notes.all("agreed", [box])[-1], tolerance(config))
+    yield from _traced(golden, walk, notes, [box])
+    # Truncated numbers differ by one wherever rounding crosses a whole one: ours must lie in the step theirs names.
+    levels = ((final.transpose(0, 2, 3, 1) + 1) * 127.5).clip(0, 255)
+    within = levels.clip(golden["u8_final"], golden["u8_final"] + 1.0)
+    yield golden.compared("u8_final", float(np.abs(levels - within).max()), 127.5 * tolerance(config))
+
+
+def implicit(golden):
+    """Files ddim_ddnm_*: the DDIM form of DDNM, on one window."""
+    config, size = golden.config, golden.config["tile"]
+    travel = config["time_travel"]
+    count, skip = travel["T_sampling"], TOTAL // travel["T_sampling"]
+    timesteps = tuple(range(0, count * skip, skip))
+    times = jump_times(count, jump_length=travel["travel_length"], jump_n_sample=travel["travel_repeat"])
+    walk = Schedule(respace(betas("linear", TOTAL), timesteps), timesteps, times)
+    yield golden.exact("times", walk.times)
+    yield golden.relative("betas", betas("linear", TOTAL), SINGLE)
+    simplified = "_simplified_" in golden.name
+    parity = Parity(simplified=simplified, svd_colors=not simplified)
+    deg, known = config["deg"], known_of(golden)
+    measurement = measurement_of(deg, config["deg_scale"], 2 * config["sigma_y"])
+    scene = Scene(measurement, golden["image"][0], measured=False, tile=size, known=known, parity=parity)
+    yield golden.absolute("y", _measured(scene).reshape(golden["y"].shape), SINGLE)
+    if "Apy" in golden:
+        yield golden.absolute("Apy", scene.operator.pinv(torch.from_numpy(scene.y))[None], SINGLE)
+    box = Box(0, 0, size, size)
+    transitions = list(enumerate(walk.transitions(), start=1))
+    draws = [("init", -1, 0)]
+    draws += [("step" if kind == "reverse" else "undo", i * skip, number) for number, (kind, i) in transitions]
+    noise, account = numbered(golden, [box], [draws])
+    yield from account
+    notes = Notes()
+    solver = noting(DdnmImplicit, notes)(walk, noise, 3, None, parity=parity, eta=config["eta"])
+    with TemporaryDirectory() as folder:
+        final = weave(scene, denoiser_of(golden), solver, f"{folder}/raster", raw=True)[None]
+    guesses = notes.all("guesses", [box])
+    ours = {
+        "x_final": final,
+        "x0_last": guesses[-1],
+        "trace_x0": guesses,
+        "trace_x": notes.all("travelled", [box]),
+    }
+    for name, value in ours.items():
+        if name in golden:
+            yield golden.of_its_largest(name, value, UNBOUNDED)
+
+
+def _measured(scene):
+    """The measurement as files have it: lost pixels are 0."""
+    return scene.y if scene.known is None else scene.y * scene.known

@@ -11,6 +11,7 @@ from tileloom.cluster.executor import ImageRun, LocalExecutor
 from tileloom.cluster.worker import Worker
 from tileloom.models.engine import Engine
 from tileloom.models.operators import Operator
+from tileloom.models.parity import AS_WRITTEN, Parity
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier, OnError, TileState
 from tileloom.tiling.grid import Grid, grid_align
@@ -41,17 +42,20 @@ class Scene:
     coarse: np.ndarray | None = None
     factor: int = 2
     carry: bool = False
+    parity: Parity = AS_WRITTEN
 
     @property
     def y(self):
-        if self.measured:
+        if self.measured or (self.measurement.scale == 1 and not self.measurement.gray):
             return self.given
-        if self.measurement.exact:
-            return self.given
-        bands, *shape = self.given.shape
+        return self.operator.A(torch.from_numpy(self.given)).numpy()
+
+    @property
+    def operator(self):
+        """What measures the clean image as a whole."""
         visible = torch.from_numpy(self.known) if self.measurement.mask is MaskSite.TARGET else None
-        operator = Operator(self.measurement, bands=bands, shape=tuple(shape), visible=visible)
-        return operator.A(torch.from_numpy(self.given)).numpy()
+        shape = self.given.shape[1:]
+        return Operator(self.measurement, bands=3, shape=shape, visible=visible, parity=self.parity)
 
     @property
     def size(self):
@@ -124,8 +128,8 @@ def at_random(plan):
     return in_order(lambda tile: int(places[tile]))
 
 
-def weave(scene, denoiser, solver, folder, order=raster):
-    """The finished image, its tiles restored in an order, and the plan."""
+def weave(scene, denoiser, solver, folder, order=raster, *, raw=False):
+    """The image as it is published, its tiles restored in an order; ``raw``: as the solver left it."""
     image = scene.image(Path(folder))
     plan = image.plan
     engine = Engine(
@@ -152,7 +156,8 @@ def weave(scene, denoiser, solver, folder, order=raster):
     LocalExecutor(worker).run(frontier, {at: run}, on_reports=lambda reports: None)
     if stopped := frontier.stopped(at):
         raise ValueError(stopped)
-    return access.render(plan.levels[0].image, set())
+    box = plan.levels[0].image
+    return access.canvas(0).read(box) if raw else access.render(box, set())
 
 
 def _finish(access, coarse):

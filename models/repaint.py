@@ -1,0 +1,57 @@
+"""RePaint (Lugmayr et al., 2022): known pixels are noised to the state's own level and put into it, step after step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from ..tiling.errors import InputError
+from ..tiling.work import TileInputs
+from .ancestral import Ddpm
+from .constraints import LowFrequency, Overlap
+from .solvers import TileState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RepaintState(TileState):
+    """A tile and what is known of it, whether it was measured or a neighbour finished it."""
+
+    known: Overlap = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Repaint(Ddpm):
+    """Ancestral sampling with the known pixels imposed on x_t instead of on the clean guess.
+
+    The network is asked of ``m (sqrt(abar) x_known + sqrt(1 - abar) n) + (1 - m) x_t``, but for its first
+    answer of pure noise. The noise of known pixels at position p is draw ``len(times) + p``.
+    """
+
+    def begin(self, inputs: TileInputs) -> RepaintState:
+        """The tile in pure noise."""
+        if inputs.measurement.scale > 1 or inputs.measurement.gray or inputs.measurement.sigma:
+            raise InputError("sampler repaint fills in missing pixels and does nothing else: choose ddnm for this task")
+        state = super().begin(inputs)
+        values, mask = torch.tensor(inputs.y), torch.tensor(inputs.measured).expand(inputs.y.shape)
+        if inputs.context is not None:
+            finished = torch.tensor(inputs.context_mask)
+            values, mask = torch.where(finished, torch.tensor(inputs.context), values), mask | finished
+        told = {own.name: getattr(state, own.name) for own in fields(state)}
+        # What is known acts on x_t; only low frequencies are left to the guess.
+        told["constraints"] = tuple(one for one in state.constraints if isinstance(one, LowFrequency))
+        return RepaintState(**told, known=Overlap(values, mask))
+
+    def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
+        """The steps to the next question, its window mixed with what is known; the last one pastes that in."""
+        state = super().tell(state, answer_CHW)
+        assert isinstance(state, RepaintState)
+        if self.finished(state):
+            return state if self.parity.raw else replace(state, x_CHW=state.known.apply(state.x_CHW, 1.0))
+        abar = float(self.schedule.abar[self.schedule.times[state.position]])
+        draw = len(self.schedule.times) + state.position
+        noise_CHW = self.noise.window(state.image, state.key.level, draw, state.box, self.bands)
+        known_CHW = sqrt(abar) * state.known.values + sqrt(1 - abar) * noise_CHW
+        return replace(state, x_CHW=torch.where(state.known.mask, known_CHW, state.x_CHW))
