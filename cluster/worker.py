@@ -14,7 +14,8 @@ from ..tiling.errors import TileFailed, TileloomError
 from ..tiling.work import TileWork
 
 S = TypeVar("S")
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES = 64 * 2**20
+"""Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
 
 
 @dataclass(frozen=True, slots=True)
