@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..models.contract import Contract, contract_of
+from ..models.parity import SVD_COLORS
 from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
@@ -17,6 +18,7 @@ from ..tiling.grid import Grid, grid_align, legal_triple
 from ..tiling.measurement import Lift, MaskSite, Measurement
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
+from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import Source, open_mask, open_source
 from .spec import JobSpec
@@ -53,6 +55,7 @@ def compile_job(spec: JobSpec) -> Compiled:
     measurements, lifts, grids = _levels(spec, source, measurement, contract)
     contract.check((grids[0].tile, grids[0].tile), bands)
     _check_mask(spec, source, measurement)
+    _check_quirks(spec, bands, grids[0])
     image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids)
     steps = schedule(
         contract.betas,
@@ -60,6 +63,7 @@ def compile_job(spec: JobSpec) -> Compiled:
         travel_length=spec.travel.length,
         travel_repeat=spec.travel.repeat,
         total=contract.timesteps,
+        jumps=spec.travel.jumps,
     )
     resolved = {
         "tile": grids[0].tile,
@@ -116,7 +120,7 @@ def _image(
         scaling=scaling,
         result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
         nodata=nodata,
-        plan=WeavePlan(tuple(grids), factor=spec.factor),
+        plan=(RasterPlan if spec.parity.carry else WeavePlan)(tuple(grids), factor=spec.factor),
         measurements=measurements,
         lifts=lifts,
         result=result,
@@ -183,10 +187,11 @@ def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract) -> tu
         given = {"tile": tile, "stride": tile, "guard": 0}
     else:
         tile = legal_triple(wanted, wanted, 0, align=align, multiple=multiple)[0]
+        stride, guard = _usual(spec, tile)
         asked = (
             tile,
-            3 * tile // 4 if spec.stride == "auto" else spec.stride,
-            tile // 8 if spec.guard == "auto" else spec.guard,
+            stride if spec.stride == "auto" else spec.stride,
+            guard if spec.guard == "auto" else spec.guard,
         )
         given = dict(zip(("tile", "stride", "guard"), _fit(spec, asked, align, multiple), strict=True))
     for name, value in given.items():
@@ -200,12 +205,32 @@ def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract) -> tu
     return given["tile"], given["stride"], given["guard"]
 
 
+def _usual(spec: JobSpec, tile: int) -> tuple[int, int]:
+    """(stride, guard) where the job leaves them open; whole tiles to go on from leave no room for a guard band."""
+    if spec.parity.half_stride:
+        return tile // 2, 0
+    return 3 * tile // 4, 0 if spec.parity.carry else tile // 8
+
+
 def _fit(spec: JobSpec, asked: tuple[int, int, int], align: int, multiple: int) -> tuple[int, int, int]:
     """The legal triple nearest to what is asked, giving way in what the job left open."""
     tile, stride, guard = asked
     if spec.stride != "auto" and spec.guard == "auto":
         guard = max(0, min(guard, tile - stride - align))
     return legal_triple(tile, stride, guard, align=align, multiple=multiple)
+
+
+def _check_quirks(spec: JobSpec, bands: int, grid: Grid) -> None:
+    """Refuse a classifier or a published program's behaviour that does not suit the tiles."""
+    if spec.parity.half_stride and (2 * grid.stride, grid.guard) != (grid.tile, 0):
+        raise InputError(
+            f"parity.half_stride needs tiles half a tile apart without guard bands, and these are {grid.tile} pixels "
+            f"with stride {grid.stride} and guard {grid.guard}: drop stride and guard, or choose an even tile"
+        )
+    if spec.parity.svd_colors and bands != len(SVD_COLORS):
+        raise InputError(f"parity.svd_colors weighs three bands, the result has {bands}: drop it, or set bands to 3")
+    if spec.guide:
+        spec.guide.check(grid.tile)
 
 
 def _check_mask(spec: JobSpec, source: Source, measurement: Measurement) -> None:

@@ -17,7 +17,7 @@ from .spec import JobSpec, from_options
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Options whose value stays the text it is; all others become numbers where they look like one.
-_TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME"}
+_TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME", "guidance__classifier": "FILE"}
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
 # Click's names are identifiers: this stands for the dot of a key path.

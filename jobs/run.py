@@ -55,6 +55,7 @@ class Summary:
     report: RunReport
     degraded: list[DegradedTile]
     calls: int
+    calls_per_tile: int
     fill: float
     seconds: float
 
@@ -68,6 +69,7 @@ class Summary:
             "failures": self.report.failures,
             "degraded": [str(tile) for tile in self.degraded],
             "network_calls": self.calls,
+            "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
         }
@@ -88,6 +90,11 @@ def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory
         lanes=lanes,
         levels=len(plan.levels),
         factor=plan.factor,
+        sampler=spec.sampler,
+        eta=spec.eta,
+        jumps=spec.travel.jumps,
+        guidance=spec.guide,
+        parity=spec.quirks,
     )
 
 
@@ -122,7 +129,16 @@ def run_job(
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
     _publish(compiled, worker.access(0), state, ledger, counts, watcher)
-    summary = Summary(output, bill, report, degraded, worker.usage.calls, worker.usage.fill, perf_counter() - began)
+    summary = Summary(
+        output=output,
+        bill=bill,
+        report=report,
+        degraded=degraded,
+        calls=worker.usage.calls,
+        calls_per_tile=compiled.calls_per_tile,
+        fill=worker.usage.fill,
+        seconds=perf_counter() - began,
+    )
     write_json(output / ".tileloom" / "report.json", summary.as_json())
     state.tidy()
     if not spec.keep_scratch and not degraded:
@@ -158,6 +174,7 @@ def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> 
     return {
         **compiled.spec.identity(),
         **_weights(compiled.spec.model),
+        **_guide(compiled.spec),
         **compiled.resolved,
         "batch": batch,
         "input": compiled.source.digest(),
@@ -171,6 +188,14 @@ def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
     if not is_weights(model["name"]):
         return {}
     return {"model": {**model, "name": "weights"}, "weights": weights_digest(model["name"])}
+
+
+def _guide(spec: JobSpec) -> dict[str, Any]:
+    """The classifier that guides by what it is, likewise."""
+    if spec.guide is None:
+        return {}
+    told = {**spec.guidance.model_dump(), "classifier": "weights"}
+    return {"guidance": told, "classifier": weights_digest(spec.guide.classifier)}
 
 
 def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from ..models.parity import Parity
+from ..models.recipe import Guidance, Sampler
 from ..models.weights import is_weights
 from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
@@ -80,6 +82,53 @@ class Travel(_Strict):
 
     length: Count = Field(default=1, description="Steps taken back at a time.")
     repeat: Count = Field(default=1, description="How often each stretch of the schedule is run; 1 never goes back.")
+    length2: Count = Field(default=1, description="Steps of a second kind of jump back, anew within every one above.")
+    repeat2: Count = Field(default=1, description="How often each stretch of the second kind is run.")
+    length3: Count = Field(default=1, description="Steps of a third kind of jump back, anew within the others.")
+    repeat3: Count = Field(default=1, description="How often each stretch of the third kind is run.")
+    each: Count = Field(default=1, description="How often every single step is run.")
+    below: Count | None = Field(
+        default=None, description="The step from the end that travel stays below; everywhere if left out."
+    )
+
+    @property
+    def jumps(self) -> dict[str, int]:
+        """What is not the default, of what has no name of its own in a schedule."""
+        names = {
+            "length2": "jump2_length",
+            "repeat2": "jump2_n_sample",
+            "length3": "jump3_length",
+            "repeat3": "jump3_n_sample",
+            "each": "n_sample",
+            "below": "start_resampling",
+        }
+        given = self.model_dump(include=set(names), exclude_defaults=True)
+        return {names[key]: value for key, value in given.items()}
+
+
+class GuidanceSpec(_Strict):
+    """Classifier guidance: every tile is pulled to a class."""
+
+    classifier: File | None = Field(default=None, description="Weights of a classifier of noisy images; none: no pull.")
+    label: Whole | None = Field(default=None, description="The class it pulls to; if left out, the model's own label.")
+    scale: Number = Field(default=1.0, description="How hard it pulls.")
+
+
+class ParitySpec(_Strict):
+    """What published programs do otherwise than their papers; all of it is off unless asked for."""
+
+    carry: Flag = Field(
+        default=False, description="A tile begins from the finished tile before it, row by row, instead of from noise."
+    )
+    released_lambda: Flag = Field(
+        default=False, description="The trust in a noisy measurement as it was released, for sampler ddnm."
+    )
+    released_pinv: Flag = Field(
+        default=False, description="Masked blocks are spread back as released, so that results do not fit y exactly."
+    )
+    half_stride: Flag = Field(default=False, description="Tiles half a tile apart, without guard bands.")
+    svd_colors: Flag = Field(default=False, description="Gray weighs three bands 0.3333, 0.3334 and 0.3333.")
+    simplified: Flag = Field(default=False, description="The noise of the short program, for sampler ddim-ddnm.")
 
 
 class Publish(_Strict):
@@ -109,6 +158,14 @@ class JobSpec(_Strict):
     )
     steps: Count = Field(default=50, description="Steps of the schedule, each one a call of the network.")
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
+    sampler: Annotated[Sampler, Meant("ddnm, ddim-ddnm, repaint, ddpm or ddim")] = Field(
+        default="ddnm", description="How a tile is drawn: by DDNM, its DDIM form, RePaint, or plain DDPM or DDIM."
+    )
+    eta: Noise | None = Field(
+        default=None, description="Share of fresh noise in ddim and ddim-ddnm; if left out, 0 and 0.85."
+    )
+    guidance: Annotated[GuidanceSpec, Mapped] = Field(default=GuidanceSpec(), description="A class that tiles show.")
+    parity: Annotated[ParitySpec, Mapped] = Field(default=ParitySpec(), description="Quirks of published programs.")
     seed: Seed = Field(default=0, description="Same seed, same bytes.")
     tile: AutoCount = Field(default="auto", description="Pixels along a side of a tile; auto is the model's own size.")
     stride: AutoCount = Field(default="auto", description="Pixels between tiles; auto is three quarters of a tile.")
@@ -171,9 +228,50 @@ class JobSpec(_Strict):
             raise at_key("mask", "the task has no inpaint that would use it: add inpaint to the task, or drop the mask")
         if self.bands is not None and not measurement.gray:
             raise at_key("bands", "only colorize adds bands, and the task has none: leave bands out")
+        self._sampler_suits(measurement)
         if self.range and self.range[0] >= self.range[1]:
             raise at_key("range", f"{self.range[0]:g} is not below {self.range[1]:g}: write the lower number first")
         return self
+
+    def _sampler_suits(self, measurement: Measurement) -> None:
+        """Refuse what the sampler has no use for."""
+        if self.sampler == "repaint" and not measurement.exact:
+            raise at_key("sampler", "repaint fills in missing pixels and does nothing else: choose ddnm for this task")
+        if self.eta is not None and self.sampler not in ("ddim", "ddim-ddnm"):
+            raise at_key("eta", f"sampler {self.sampler} takes none: leave it out")
+        for key, sampler in (("released_lambda", "ddnm"), ("simplified", "ddim-ddnm")):
+            if getattr(self.parity, key) and self.sampler != sampler:
+                raise at_key(
+                    f"parity.{key}", f"only sampler {sampler} has it, and the job's is {self.sampler}: drop it"
+                )
+        if self.parity.svd_colors and not measurement.gray:
+            raise at_key("parity.svd_colors", "the task has no colorize that would use it: drop it")
+        if self.parity.carry and (self.weave == "naive" or self.guard not in ("auto", 0)):
+            raise at_key("parity.carry", "tiles go on from whole tiles, which needs weave msr and guard 0: set both")
+        if self.parity.half_stride and self.weave == "naive":
+            raise at_key("parity.half_stride", "naive tiles do not overlap: set weave to msr, or drop it")
+        if self.guidance.classifier is None and self.guidance.label is not None:
+            raise at_key("guidance.label", "no classifier pulls to it: name one as guidance.classifier, or drop it")
+        if self.guidance.classifier is not None and not isinstance(self._label, int):
+            raise at_key("guidance.label", "the classifier needs a class to pull to: give its number")
+
+    @property
+    def _label(self) -> JsonValue:
+        return self.model.get("label") if self.guidance.label is None else self.guidance.label
+
+    @property
+    def guide(self) -> Guidance | None:
+        """Who guides, if anyone does."""
+        told = self.guidance
+        if told.classifier is None:
+            return None
+        assert isinstance(self._label, int)
+        return Guidance(told.classifier, self._label, told.scale)
+
+    @property
+    def quirks(self) -> Parity:
+        """The published programs' behaviour that is asked for."""
+        return Parity(**self.parity.model_dump())
 
     @property
     def measurement(self) -> Measurement:
@@ -203,6 +301,9 @@ def from_options(options: Mapping[str, object]) -> JobSpec:
 
 def _job(content: Mapping[str, object], *, base: str, named: Callable[[str], str]) -> JobSpec:
     rooted = {key: _rooted(value, base) if key in PATHS else value for key, value in content.items()}
+    guidance = rooted.get("guidance")
+    if isinstance(guidance, Mapping) and "classifier" in guidance:
+        rooted["guidance"] = {**guidance, "classifier": _rooted(guidance["classifier"], base)}
     if "model" in rooted:
         rooted["model"] = _rooted_model(rooted["model"], base)
     try:

@@ -79,7 +79,7 @@ class Operator:
         self._weight = 1 / (scale**2 * (bands if measurement.gray and self._colors is None else 1))
         self.measured = None if measured is None else measured.to(device).expand(self.y_shape)
         self._gain: Tensor | None = None
-        if self.visible is not None and not parity.pinv:
+        if self.visible is not None and not parity.released_pinv:
             seen = self._sum(self.visible.double()) / (1 if self._colors is None else bands)
             # A block with nothing visible spreads onto hidden pixels only, so any finite gain will do there.
             self._gain = (1 / (seen.clamp(min=1) * self._weight)).float()

@@ -15,21 +15,19 @@ class Parity:
     """Behaviour of the released programs; all of it is off unless asked for.
 
     ``carry``: a tile begins from the finished tile before it in raster order instead of from noise.
-    ``lam``: the trust in a noisy measurement is sigma_t / a_t * sigma_y, for sigma_t / (a_t sigma_y).
-    ``pinv``: masked values are spread back as if nothing of their blocks were hidden, which is no pseudo-inverse.
+    ``released_lambda``: the trust in a noisy measurement is sigma_t / a_t * sigma_y, for sigma_t / (a_t sigma_y).
+    ``released_pinv``: values are spread back as if nothing of their blocks were masked, which is no pseudo-inverse.
     ``half_stride``: tiles lie half a tile apart and have no guard band.
     ``svd_colors``: three bands are averaged to gray with the weights of the spectral program.
     ``simplified``: the DDIM form's noise as in the short form of its program.
-    ``raw``: inpainting returns known pixels as they were drawn, not as they were given.
     """
 
     carry: bool = False
-    lam: bool = False
-    pinv: bool = False
+    released_lambda: bool = False
+    released_pinv: bool = False
     half_stride: bool = False
     svd_colors: bool = False
     simplified: bool = False
-    raw: bool = False
 
 
 AS_WRITTEN = Parity()

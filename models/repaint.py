@@ -27,8 +27,11 @@ class Repaint(Ddpm):
     """Ancestral sampling with the known pixels imposed on x_t instead of on the clean guess.
 
     The network is asked of ``m (sqrt(abar) x_known + sqrt(1 - abar) n) + (1 - m) x_t``, but for its first
-    answer of pure noise. The noise of known pixels at position p is draw ``len(times) + p``.
+    answer of pure noise. The noise of known pixels at position p is draw ``len(times) + p``. ``paste`` gives
+    them back as they are; the published program returns what was drawn in their place.
     """
+
+    paste: bool = True
 
     def begin(self, inputs: TileInputs) -> RepaintState:
         """The tile in pure noise."""
@@ -49,7 +52,7 @@ class Repaint(Ddpm):
         state = super().tell(state, answer_CHW)
         assert isinstance(state, RepaintState)
         if self.finished(state):
-            return state if self.parity.raw else replace(state, x_CHW=state.known.apply(state.x_CHW, 1.0))
+            return replace(state, x_CHW=state.known.apply(state.x_CHW, 1.0)) if self.paste else state
         abar = float(self.schedule.abar[self.schedule.times[state.position]])
         draw = len(self.schedule.times) + state.position
         noise_CHW = self.noise.window(state.image, state.key.level, draw, state.box, self.bands)

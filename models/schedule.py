@@ -7,10 +7,11 @@ An *index* counts the kept steps, 0 the cleanest; a *timestep* is what the netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -212,15 +213,22 @@ class Schedule:
 
 
 def schedule(
-    name: str = "linear", *, steps: int, travel_length: int = 1, travel_repeat: int = 1, total: int = 1000
+    name: str = "linear",
+    *,
+    steps: int,
+    travel_length: int = 1,
+    travel_repeat: int = 1,
+    total: int = 1000,
+    jumps: Mapping[str, int] = MappingProxyType({}),
 ) -> Schedule:
     """The usual schedule: ``steps`` of ``total``, evenly spaced.
 
     Every stretch of ``travel_length`` steps is walked ``travel_repeat`` times (DDNM's time travel; 1 for none).
+    ``jumps`` are further parameters of :func:`jump_times`, by name.
     """
     for field, value in (("steps", steps), ("travel length", travel_length), ("travel repeat", travel_repeat)):
         if value < 1:
             raise InputError(f"{field} is {value}: it must be at least 1")
     timesteps = space_timesteps(total, [steps])
-    times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat)
+    times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
     return Schedule(respace(betas(name, total), timesteps), timesteps, times)

@@ -194,4 +194,4 @@ class Ddnm(Walk):
         brought = a * sigma
         if sqrt(variance) >= brought:
             return 1.0, max(0.0, variance - brought**2)
-        return sqrt(variance) / a * sigma if self.parity.lam else sqrt(variance) / brought, 0.0
+        return sqrt(variance) / a * sigma if self.parity.released_lambda else sqrt(variance) / brought, 0.0

@@ -74,10 +74,11 @@ def test_every_key_of_a_job_is_an_option():
         pass
 
     flags = {flag for option in command.__click_params__ for flag in option.opts}
-    keys = {key for key in JobSpec.model_fields if key not in ("input", "output", "travel", "publish")}
-    assert flags == {"--" + key.replace("_", "-") for key in keys} | {
-        *("--model-option", "--travel-length", "--travel-repeat", "--publish-chunk", "--publish-shard")
-    }
+    expected = {"--model-option"}
+    for key, field in JobSpec.model_fields.items():
+        below = getattr(field.annotation, "model_fields", None)
+        expected |= {f"--{key}"} if below is None else {f"--{key}-{name}" for name in below}
+    assert flags == {flag.replace("_", "-") for flag in expected} - {"--input", "--output"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -17,6 +17,7 @@ from tileloom.tiling.errors import InputError
 from tileloom.tiling.measurement import MaskSite, Measurement
 
 PLAIN = {"input": "scene.tif", "output": "out.zarr", "task": "sr:4"}
+NESTED = ("travel", "publish", "guidance", "parity")
 
 
 def written(tmp_path, content, name="job.yaml"):
@@ -130,7 +131,17 @@ def test_every_key_can_be_set(tmp_path):
         "noise": 0.02,
         "model": {"name": "gaussian", "covariance": "exponential", "length": 8, "std": 0.5},
         "steps": 10,
-        "travel": {"length": 5, "repeat": 2},
+        "travel": {
+            **{"length": 5, "repeat": 2, "length2": 3, "repeat2": 4},
+            **{"length3": 2, "repeat3": 5, "each": 2, "below": 7},
+        },
+        "sampler": "ddim",
+        "eta": 0.5,
+        "guidance": {"classifier": "/far/net.pt", "label": 3, "scale": 2.5},
+        "parity": {
+            **{"carry": False, "released_lambda": False, "released_pinv": True},
+            **{"half_stride": False, "svd_colors": True, "simplified": False},
+        },
         "seed": 2**64 - 1,
         "tile": 96,
         "stride": 64,
@@ -156,7 +167,7 @@ def test_every_key_can_be_set(tmp_path):
     for key, value in keys.items():
         if key not in ("input", "output", "mask", "task", "max_memory", "range"):
             got = getattr(job, key)
-            assert (got.model_dump() if key in ("travel", "publish") else got) == value, key
+            assert (got.model_dump() if key in NESTED else got) == value, key
     assert job.range == (-1, 2.5)
     assert job.max_memory == 1536 * 1024**2
 
@@ -332,6 +343,9 @@ DECIDING = {
     "model": {"name": "gaussian", "length": 8},
     "steps": 49,
     "travel": {"repeat": 2},
+    "sampler": "ddpm",
+    "guidance": {"scale": 2.0},
+    "parity": {"released_pinv": True},
     "seed": 1,
     "tile": 64,
     "stride": 48,
@@ -355,7 +369,7 @@ def test_each_deciding_key_changes_the_identity_and_is_named(key):
 
 
 def test_the_list_of_deciding_keys_is_complete():
-    assert set(DECIDING) | RUNNING | {"mask", "bands"} == set(JobSpec.model_fields)
+    assert set(DECIDING) | RUNNING | {"mask", "bands", "eta"} == set(JobSpec.model_fields)
 
 
 def test_changes_read_as_a_person_would_say_them():

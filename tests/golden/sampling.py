@@ -136,7 +136,8 @@ def woven(golden):
     noise, account = numbered(golden, boxes, drawn)
     yield from account
     notes = Notes()
-    solver = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(lam=True, pinv=True))
+    parity = Parity(released_lambda=True, released_pinv=True)
+    solver = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=parity)
     denoiser = denoiser_of(golden)
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser, solver, f"{folder}/raster")
@@ -148,7 +149,7 @@ def woven(golden):
                 yield golden.compared(f"bits of {order.__name__}", float(np.count_nonzero(again != final)))
         if "x_final_intended" in golden:
             notes = Notes()
-            mended = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(pinv=True))
+            mended = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(released_pinv=True))
             final = weave(scene, denoiser, mended, f"{folder}/intended")
             yield golden.absolute("x_final_intended", final[None], tolerance(config))
             yield from _traced(golden, walk, notes, boxes, suffix="_intended")
@@ -191,7 +192,7 @@ def repaint(golden):
     noise, account = numbered(golden, [box], [walk.draws()])
     yield from account
     notes = Notes()
-    solver = noting(Repaint, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(raw=True))
+    solver = noting(Repaint, notes)(walk.schedule, noise, 3, BOUNDS, paste=False)
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser_of(golden), solver, f"{folder}/raster", raw=True)[None]
     yield golden.absolute("x_final", final, tolerance(config))
