@@ -62,6 +62,40 @@ def test_one_slot_takes_as_long_as_all_the_work(levels):
     check_order(simulation, plans, todo(plans))
 
 
+@pytest.mark.parametrize("slots", [1, 3, 100])
+def test_one_worker_waits_for_every_tile_that_it_reads_and_writes(slots):
+    plans = [woven(4, 3, 2), woven(2, 2)]
+    overlapped = simulate(plans, workers=1, slots=slots, **TILE)
+    waiting = simulate(plans, workers=1, slots=slots, tile_seconds=0.75, **TILE)
+    assert waiting.makespan == overlapped.makespan + 0.75 * sum(plan.count for plan in plans)
+    check_order(waiting, plans, todo(plans))
+
+
+def test_workers_do_not_wait_for_each_others_tiles():
+    plan = WeavePlan((Grid(64, 256, 64, 64),))
+    simulation = simulate([plan], workers=2, slots=2, tile_seconds=1, **TILE)
+    assert sorted((i.worker, i.slot, i.start, i.end) for i in simulation.intervals) == [
+        (worker, slot, 0, SECONDS + 2) for worker in (0, 1) for slot in (0, 1)
+    ]
+    assert simulation.efficiency == 1
+
+
+def test_a_tile_taken_later_puts_off_those_in_flight():
+    square, first, second = 0, 1, 2
+    plans = [woven(2, 2), woven(1, 2), woven(1, 2)]
+    simulation = simulate(plans, workers=2, slots=2, tile_seconds=1, **TILE)
+    assert {(i.image, i.tile): (i.worker, i.start, i.end) for i in simulation.intervals} == {
+        (square, 0): (0, 0, 12),
+        (first, 0): (0, 0, 12),
+        (second, 0): (1, 0, 11),
+        (second, 1): (1, 11, 23),
+        (square, 1): (0, 12, 24),
+        (square, 2): (0, 12, 24),
+        (first, 1): (1, 12, 23),
+        (square, 3): (0, 24, 35),
+    }
+
+
 @pytest.mark.parametrize("plan", [woven(5, 7), woven(5, 7, 3), LockstepPlan(3, 4, steps=5, phases=2)])
 def test_endless_slots_take_as_long_as_the_critical_path(plan):
     simulation = simulate([plan], workers=1, slots=plan.count, **TILE)
@@ -163,18 +197,18 @@ def test_idle_workers_are_parked_so_that_a_narrow_job_holds_few():
     st.integers(0, 3),
     st.sampled_from([None, 15, 200]),
     st.sampled_from([0, 7.5, 60]),
+    st.sampled_from([0, 1.25]),
     st.integers(0, 99),
 )
-def test_no_run_beats_the_bound_or_loses_a_tile(workers, slots, spare, mtbf, startup, seed):
+def test_no_run_beats_the_bound_or_loses_a_tile(workers, slots, spare, mtbf, startup, tile_seconds, seed):
     plans = [woven(3, 5, 2), woven(4, 2)]
     random = np.random.default_rng(seed)
     states = [
         np.where(random.random(plan.count) < 0.3, TileState.RELAY, TileState.TODO).astype(np.uint8) for plan in plans
     ]
     scale = Autoscale(max(1, workers - spare), workers + spare, startup)
-    simulation = simulate(
-        plans, workers=workers, slots=slots, states=states, mtbf=mtbf, seed=seed, autoscale=scale, **TILE
-    )
+    cluster = {"workers": workers, "slots": slots, "mtbf": mtbf, "seed": seed, "autoscale": scale}
+    simulation = simulate(plans, states=states, tile_seconds=tile_seconds, **cluster, **TILE)
     check_order(simulation, plans, states)
     assert 0 < simulation.efficiency <= 1
     assert 0 < simulation.busy <= 1 + 1e-9
@@ -192,6 +226,7 @@ def test_no_run_beats_the_bound_or_loses_a_tile(workers, slots, spare, mtbf, sta
         ({"workers": 5, "autoscale": Autoscale(1, 4)}, "5 workers do not lie in the range 1:4"),
         ({"autoscale": Autoscale(0, 4)}, "must begin at 1"),
         ({"call_seconds": 0.0}, "must be above 0"),
+        ({"tile_seconds": -0.1}, "reading and writing and the start-up delay not below"),
         ({"mtbf": 1.0}, "hardly ever finish a tile of 10 s; make mtbf at least 2"),
         ({"mtbf": 0.0}, "hardly ever finish"),
     ],

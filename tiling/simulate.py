@@ -2,7 +2,7 @@
 
 It drives the very object that runs real jobs, so the order of tiles is the real one. Every tile takes
 the same ``calls_per_tile * call_seconds``: a forward pass has one padded shape, so it costs the same
-however full it is. Reading and writing are not simulated: they overlap with computing.
+however full it is. While a tile is read or written, all tiles in flight on its worker wait.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Simulation:
 
     makespan: float
     work: float
-    """Tile-seconds, each tile once."""
+    """Slot-seconds, each tile once, with those that its reading and writing takes from all slots of its worker."""
     critical_path: float
     """What endless slots would need."""
     slots: int
@@ -85,6 +85,7 @@ def simulate(
     slots: int,
     call_seconds: float,
     calls_per_tile: int,
+    tile_seconds: float = 0.0,
     states: Sequence[NDArray[np.uint8]] | None = None,
     mtbf: float | None = None,
     seed: int = 0,
@@ -99,6 +100,7 @@ def simulate(
         slots: tiles a worker keeps in flight.
         call_seconds: seconds of one step of a worker's whole batch, however full it is.
         calls_per_tile: steps from a tile's begin to its end.
+        tile_seconds: seconds that a worker reads and writes for each tile, during which its batch waits.
         states: for each plan the tiles' :class:`TileState`; None: all are to do.
         mtbf: mean seconds between losses of one worker (exponential); its tiles are redone, and it is
             back after the start-up delay. None: none is ever lost.
@@ -109,15 +111,15 @@ def simulate(
     """
     scale = autoscale or Autoscale(workers, workers)
     seconds = call_seconds * calls_per_tile
-    _check(workers, slots, seconds, mtbf, scale)
+    _check(workers, slots, seconds, tile_seconds, mtbf, scale)
     states = [np.zeros(plan.count, np.uint8) for plan in plans] if states is None else states
-    run = _Run(_queue(plans, states, policy), slots, seconds, mtbf, Random(seed), scale)
+    run = _Run(_queue(plans, states, policy), slots, seconds, tile_seconds, mtbf, Random(seed), scale)
     run.play(workers)
-    work = sum(int(np.count_nonzero(state == TileState.TODO)) for state in states) * seconds
+    tiles = sum(int(np.count_nonzero(state == TileState.TODO)) for state in states)
     return Simulation(
         makespan=run.now,
-        work=work,
-        critical_path=_longest_chain(_queue(plans, states, policy)) * seconds,
+        work=tiles * (seconds + slots * tile_seconds),
+        critical_path=_longest_chain(_queue(plans, states, policy)) * (seconds + tile_seconds),
         slots=scale.max * slots,
         redone=sum(interval.lost for interval in run.intervals),
         worker_seconds=run.worker_seconds,
@@ -126,13 +128,16 @@ def simulate(
     )
 
 
-def _check(workers: int, slots: int, seconds: float, mtbf: float | None, scale: Autoscale) -> None:
+def _check(workers: int, slots: int, seconds: float, tile_seconds: float, mtbf: float | None, scale: Autoscale) -> None:
     if min(workers, slots) < 1:
         raise InputError(f"{workers} workers of {slots} slots cannot run a tile; both must be at least 1")
     if not 1 <= scale.min <= workers <= scale.max:
         raise InputError(f"{workers} workers do not lie in the range {scale.min}:{scale.max}, which must begin at 1")
-    if not seconds > 0 or scale.startup_seconds < 0:
-        raise InputError("the seconds of a call and the calls of a tile must be above 0, the start-up delay not below")
+    if not seconds > 0 or min(tile_seconds, scale.startup_seconds) < 0:
+        raise InputError(
+            "the seconds of a call and the calls of a tile must be above 0, "
+            "the seconds of its reading and writing and the start-up delay not below"
+        )
     if mtbf is not None and not seconds <= mtbf * _MOST_LOSSES_A_TILE:
         raise InputError(
             f"workers lost every {mtbf:g} s on average hardly ever finish a tile of {seconds:g} s; "
@@ -156,15 +161,27 @@ def _longest_chain(frontier: Frontier) -> int:
     return rounds
 
 
+class _Flight(NamedTuple):
+    """A tile on a worker; ``due`` is when it would end had the worker never been ``stalled``."""
+
+    item: Item
+    start: float
+    due: float
+
+
 @dataclass(slots=True)
 class _Worker:
-    """A place for a worker; each coming up begins a new ``life``, and events of an older one are void."""
+    """A place for a worker; each coming up begins a new ``life``, and events of an older one are void.
+
+    ``stalled`` is how long all its tiles have waited for reading and writing so far.
+    """
 
     number: int
     life: int = 0
     held_since: float | None = None
     idle_since: float = 0.0
-    flights: dict[int, tuple[Item, float]] = field(default_factory=dict)
+    stalled: float = 0.0
+    flights: dict[int, _Flight] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -175,11 +192,19 @@ class _Run:
     """One run: a heap of events, and the frontier they drive."""
 
     def __init__(
-        self, frontier: Frontier, slots: int, seconds: float, mtbf: float | None, random: Random, scale: Autoscale
+        self,
+        frontier: Frontier,
+        slots: int,
+        seconds: float,
+        tile_seconds: float,
+        mtbf: float | None,
+        random: Random,
+        scale: Autoscale,
     ) -> None:
         self.frontier = frontier
         self.slots = slots
         self.seconds = seconds
+        self.tile_seconds = tile_seconds
         self.mtbf = mtbf
         self.random = random
         self.scale = scale
@@ -210,7 +235,10 @@ class _Run:
         self.worker_seconds += sum(self.now - w.held_since for w in self._workers if w.held_since is not None)
 
     def _after(self, delay: float, worker: _Worker, action: Callable[[], None]) -> None:
-        heappush(self._events, (self.now + delay, next(self._sequence), worker.life, worker, action))
+        self._at(self.now + delay, worker, action)
+
+    def _at(self, time: float, worker: _Worker, action: Callable[[], None]) -> None:
+        heappush(self._events, (time, next(self._sequence), worker.life, worker, action))
 
     def _staff(self) -> None:
         """Ask for as many workers as the backlog fills, hand out tiles, and note who is left idle."""
@@ -230,13 +258,18 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Fill free slots, those of the first workers first, so that the last ones can be parked."""
+        boarded = []
         while self._free and not self.frontier.idle:
             number, slot, life = heappop(self._free)
             worker = self._workers[number]
             if worker.life == life:
                 [item] = self.frontier.take(1, worker.name)
-                worker.flights[slot] = item, self.now
-                self._after(self.seconds, worker, partial(self._end, worker, slot))
+                worker.flights[slot] = _Flight(item, self.now, self.now - worker.stalled + self.seconds)
+                boarded.append((worker, slot))
+        for worker, _ in boarded:
+            worker.stalled += self.tile_seconds
+        for worker, slot in boarded:
+            self._end(worker, slot)
 
     def _hold(self, worker: _Worker) -> None:
         worker.held_since = self.now
@@ -250,16 +283,21 @@ class _Run:
             self._after(self.random.expovariate(1 / self.mtbf), worker, partial(self._lose, worker))
 
     def _end(self, worker: _Worker, slot: int) -> None:
-        item, start = worker.flights.pop(slot)
-        self.intervals.append(Interval(worker.number, slot, start, self.now, *item))
-        self.frontier.done([item])
+        """End the tile in a slot if it is due; look again when it should be, which later tiles can put off."""
+        flight = worker.flights[slot]
+        if (due := flight.due + worker.stalled) > self.now:
+            self._at(due, worker, partial(self._end, worker, slot))
+            return
+        del worker.flights[slot]
+        self.intervals.append(Interval(worker.number, slot, flight.start, self.now, *flight.item))
+        self.frontier.done([flight.item])
         self._stirred.append(worker)
         heappush(self._free, (worker.number, slot, worker.life))
 
     def _lose(self, worker: _Worker) -> None:
         """The worker and its tiles in flight are gone; another one is started in its place."""
-        for slot, (item, start) in worker.flights.items():
-            self.intervals.append(Interval(worker.number, slot, start, self.now, *item, lost=True))
+        for slot, flight in worker.flights.items():
+            self.intervals.append(Interval(worker.number, slot, flight.start, self.now, *flight.item, lost=True))
         self.frontier.release(worker.name)
         worker.flights.clear()
         worker.life += 1
