@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.golden import networks, sampling, schedules
 from tests.golden.arrays import Golden
+from tests.golden.digests import altered
 
 # A replay takes a Golden and yields what each of its outputs compares to.
 KINDS = {
@@ -56,6 +57,8 @@ def verdict(file):
         return Verdict(file.stem, float("nan"), 0, f"nothing was compared with {', '.join(sorted(golden.unread))}")
     if not compared:
         return Verdict(file.stem, float("nan"), 0, "it holds nothing to compare with")
+    if (name := altered(golden)) and all(one.ok for one in compared):
+        return Verdict(file.stem, float("nan"), 0, f"{name} is not what was recorded, though no output shows it")
     wrong = ", ".join(one.name for one in compared if not one.ok)
     return Verdict(file.stem, compared[-1].error, compared[-1].tolerance, wrong)
 
