@@ -141,9 +141,10 @@ def woven(golden):
     denoiser = denoiser_of(golden)
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser, solver, f"{folder}/raster")
-        yield golden.absolute("x_final", final[None], tolerance(config))
+        came_to = golden.absolute("x_final", final[None], tolerance(config))
+        yield came_to
         yield from _traced(golden, walk, notes, boxes)
-        if not carry:
+        if not carry and came_to.ok:
             for order in (wavefront, at_random):
                 again = weave(scene, denoiser, solver, f"{folder}/{order.__name__}", order)
                 yield golden.compared(f"bits of {order.__name__}", float(np.count_nonzero(again != final)))
