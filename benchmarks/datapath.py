@@ -21,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import zarr
 
+from benchmarks._image import make_image
 from benchmarks._report import Benchmark, Figures
 from tileloom.tiling import canvas as canvas_module
 from tileloom.tiling.access import ImageAccess, ImagePlan
@@ -29,10 +30,7 @@ from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.inputs import boxes
-from tileloom.tiling.measurement import Measurement
 from tileloom.tiling.plan import WeavePlan
-from tileloom.tiling.pyramid import PyramidSpec
-from tileloom.tiling.scaling import Scaling
 from tileloom.tiling.store import open_array
 
 BANDS, TILE, STRIDE, GUARD = 3, 256, 192, 32
@@ -59,34 +57,6 @@ class Stopwatch:
             return result
 
         return timed
-
-
-def make_image(folder: Path, grid: Grid) -> ImagePlan:
-    """A noisy image on disk, every pixel of which is to be restored, and its plan."""
-    source = zarr.create_array(
-        folder / "input.zarr",
-        shape=(BANDS, grid.height, grid.width),
-        chunks=(BANDS, INPUT_CHUNK, INPUT_CHUNK),
-        dtype="uint8",
-        dimension_names=("c", "y", "x"),
-    )
-    rng = np.random.default_rng(0)
-    for box in boxes(grid.height, grid.width, INPUT_CHUNK):
-        source[:, *box.slices] = rng.normal(128, 20, (BANDS, *box.shape)).astype(np.uint8)
-    return ImagePlan(
-        name="image",
-        input=str(folder / "input.zarr"),
-        mask=None,
-        root=str(folder / "work"),
-        bands=BANDS,
-        scaling=Scaling(0, 255),
-        result_scaling=Scaling(0, 255),
-        nodata=None,
-        plan=WeavePlan((grid,)),
-        measurements=(Measurement(sigma=0.1),),
-        lifts=(),
-        result=PyramidSpec(BANDS, grid.height, grid.width, "uint8", None),
-    )
 
 
 def tiles(plan: WeavePlan) -> Iterator[int]:
@@ -173,7 +143,7 @@ def measure(smoke: bool) -> Figures:
     grid = Grid(size, size, TILE, STRIDE, GUARD)
     found = []
     with TemporaryDirectory() as folder:
-        image = make_image(Path(folder), grid)
+        image = make_image(Path(folder), grid, bands=BANDS, chunk=INPUT_CHUNK)
         for _ in range(races):
             with TemporaryDirectory(dir=folder) as work:
                 found.append(race(Path(work), grid, image))
