@@ -35,8 +35,6 @@ from tileloom.tiling.store import open_array
 
 BANDS, TILE, STRIDE, GUARD = 3, 256, 192, 32
 INPUT_CHUNK = 192
-LAPS = 64
-"""How often each loop has its turn."""
 CACHE_BYTES = 64 * 2**20
 """Room for a few diagonals of the weave, not for the image: what is read twice must still be there to be found."""
 
@@ -114,7 +112,10 @@ def new_canvas(image: ImagePlan) -> zarr.Array[Any]:
 
 
 def race(folder: Path, grid: Grid, source: ImagePlan) -> Laps:
-    """Seconds of each loop, lap by lap, the loops taking turns: a busy neighbour slows all of them alike."""
+    """Seconds of each loop, lap by lap, the loops taking turns tile by tile.
+
+    A busy neighbour slows all of them alike, and some run of so short a lap is left alone by it.
+    """
     hashing = Stopwatch()
     loops = {
         "woven": woven(replace(source, root=str(folder / "woven")), hashing),
@@ -124,11 +125,11 @@ def race(folder: Path, grid: Grid, source: ImagePlan) -> Laps:
     chunks = ceil((grid.rows.length + grid.rows.chunk_offset) / STRIDE) ** 2
     steps = {"woven": grid.count, "plain": chunks, "uncached": grid.count}
     laps: Laps = {name: [] for name in (*loops, "hashing")}
-    for lap in range(LAPS):
+    for lap in range(grid.count):
         before = hashing.seconds
         for name, loop in loops.items():
             began = perf_counter()
-            for _ in islice(loop, steps[name] * (lap + 1) // LAPS - steps[name] * lap // LAPS):
+            for _ in islice(loop, steps[name] * (lap + 1) // grid.count - steps[name] * lap // grid.count):
                 pass
             laps[name].append(perf_counter() - began)
         laps["hashing"].append(hashing.seconds - before)
