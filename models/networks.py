@@ -18,7 +18,7 @@ from .weights import read_weights
 
 # Maps of the widest level that live at once inside a residual block: its input, the concatenation and what
 # norms and convolutions make of them in float32, with room for a convolution's working memory.
-_LIVE_MAPS = 12
+_LIVE_MAPS = 16
 
 
 @dataclass(frozen=True, eq=False)
