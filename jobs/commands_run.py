@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # Loads torch: only once a job has been read, so that help and refusals come at once.
 RUNNER = ".run"
 
+redo = click.option(
+    "--redo",
+    type=click.Choice(["stale"]),
+    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
 
 
@@ -41,8 +46,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.argument("output")
 @job_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
+@redo
 @as_json
-def restore(*, dry_run: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401  every key of a job
+def restore(*, dry_run: bool, redo: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401  every key of a job
     """Restore the image INPUT and publish it as the Zarr group OUTPUT.
 
     Once begun, the same command goes on where it was stopped.
@@ -51,29 +57,26 @@ def restore(*, dry_run: bool, as_json: bool, **options: Any) -> None:  # noqa: A
     if dry_run:
         print_plan(spec, as_json=as_json)
     else:
-        _run(spec, "nothing", as_json=as_json)
+        _run(spec, redo or "nothing", as_json=as_json)
 
 
-@click.command(epilog=example("tileloom run job.yaml"))
+@click.command(epilog=example("tileloom run job.yaml", "tileloom run job.yaml --redo stale"))
 @click.argument("job")
+@redo
 @as_json
-def run(*, job: str, as_json: bool) -> None:
+def run(*, job: str, redo: str | None, as_json: bool) -> None:
     """Run the job of the file JOB, or go on with it where it was stopped.
 
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _run(load_job(job), "nothing", as_json=as_json)
+    _run(load_job(job), redo or "nothing", as_json=as_json)
 
 
 @click.command(
     epilog=example("tileloom resume scene.zarr", "tileloom resume job.yaml --redo stale"),
 )
 @click.argument("target")
-@click.option(
-    "--redo",
-    type=click.Choice(["stale"]),
-    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
-)
+@redo
 @as_json
 def resume(*, target: str, redo: str | None, as_json: bool) -> None:
     """Go on with TARGET: a job file, or the output of a job."""

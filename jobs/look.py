@@ -23,7 +23,7 @@ from ..tiling.pyramid import Pyramid, PyramidSpec
 from .compile import compile_job
 from .progress import Watcher
 from .spec import JobSpec
-from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
+from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
 
 CACHE_BYTES = 64 * 2**20
 
@@ -164,12 +164,13 @@ def verify_output(state: JobState, watcher: Watcher) -> Verification:
     compiled = compile_job(stored_job(state))
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     try:
-        ledger, surveyed = state.ledger(), state.bits() is not None
+        ledger = state.ledger()
+        kept = state.bits() is not None and not ledger.facts.get(DROPPED)
     except CorruptChunk as error:
         return Verification(str(state.output), 0, 0, (Damage(str(state.root), str(error)),))
     tiles, damage = 0, []
-    # Opening an image makes working arrays that are missing; before the survey is finished none may be.
-    if surveyed:
+    # Opening an image makes working arrays that are missing: not before the survey, nor once they were dropped.
+    if kept:
         access = ImageAccess(compiled.image, ChunkCache(CACHE_BYTES))
         damage += list(_damaged_inputs(access, watcher))
         tiles, lost = _verify_tiles(access, ledger, watcher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from ..models.build import EngineFactory
 from ..models.weights import is_weights, weights_digest
 from ..tiling.access import ImageAccess
 from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
-from ..tiling.frontier import Frontier, OnError, critical_path_first, oldest_image_first
+from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
 from ..tiling.inputs import OWNS
 from ..tiling.ledger import Ledger, Status
 from ..tiling.plan import WeavePlan
@@ -32,9 +33,10 @@ from .compile import Compiled, compile_job, resolve_batch, resolve_lanes
 from .describe import attributes_of
 from .progress import Watcher
 from .spec import JobSpec, changed
-from .state import DegradedTile, JobState, degraded_tiles, earlier_results, settings_bytes, tile_states
+from .state import DegradedTile, JobState, degraded_tiles, earlier_results, only_run, settings_bytes, tile_states
 
 OnReports = Callable[[list[Report]], None]
+_LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 
 
@@ -108,13 +110,18 @@ def run_job(
     began = perf_counter()
     compiled = compile_job(spec)
     output = Path(spec.output)
+    if JobState.load(output) is None:
+        full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
+        refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
+    with only_run(output):
+        return _run(compiled, watcher, redo, on_reports, began)
+
+
+def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports, began: float) -> Summary:
+    spec, output = compiled.spec, Path(compiled.spec.output)
     stored = JobState.load(output)
     batch = _batch(spec, stored)
-    lanes = resolve_lanes(spec)
-    full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels), batch * lanes)
-    if stored is None:
-        refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
-    work = work_factory(compiled, batch=batch, lanes=lanes)()
+    work = work_factory(compiled, batch=batch, lanes=resolve_lanes(spec))()
     parts = _parts(compiled, batch, work.numeric_class)
     state = _generation(spec, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
@@ -122,8 +129,9 @@ def run_job(
         state.save()
         worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
         bits = _prepare(worker.access(0), state, watcher)
-        bill = _bill(compiled, _to_solve(bits, compiled.image.plan), batch * lanes)
-        refuse_unaffordable(bill, output, max_memory=spec.max_memory)
+        bill = _bill(compiled, _to_solve(bits, compiled.image.plan), work.memory(work.slots))
+        if not state.begun:
+            refuse_unaffordable(bill, output, max_memory=spec.max_memory)
     ledger = state.ledger()
     report = _restore(compiled, worker, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
@@ -142,8 +150,7 @@ def run_job(
     write_json(output / ".tileloom" / "report.json", summary.as_json())
     state.tidy()
     if not spec.keep_scratch and not degraded:
-        for folder in state.root.glob("canvas-*"):
-            shutil.rmtree(folder)
+        state.drop_scratch(ledger)
     return summary
 
 
@@ -152,13 +159,14 @@ def _batch(spec: JobSpec, stored: JobState | None) -> int:
     return int(stored.parts["batch"]) if stored and spec.batch == "auto" else resolve_batch(spec)
 
 
-def _bill(compiled: Compiled, solve: tuple[int, ...], in_flight: int) -> Bill:
+def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None) -> Bill:
+    spec = compiled.spec
     return make_bill(
         compiled.image.plan,
         compiled.image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
-        in_flight=in_flight,
+        in_flight=resolve_batch(spec) * resolve_lanes(spec),
     )
 
 
@@ -205,9 +213,10 @@ def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], r
         return state
     differences = changed(stored.parts, parts)
     if differences and redo is not Redo.STALE:
+        named = _LONG_DIGEST.sub(r"\1...", "; ".join(differences))
         raise JobChanged(
-            f"{spec.output} was begun by another job ({'; '.join(differences)}): run it with "
-            "`tileloom resume --redo stale` to redo what this changes, or choose another output"
+            f"{spec.output} was begun by another job ({named}): "
+            "add --redo stale to redo what this changes, or choose another output"
         )
     if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
         return replace(state, generation=stored.generation, inherits=stored.inherits)
@@ -217,12 +226,11 @@ def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], r
 @contextmanager
 def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> Iterator[None]:
     """A job refused before its first tile leaves the output as it was: none, or that of the job before."""
-    existed = state.output.exists()
     try:
         yield
     except InputError:
         if stored is None:
-            shutil.rmtree(state.output / ".tileloom" if existed else state.output, ignore_errors=True)
+            state.forget()
         elif stored.root != state.root:
             stored.save()
             shutil.rmtree(state.root, ignore_errors=True)
@@ -272,8 +280,7 @@ def _restore(
     states = tile_states(bits, ledger)
     frontier = Frontier(policy=POLICIES[spec.priority], retries=spec.retries, on_error=OnError(spec.on_error))
     image = frontier.add(compiled.image.name, plan, state=states)
-    counts = frontier.counts(image)
-    watcher.begin("restore", counts.waiting + counts.ready, unit="tiles")
+    watcher.begin("restore", int(np.count_nonzero(states == TileState.TODO)), unit="tiles")
     run = ImageRun(plan, ledger, set(frontier.degraded(image)), earlier_results(state, plan.count))
 
     def told(reports: list[Report]) -> None:

@@ -23,7 +23,7 @@ from .yamlfile import read_yaml
 
 PATHS = ("input", "output", "mask")
 # How and where a job runs: none of it changes a byte of the result.
-RUNNING = {"output", "retries", "on_error", "lanes", "priority", "keep_scratch", "max_memory", "publish"}
+RUNNING = {"output", "retries", "on_error", "lanes", "priority", "keep_scratch", "max_memory"}
 
 
 def _named(model: object) -> object:

@@ -11,12 +11,16 @@ finished, however often it is interrupted.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 
 from ..cluster.worker import Prior
 from ..tiling.box import TileKey
-from ..tiling.errors import CorruptChunk, InputError
+from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS
 from ..tiling.ledger import Ledger, Status, salvage
@@ -33,6 +37,8 @@ from ..tiling.store import read_array, sweep, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
+LOCK = "lock"
+DROPPED = "scratch dropped"
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,8 @@ class JobState:
             return None
         path = output / HIDDEN / "job.json"
         if not path.exists():
-            # A run that was killed before its job stood leaves half a file of it.
-            leftovers = {output / HIDDEN, *(output / HIDDEN).glob("job.json.*.partial")}
-            if output.is_dir() and all(found in leftovers for found in output.rglob("*")):
+            # A run that was killed before its job stood leaves its lock, and perhaps half a file.
+            if output.is_dir() and all(found.name == HIDDEN for found in output.iterdir()):
                 return None
             raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
         try:
@@ -80,6 +85,16 @@ class JobState:
             },
         )
 
+    def forget(self) -> None:
+        """Let the output have no job."""
+        (self.output / HIDDEN / "job.json").unlink(missing_ok=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was committed in this generation."""
+        return (self.root / "ledger").exists()
+
     @property
     def fingerprint(self) -> str:
         """The identity of everything that decides the bytes."""
@@ -95,8 +110,8 @@ class JobState:
         return Ledger(self.root / "ledger")
 
     def job(self) -> JobSpec:
-        """The job as it was given."""
-        return JobSpec.model_validate_json(json.dumps(self.spec))
+        """The job as it was given, with its output where it lies now."""
+        return JobSpec.model_validate_json(json.dumps(self.spec | {"output": str(self.output)}))
 
     def bits(self) -> NDArray[np.uint8] | None:
         """The survey's bits a tile; None before the survey is finished."""
@@ -117,7 +132,51 @@ class JobState:
         for folder in (self.output / HIDDEN).iterdir():
             if folder.is_dir() and folder != self.root:
                 shutil.rmtree(folder)
-        sweep(self.output)
+
+    def drop_scratch(self, ledger: Ledger) -> None:
+        """Remove the working arrays; ledger and survey stay, so that the job is known to be finished."""
+        if not ledger.facts.get(DROPPED):
+            ledger.commit(facts={DROPPED: True})
+        for folder in (*self.root.glob("canvas-*"), *self.root.glob("inputs-*")):
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Hold the output for one run on this machine; the system lets go of it when the process ends, however it does."""
+    created = [folder for folder in (output / HIDDEN, output, *output.parents) if not folder.exists()]
+    with _locked(output):
+        sweep(output)
+        try:
+            yield
+        except InputError:
+            if created and not (output / HIDDEN / "job.json").exists():
+                shutil.rmtree(created[-1], ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    path = output / HIDDEN / LOCK
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Appending leaves an old lock file as it is.
+            handle = path.open("a")
+        except OSError as error:
+            raise StoreError(f"{output} cannot be written: {error.strerror or error}") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LedgerTaken(
+                    f"another run is working on {output}: wait for it (`tileloom status {output}`) or stop it first"
+                ) from None
+            # A refused run may have removed the folder between opening and locking.
+            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                continue
+            yield
+            return
 
 
 def fresh_states(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -155,9 +214,9 @@ def degraded_tiles(plan: WeavePlan, ledger: Ledger) -> list[DegradedTile]:
 
 
 def earlier_results(state: JobState, count: int) -> Callable[[int], tuple[Prior, ...]]:
-    """What earlier generations made of each of ``count`` tiles, newest first; holds 32 bytes a tile for each."""
+    """What earlier generations made of each of ``count`` tiles, newest first; their digests stay on disk."""
     folders = [state.output / HIDDEN / name for name in state.inherits]
-    tables = [(str(folder), _digests(folder / "ledger", count)) for folder in folders]
+    tables = [(str(folder), _digests(folder / "ledger", state.root, count)) for folder in folders]
 
     def priors(tile: int) -> tuple[Prior, ...]:
         found = ((root, table[tile].tobytes().hex()) for root, table in tables if table[tile].any())
@@ -166,9 +225,11 @@ def earlier_results(state: JobState, count: int) -> Callable[[int], tuple[Prior,
     return priors
 
 
-def _digests(ledger: Path, count: int) -> NDArray[np.uint8]:
-    """(tile, 32): digest of the inputs and hash of the output of what is done, zeros elsewhere."""
-    table = np.zeros((count, 32), np.uint8)
+def _digests(ledger: Path, root: Path, count: int) -> NDArray[np.uint8]:
+    """(tile, 32): digest of the inputs and hash of the output of what is done, zeros elsewhere; a file, not memory."""
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=root) as file:
+        table: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(count, 32))
     for entry in salvage(ledger):
         if entry.status is Status.DONE and entry.tile < count:
             table[entry.tile] = np.frombuffer(bytes.fromhex(entry.inputs + entry.output), np.uint8)
@@ -176,6 +237,7 @@ def _digests(ledger: Path, count: int) -> NDArray[np.uint8]:
 
 
 def settings_bytes(parts: Mapping[str, Any]) -> bytes:
-    """What decides a tile's bytes besides the pixels it is given; the dtype counts at publishing only."""
-    kept = {name: value for name, value in parts.items() if name not in ("input", "mask", "dtype")}
+    """What decides a tile's bytes besides the pixels it is given; dtype and publish count at publishing only."""
+    unread = ("input", "mask", "dtype", "publish")
+    kept = {name: value for name, value in parts.items() if name not in unread}
     return json.dumps(kept, sort_keys=True).encode()

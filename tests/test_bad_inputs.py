@@ -186,7 +186,7 @@ def test_an_output_whose_job_is_damaged(capfd, folder, damage, words):
 
 def test_an_output_that_another_job_began(capfd, folder):
     assert tileloom(capfd, *restore()).code == 0
-    refused(capfd, folder, restore("--seed", "1"), "seed: 0 -> 1", "tileloom resume --redo stale")
+    refused(capfd, folder, restore("--seed", "1"), "seed: 0 -> 1", "add --redo stale")
     zarr.open_array(folder / "scene.zarr")[0, 0, 0] ^= 1
     refused(capfd, folder, restore(), "input: ")
 

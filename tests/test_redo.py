@@ -149,7 +149,7 @@ STORED = {"input": ("input", Box(40, 40, 41, 41), 0.5), "mask": ("mask", Box(50,
 
 def assert_refused(spec, name, capsys):
     before = faults.snapshot(spec.output)
-    with pytest.raises(JobChanged, match=rf"[(; ]{name}: .* -> .*resume --redo stale"):
+    with pytest.raises(JobChanged, match=rf"[(; ]{name}: .* -> .*add --redo stale"):
         pipeline.restore(spec)
     with pytest.raises(JobChanged, match=name):
         pipeline.restore(spec, redo=Redo.FAILED)
@@ -257,10 +257,13 @@ def test_a_changed_setting_redoes_everything(finished, tmp_path, name):
     assert_equal_canvases(spec, fresh)
 
 
-def test_another_type_of_values_is_published_without_running_a_tile_again(finished, tmp_path):
+@pytest.mark.parametrize("change", [{"dtype": "uint8"}, {"publish": {"chunk": 16, "shard": 16}}])
+def test_what_counts_at_publishing_alone_is_published_anew_without_running_a_tile(finished, tmp_path, change):
     place = finished.copy(tmp_path / "place")
-    spec = place.job(dtype="uint8")
-    _, fresh = place.fresh(tmp_path / "fresh", dtype="uint8")
+    spec = place.job(**change)
+    with pytest.raises(InputError, match=next(iter(change))):
+        faults.run(spec)
+    _, fresh = place.fresh(tmp_path / "fresh", **change)
     assert faults.redone(faults.run(spec, redo=Redo.STALE)) == set()
     assert_equal_results(spec, fresh)
 

@@ -357,6 +357,7 @@ DECIDING = {
     "nodata": 0,
     "dtype": "uint8",
     "batch": 4,
+    "publish": {"chunk": 256},
 }
 
 

@@ -39,7 +39,3 @@ class LedgerTaken(TileloomError, RuntimeError):
 
 class TileFailed(TileloomError, RuntimeError):
     """A tile could not be computed; the message names tile and pixel box."""
-
-
-class Interrupted(TileloomError):
-    """The run was stopped before its end; everything committed is kept."""
