@@ -11,11 +11,15 @@ from typing import Any, Generic, TypeVar
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
 from ..tiling.errors import TileFailed, TileloomError
-from ..tiling.work import TileWork
+from ..tiling.work import Floats, TileWork
 
 S = TypeVar("S")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 CACHE_BYTES = 64 * 2**20
 """Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
+# Torch's own error is known by its name, as this layer does not load torch; on a CPU it is a mere RuntimeError.
+_NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,16 @@ class Worker(Generic[S]):
         """Load the network and open the images; ``settings`` is what else decides a tile's bytes."""
         self.work = make_work()
         self.usage = Usage()
-        self._cache = ChunkCache(cache_bytes)
-        self._images = {image: ImageAccess(plan, self._cache) for image, plan in images.items()}
+        self._plans = dict(images)
+        self._cache_bytes = cache_bytes
+        self._open()
         self._settings = settings
         self._flights: list[_Flight[S]] = []
+
+    def _open(self) -> None:
+        """Open the images with an empty cache."""
+        cache = ChunkCache(self._cache_bytes)
+        self._images = {image: ImageAccess(plan, cache) for image, plan in self._plans.items()}
 
     @property
     def free(self) -> int:
@@ -121,21 +131,20 @@ class Worker(Generic[S]):
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
         began = perf_counter()
-        access = self._images[ticket.image]
-        inputs = access.inputs(ticket.tile, ticket.degraded)
+        inputs = self._images[ticket.image].inputs(ticket.tile, ticket.degraded)
         digest = inputs.digest(self._settings)
-        inherited = self._inherit(access, ticket, digest)
+        inherited = self._inherit(ticket, digest)
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
-        try:
-            self._flights.append(_Flight(ticket, digest, self.work.begin(inputs), began))
-        except Exception as error:
-            reason = str(error) if isinstance(error, TileFailed) else self._blame(ticket, error)
-            return self._report(ticket, Outcome.FAILED, began, reason=reason)
+        state = self._attempt(self.work.begin, inputs)
+        if isinstance(state, TileFailed):
+            return self._report(ticket, Outcome.FAILED, began, reason=str(state))
+        self._flights.append(_Flight(ticket, digest, state, began))
         return None
 
-    def _inherit(self, access: ImageAccess, ticket: Ticket, digest: str) -> str:
+    def _inherit(self, ticket: Ticket, digest: str) -> str:
+        access = self._images[ticket.image]
         for prior in ticket.priors:
             if prior.inputs == digest and access.adopt(ticket.tile, prior.root, prior.output):
                 return prior.output
@@ -143,43 +152,79 @@ class Worker(Generic[S]):
 
     def _step(self) -> list[Report]:
         began = perf_counter()
-        flights, self._flights = self._flights, []
+        flights = self._flights
         states = self._stepped(flights)
         self.usage.calls += len(flights)
         self.usage.offered += self.work.slots
         computed = perf_counter()
         self.usage.computing += computed - began
-        reports = []
-        for flight, state in zip(flights, states, strict=True):
-            if isinstance(state, TileFailed):
-                reports.append(self._report(flight.ticket, Outcome.FAILED, flight.began, reason=str(state)))
-            elif self.work.finished(state):
-                output = self._images[flight.ticket.image].write(flight.ticket.tile, self.work.finish(state))
-                reports.append(
-                    self._report(flight.ticket, Outcome.DONE, flight.began, inputs=flight.inputs, output=output)
-                )
-            else:
-                flight.state = state
-                self._flights.append(flight)
+        ended = [self._ended(flight, state) for flight, state in zip(flights, states, strict=True)]
+        self._flights = [flight for flight, report in zip(flights, ended, strict=True) if report is None]
         self.usage.writing += perf_counter() - computed
-        return reports
+        return [report for report in ended if report]
+
+    def _ended(self, flight: _Flight[S], state: S | TileFailed) -> Report | None:
+        """What became of a stepped tile, written if it is finished; None if it goes on."""
+        window: Floats | TileFailed
+        if isinstance(state, TileFailed):
+            window = state
+        elif self.work.finished(state):
+            window = self._attempt(self.work.finish, state)
+        else:
+            flight.state = state
+            return None
+        ticket, began = flight.ticket, flight.began
+        if isinstance(window, TileFailed):
+            return self._report(ticket, Outcome.FAILED, began, reason=str(window))
+        output = self._images[ticket.image].write(ticket.tile, window)
+        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
-        """Every flight's next state. Whatever raises without naming a tile is tried again for each one alone."""
+        """Every flight's next state. Where a batch fails as a whole, each one is tried alone: one must be at fault."""
+        stepped = self._attempt(self.work.step, [flight.state for flight in flights])
+        if not isinstance(stepped, TileFailed):
+            return stepped
+        if len(flights) == 1:
+            return [stepped]
+        return [state for flight in flights for state in self._stepped([flight])]
+
+    def _attempt(self, call: Callable[[Given], Made], given: Given) -> Made | TileFailed:
+        """What the work makes of it, or the failure. What is no tile's fault (stores, memory, the job) is raised."""
         try:
-            return self.work.step([flight.state for flight in flights])
-        except TileloomError:
+            return self._spared(call, given)
+        except TileFailed as failure:
+            return failure
+        except (TileloomError, OSError):
             raise
         except Exception as error:
-            if len(flights) > 1:
-                return [state for flight in flights for state in self._stepped([flight])]
-            return [TileFailed(self._blame(flights[0].ticket, error))]
+            return TileFailed(f"{type(error).__name__}: {error}".removesuffix(": "))
 
-    def _blame(self, ticket: Ticket, error: Exception) -> str:
-        image = self._images[ticket.image].image
-        key, box = image.plan.key(ticket.tile), image.plan.sees(ticket.tile)
-        return f"image {image.name}, tile {key} ({box}): {type(error).__name__}: {error}"
+    def _spared(self, call: Callable[[Given], Made], given: Given) -> Made:
+        """Make a call, and where memory lacks the very same once more: bytes must not depend on a machine's load."""
+        try:
+            return call(given)
+        except Exception as error:
+            if not _lacks_memory(error):
+                raise
+        # Out of the handler: the error's traceback would keep the arrays of the failed call.
+        try:
+            self._open()
+            return call(given)
+        except Exception as error:
+            if not _lacks_memory(error):
+                raise
+            tiles = f"{len(self._flights)} tiles" if len(self._flights) > 1 else "1 tile"
+            raise TileloomError(
+                f"out of memory with batches of {'x'.join(map(str, self.work.batch_shape))} and {tiles} in flight: "
+                "lower batch or lanes, or choose a smaller tile"
+            ) from error
 
     @staticmethod
     def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
         return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or named or told

@@ -18,6 +18,7 @@ from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import Redo, run_job, work_factory
 from tileloom.jobs.state import JobState
 from tileloom.models.gaussian import Gaussian
+from tileloom.tiling.errors import TileFailed
 
 
 class Stopped(Exception):
@@ -182,23 +183,25 @@ def stale(plan, before, after):
 class Faulty:
     """A work that fails at chosen tiles, remembers what it was given, and can round what it makes.
 
-    ``how`` is where it fails: "begin" (an exception there), "step" (an exception that names no tile and
-    takes the whole batch with it) or "nan" (the network's output for that tile alone). It does so the
-    first ``fails`` times.
+    ``how`` is where it fails: "begin", "step" or "finish" (an exception there that names no tile; in a step it
+    takes the whole batch with it), "named" (a step raises TileFailed, with the whole batch) or "nan" (the
+    network's output for that tile alone). It does so the first ``fails`` times. Apart from that, ``lack`` is
+    raised by the first calls of the methods in ``short``, as many as it says.
     """
 
-    def __init__(self, work, *, bad=frozenset(), how="begin", fails=np.inf, grain=0.0):
+    def __init__(self, work, *, bad=frozenset(), how="begin", fails=np.inf, grain=0.0, short=None, lack=None):
         self._work, self._bad, self._how, self._fails, self._grain = work, bad, how, fails, grain
+        self._short, self._lack = Counter(short), lack
         self.given, self.tries, self.poisoned = {}, Counter(), []
 
     def __getattr__(self, name):
         return getattr(self._work, name)
 
     def begin(self, inputs):
+        self._be_short("begin")
         self.given[inputs.key] = inputs
         self.tries[inputs.key] += 1
-        if self._struck(inputs.key, "begin"):
-            raise RuntimeError("struck by lightning")
+        self._strike([inputs.key], "begin")
         state = self._work.begin(inputs)
         if self._struck(inputs.key, "nan"):
             self.poisoned.append(state.x_CHW.clone())
@@ -207,12 +210,25 @@ class Faulty:
     def _struck(self, key, how):
         return how == self._how and key in self._bad and self.tries[key] <= self._fails
 
+    def _strike(self, keys, how, error=RuntimeError):
+        if any(self._struck(key, how) for key in keys):
+            raise error("struck by lightning")
+
+    def _be_short(self, method):
+        if self._short[method]:
+            self._short[method] -= 1
+            raise self._lack
+
     def step(self, states):
-        if any(self._struck(state.key, "step") for state in states):
-            raise RuntimeError("struck by lightning")
+        self._be_short("step")
+        keys = [state.key for state in states]
+        self._strike(keys, "step")
+        self._strike(keys, "named", TileFailed)
         return self._work.step(states)
 
     def finish(self, state):
+        self._be_short("finish")
+        self._strike([state.key], "finish")
         window = self._work.finish(state)
         return np.round(window / self._grain).astype(np.float32) * np.float32(self._grain) if self._grain else window
 

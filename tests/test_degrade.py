@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tests import faults, pipeline
+from tileloom.cluster import worker
 from tileloom.cluster.worker import Outcome
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.look import Phase, job_status
 from tileloom.jobs.run import Redo
 from tileloom.tiling.box import Box, TileKey
-from tileloom.tiling.errors import TileFailed
+from tileloom.tiling.cache import ChunkCache
+from tileloom.tiling.errors import CorruptChunk, StoreError, TileFailed, TileloomError
 
 HEIGHT, WIDTH = 48, 64
 HOLE = Box(2, 2, 46, 60)
@@ -20,8 +22,22 @@ BASE = {
     **{"tile": 16, "stride": 10, "guard": 2, "levels": 2},
 }
 MIDDLE, COARSE, LAST = TileKey(0, 1, 2), TileKey(1, 0, 1), TileKey(0, 4, 5)
-HOWS = ["begin", "step", "nan"]
-REASONS = {"begin": "struck by lightning", "step": "struck by lightning", "nan": "not finite"}
+REASONS = {
+    **dict.fromkeys(["begin", "step", "finish"], "RuntimeError: struck by lightning"),
+    **{"named": "struck by lightning", "nan": "not finite"},
+}
+HOWS = list(REASONS)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names the lack of a GPU's memory."""
+
+
+LACKS = [
+    MemoryError("no room"),
+    OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+]
 
 
 def mask():
@@ -93,7 +109,87 @@ def test_tries_are_capped(tmp_path, how, retries):
     (tile,) = summary.degraded
     assert (tile.key, tile.box) == (MIDDLE, str(plan_of(spec).owns(plan_of(spec).index(MIDDLE))))
     assert REASONS[how] in tile.reason
-    assert "tile level 0 row 1 column 2" in tile.reason
+    # What stands beside it names the tile already.
+    assert how == "nan" or tile.reason == REASONS[how]
+
+
+def out_of_memory(spec, short, lack):
+    """The error that ends a run whose work lacks memory; nothing may be given up for it."""
+    outcomes = {}
+    with pytest.MonkeyPatch.context() as patch:
+        faults.break_work(patch, short=short, lack=lack)
+        with pytest.raises(TileloomError) as caught:
+            faults.run(spec, into=outcomes)
+    assert type(caught.value) is TileloomError
+    assert faults.those(outcomes, Outcome.FAILED) == set()
+    assert job_status(faults.state_of(spec)).degraded == ()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=["memory", "gpu", "cpu"])
+@pytest.mark.parametrize("where", ["begin", "step", "finish"])
+def test_out_of_memory_is_no_fault_of_a_tile(tmp_path, clean, where, lack):
+    spec = job(tmp_path / "a", retries=0)
+    said = out_of_memory(spec, {where: 19}, lack)
+    assert said.startswith("out of memory with batches of 3x2x16x16 and ")
+    assert said.endswith(" in flight: lower batch or lanes, or choose a smaller tile")
+    pipeline.restore(spec)
+    assert_equal(spec, clean[0])
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=["memory", "gpu", "cpu"])
+@pytest.mark.parametrize("where", ["begin", "step", "finish"])
+def test_memory_that_lacks_once_changes_nothing(tmp_path, clean, where, lack):
+    spec = job(tmp_path / "a", retries=0)
+    with pytest.MonkeyPatch.context() as patch:
+        faults.break_work(patch, short={where: 1}, lack=lack)
+        summary = pipeline.restore(spec)
+    assert (summary.report.failures, summary.degraded) == (0, [])
+    assert_equal(spec, clean[0])
+
+
+def test_where_memory_lacks_the_cache_is_emptied_and_the_same_call_made_again(tmp_path, monkeypatch):
+    opened, steps = [], []
+
+    class Watched(ChunkCache):
+        def __init__(self, max_bytes):
+            opened.append(len(steps))
+            super().__init__(max_bytes)
+
+    def step(work, states):
+        steps.append([state.key for state in states])
+        return real_step(work, states)
+
+    real_step = faults.Faulty.step
+    monkeypatch.setattr(worker, "ChunkCache", Watched)
+    monkeypatch.setattr(faults.Faulty, "step", step)
+    faults.break_work(monkeypatch, short={"step": 1}, lack=LACKS[0])
+    pipeline.restore(job(tmp_path / "a"))
+    assert opened == [0, 1]
+    assert steps[0] == steps[1]
+
+
+def test_out_of_memory_ends_the_command_with_1(tmp_path, capsys, clean):
+    spec = job(tmp_path / "a")
+    with pytest.MonkeyPatch.context() as patch:
+        faults.break_work(patch, short={"step": 19}, lack=LACKS[0])
+        assert faults.command("run", faults.job_file(spec)) == 1
+    assert "out of memory with batches of 3x2x16x16 and 1 tile in flight" in capsys.readouterr().err
+    assert faults.command("resume", spec.output) == 0
+    assert_equal(spec, clean[0])
+
+
+@pytest.mark.parametrize("where", ["begin", "step", "finish"])
+@pytest.mark.parametrize("error", [StoreError("disk full"), CorruptChunk("damaged"), OSError("disk full")])
+def test_a_store_that_fails_is_no_fault_of_a_tile(tmp_path, clean, where, error):
+    spec, outcomes = job(tmp_path / "a", retries=0), {}
+    with pytest.MonkeyPatch.context() as patch:
+        faults.break_work(patch, short={where: 1}, lack=error)
+        with pytest.raises(type(error), match=str(error)):
+            faults.run(spec, into=outcomes)
+    assert faults.those(outcomes, Outcome.FAILED) == set()
+    pipeline.restore(spec)
+    assert_equal(spec, clean[0])
 
 
 @pytest.mark.parametrize("bad", [MIDDLE, COARSE])
