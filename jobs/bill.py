@@ -12,17 +12,22 @@ from typing import Any
 import numpy as np
 
 from ..cluster.worker import CACHE_BYTES
+from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
+from ..tiling.inputs import CHUNK
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
+from ..tiling.source import Source
 
 # An interpreter with torch loaded.
 BASE_BYTES = 400 * 2**20
-# Float32 windows a tile in flight holds: its inputs, its state, and what a step of it needs.
+# Float32 windows a tile in flight holds where no engine says it: its inputs, its state, and what a step of it needs.
 WINDOWS_IN_FLIGHT = 32
 # Shards in memory while one is published: its pixels, what they are made of, and what is compressed.
 SHARDS_IN_FLIGHT = 4
 MARGIN = 1.1
+# Versions 2 and 1; a container sees its own limit at either.
+_GROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,20 @@ class Bill:
 
 
 def make_bill(
-    plan: WeavePlan, result: PyramidSpec, *, solve: tuple[int, ...], calls_per_tile: int, in_flight: int
+    plan: WeavePlan,
+    result: PyramidSpec,
+    *,
+    solve: tuple[int, ...],
+    calls_per_tile: int,
+    in_flight: int,
+    inputs_bytes: int = 0,
+    work_bytes: int | None = None,
 ) -> Bill:
-    """Add up what running ``solve`` tiles a level costs, with ``in_flight`` of them at a time."""
+    """Add up what running ``solve`` tiles a level costs, with ``in_flight`` of them at a time.
+
+    ``inputs_bytes`` is what :func:`coarser_bytes` says; ``work_bytes`` what the engine says it needs
+    for the tiles in flight, estimated if left out.
+    """
     owned = [grid.stride**2 * result.bands * 4 for grid in plan.levels]
     window = plan.levels[0].tile ** 2 * result.bands * 4
     itemsize = np.dtype(result.dtype).itemsize
@@ -56,14 +72,24 @@ def make_bill(
         solve=solve,
         calls=sum(solve) * calls_per_tile,
         critical_path=plan.critical_path,
-        scratch_bytes=sum(count * size for count, size in zip(solve, owned, strict=True)),
+        scratch_bytes=inputs_bytes + sum(count * size for count, size in zip(solve, owned, strict=True)),
         result_bytes=sum(prod(result.shape(level)) for level in range(result.levels)) * itemsize,
         memory_bytes=BASE_BYTES
         + CACHE_BYTES
-        + in_flight * WINDOWS_IN_FLIGHT * window
+        + (in_flight * WINDOWS_IN_FLIGHT * window if work_bytes is None else work_bytes)
         + SHARDS_IN_FLIGHT * shard
         + 8 * sum(tiles),
     )
+
+
+def coarser_bytes(image: ImagePlan, source: Source) -> int:
+    """Bytes on disk of the coarser levels' own inputs: float32 values and a byte of flags, in whole chunks."""
+    total, height, width = 0, source.height, source.width
+    for lift in image.lifts:
+        height, width = -(-height // lift.pool), -(-width // lift.pool)
+        if not lift.identity:
+            total += -(-height // CHUNK) * -(-width // CHUNK) * CHUNK**2 * (4 * source.bands + 1)
+    return total
 
 
 def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None) -> None:
@@ -87,16 +113,29 @@ def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None) -> 
         )
 
 
-def _available_memory() -> int | None:
-    names = os.sysconf_names
-    if "SC_AVPHYS_PAGES" not in names:
-        return None
-    meminfo = Path("/proc/meminfo")
+def _available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes this process may still take: what the machine has free, or what its control group allows if less."""
+    limits = (_number(root / name) for name in _GROUP_LIMITS)
+    found = [size for size in (_free_memory(root / "proc/meminfo"), *limits) if size is not None]
+    return min(found, default=None)
+
+
+def _free_memory(meminfo: Path) -> int | None:
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return None
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _number(path: Path) -> int | None:
+    """The number a file holds; None without the file, or where it says "max"."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def gigabytes(size: int) -> str:

@@ -13,7 +13,7 @@ from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask
-from .bill import Bill, make_bill
+from .bill import Bill, coarser_bytes, make_bill
 from .compile import Compiled, resolve_batch, resolve_lanes
 from .progress import Watcher
 from .state import fresh_states
@@ -69,7 +69,14 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     batch, lanes = resolve_batch(spec), resolve_lanes(spec)
     tiles = [plan.tiles(level) for level in range(len(plan.levels))]
     solve = tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
-    bill = make_bill(plan, image.result, solve=solve, calls_per_tile=compiled.calls_per_tile, in_flight=batch * lanes)
+    bill = make_bill(
+        plan,
+        image.result,
+        solve=solve,
+        calls_per_tile=compiled.calls_per_tile,
+        in_flight=batch * lanes,
+        inputs_bytes=coarser_bytes(image, compiled.source),
+    )
     return Forecast(
         input=spec.input,
         output=spec.output,

@@ -14,7 +14,17 @@ from tileloom.tiling.errors import CorruptChunk
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.inputs import KEEPS, OWNS, LevelInputs, boxes, survey
 from tileloom.tiling.measurement import Lift, MaskSite, Measurement
-from tileloom.tiling.observe import MEASURED, VALID, Observation, is_nodata, lifted, mirrored, observe, repeat
+from tileloom.tiling.observe import (
+    MEASURED,
+    VALID,
+    Observation,
+    everything,
+    is_nodata,
+    lifted,
+    mirrored,
+    observe,
+    repeat,
+)
 from tileloom.tiling.scaling import Scaling
 
 UNIT = Scaling(-1.0, 1.0)
@@ -352,3 +362,52 @@ def test_the_survey_finds_which_tiles_own_and_keep_something_wanted(height, widt
                 owns = wanted[grid.owns(row, col).slices].any()
                 keeps = wanted[grid.keeps(row, col).slices].any()
                 assert bits[row - tiles.top, col - tiles.left] == owns * OWNS | keeps * KEEPS
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    scale=st.sampled_from([1, 2, 4]),
+    sigma=st.sampled_from([0.0, 0.1]),
+    geometry=st.sampled_from([(16, 8, 4), (16, 8, 0), (8, 4, 0), (16, 16, 0), (64, 32, 8)]),
+    size=st.sampled_from([1, 2, 16]),
+)
+def test_the_survey_of_what_nothing_is_missing_from_reads_nothing(height, width, scale, sigma, geometry, size):
+    stored = Stored(np.zeros((1, height, width), np.float32))
+    seen = observe(stored, None, measurement=Measurement(scale=scale, sigma=sigma), scaling=UNIT, nodata=None)
+    slow = Observation(seen.measurement, 1, height, width, seen.read_y, lambda box: everything(box))
+    assert (seen.complete, slow.complete) == (True, False)
+    grid = Grid(height * scale, width * scale, *geometry, align=4)
+    for tiles in boxes(grid.rows.count, grid.cols.count, size):
+        bits = survey(seen, grid, tiles)
+        assert bits.dtype == np.uint8
+        np.testing.assert_array_equal(bits, survey(slow, grid, tiles))
+    assert not stored.reads
+
+
+@pytest.mark.parametrize(
+    ("site", "nodata", "complete", "folded"),
+    [
+        (MaskSite.NONE, None, True, True),
+        (MaskSite.NONE, 0.0, False, False),
+        (MaskSite.MEASURED, None, False, False),
+        (MaskSite.TARGET, None, True, False),
+        (MaskSite.TARGET, 0.0, False, False),
+    ],
+)
+def test_a_level_is_complete_where_no_flag_can_be_missing(site, nodata, complete, folded, tmp_path):
+    lost = np.random.default_rng(0).random((1, 16, 24)) < 0.3
+    scale = 2 if site is MaskSite.TARGET else 1
+    measurement = Measurement(scale=scale, mask=site, sigma=0.1)
+    source, mask = Stored(noise(2, 16 // scale, 24 // scale)), None if site is MaskSite.NONE else Stored(lost)
+    fine = observe(source, mask, measurement=measurement, scaling=UNIT, nodata=nodata)
+    assert fine.complete == complete
+    for name, lift in (("pool", Lift(pool=2)), ("fold", Lift(fold=scale))):
+        made = LevelInputs(tmp_path / name, fine, lift, cache=ChunkCache(2**20))
+        whole = Box(0, 0, made.height, made.width)
+        made.lift(whole)
+        coarse = made.observation(Measurement(sigma=0.1))
+        expected = complete if name == "pool" or scale == 1 else folded
+        assert coarse.complete == expected == (not (tmp_path / name / "flags").exists())
+        np.testing.assert_array_equal(coarse.read_flags(whole), lifted(fine, lift, whole)[1])
+        np.testing.assert_array_equal(coarse.read_y(whole), lifted(fine, lift, whole)[0])

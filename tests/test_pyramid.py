@@ -34,19 +34,27 @@ def half_by_hand(image, nodata=None):
     """Pixel by pixel, in fractions: Python rounds them half to even."""
     bands, height, width = image.shape
     out = np.zeros((bands, -(-height // 2), -(-width // 2)), image.dtype)
+    exists = np.zeros(out.shape, bool)
     for at in np.ndindex(out.shape):
-        block = image[at[0], 2 * at[1] : 2 * at[1] + 2, 2 * at[2] : 2 * at[2] + 2].ravel()
-        if nodata is not None:
-            block = block[~np.isnan(block)] if np.isnan(nodata) else block[block != nodata]
+        pixels = image[:, 2 * at[1] : 2 * at[1] + 2, 2 * at[2] : 2 * at[2] + 2].reshape(bands, -1).T
+        block = np.array([pixel[at[0]] for pixel in pixels if not missing(pixel, nodata)], image.dtype)
         if block.size == 0:
             out[at] = nodata
         elif image.dtype.kind == "f":
             out[at] = sum(map(float, block)) / block.size
         else:
             out[at] = round(Fraction(int(block.astype(np.int64).sum()), block.size))
-        if nodata is not None and block.size and out[at] == nodata:
-            out[at] = np.nextafter(out[at], np.float32(np.inf)) if image.dtype.kind == "f" else out[at] + 1
+        exists[at] = block.size > 0
+    for row, col in np.ndindex(out.shape[1:]):
+        pixel = out[:, row, col]
+        if nodata is not None and exists[0, row, col] and (pixel == nodata).all():
+            pixel[:] = np.nextafter(pixel, np.float32(np.inf)) if image.dtype.kind == "f" else pixel + 1
     return out
+
+
+def missing(pixel, nodata):
+    """Whether the bands of one pixel all say that it does not exist."""
+    return nodata is not None and all(value == nodata or (value != value and nodata != nodata) for value in pixel)
 
 
 def random_image(rng, shape, dtype, nodata):
@@ -57,7 +65,10 @@ def random_image(rng, shape, dtype, nodata):
             rng.integers(0, 6, shape).astype(dtype) if nodata is not None else rng.integers(0, 256, shape).astype(dtype)
         )
     if nodata is not None:
-        image[rng.random(shape) < 0.4] = nodata
+        image[:, rng.random(shape[1:]) < 0.4] = nodata
+        # In one band alone it is a value like any other, unless it is no number.
+        if nodata == nodata:
+            image[rng.random(shape) < 0.3] = nodata
     return image
 
 
@@ -135,6 +146,17 @@ def test_nodata_never_darkens_and_a_mean_never_turns_into_nodata():
     assert halve(np.array([[[4, 6], [4, 6]]], np.uint8), nodata=np.uint8(5)).tolist() == [[[6]]]
     assert halve(np.array([[[255, 254], [255, 255]]], np.uint8), nodata=np.uint8(255)).tolist() == [[[254]]]
     assert 0 < halve(np.array([[[1, -1]]], np.float32), nodata=np.float32(0))[0, 0, 0] < 1e-30
+
+
+def test_a_band_that_holds_nodata_alone_is_a_value_of_a_known_pixel():
+    red = np.zeros((3, 2, 2), np.uint8)
+    red[0] = 200
+    red[:, 1, 1] = 0
+    assert halve(red, nodata=np.uint8(0))[:, 0, 0].tolist() == [200, 0, 0]
+    # A mean of nodata is moved on only where every band has it.
+    both = np.array([[[4, 6]], [[6, 4]]], np.uint8)
+    assert halve(both, nodata=np.uint8(5))[:, 0, 0].tolist() == [6, 6]
+    assert halve(both + np.array([[[0]], [[2]]], np.uint8), nodata=np.uint8(5))[:, 0, 0].tolist() == [5, 7]
 
 
 def test_float_means_are_not_lost_to_overflow_or_infinities():

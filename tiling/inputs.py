@@ -12,9 +12,9 @@ from .box import Box
 from .cache import ChunkCache, read_window
 from .decoding import decoding
 from .errors import CorruptChunk
-from .grid import Grid
+from .grid import Axis, Grid
 from .measurement import Lift, Measurement
-from .observe import Flags, Observation, lifted
+from .observe import Flags, Observation, everything, lifted, lifts_complete
 from .store import ensure_array
 from .work import Floats
 
@@ -24,7 +24,10 @@ OWNS, KEEPS = 1, 2
 
 
 class LevelInputs:
-    """A level's own measurement, where it is not the finer level's: y and flags, lifted chunk by chunk."""
+    """A level's own measurement, where it is not the finer level's: y and flags, lifted chunk by chunk.
+
+    A level that cannot but be complete keeps no flags.
+    """
 
     def __init__(self, folder: Path, fine: Observation, lift: Lift, *, cache: ChunkCache) -> None:
         """Open the arrays, or create them if this is their first use."""
@@ -35,10 +38,12 @@ class LevelInputs:
         self._y = ensure_array(
             folder / "y", shape=shape, chunk=(self._bands, CHUNK, CHUNK), dtype="float32", fill=float("nan")
         )
-        # Flags of a chunk that was never written read as a value that no written flag has.
-        self._flags = ensure_array(
-            folder / "flags", shape=(1, *shape[1:]), chunk=(1, CHUNK, CHUNK), dtype="uint8", fill=255
-        )
+        self._complete = lifts_complete(fine, lift)
+        if not self._complete:
+            # Flags of a chunk that was never written read as a value that no written flag has.
+            self._flags = ensure_array(
+                folder / "flags", shape=(1, *shape[1:]), chunk=(1, CHUNK, CHUNK), dtype="uint8", fill=255
+            )
 
     def tasks(self) -> Iterator[Box]:
         """Boxes of whole chunks that cover the level, each for one writer."""
@@ -50,11 +55,13 @@ class LevelInputs:
             at = part.shift(box.top, box.left)
             y, flags = lifted(self._fine, self._lift, at)
             self._y[:, *at.slices] = y
-            self._flags[:, *at.slices] = flags[None]
+            if not self._complete:
+                self._flags[:, *at.slices] = flags[None]
 
     def observation(self, measurement: Measurement) -> Observation:
         """The level's observation, reading what the tasks made."""
-        return Observation(measurement, self._bands, self.height, self.width, self._read_y, self._read_flags)
+        read_flags = everything if self._complete else self._read_flags
+        return Observation(measurement, self._bands, self.height, self.width, self._read_y, read_flags)
 
     def _read_y(self, box: Box) -> Floats:
         return read_window(box, chunk=(CHUNK, CHUNK), load=self._chunk_y, bands=self._bands, dtype=np.float32)
@@ -90,6 +97,8 @@ def survey(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8
 
     A tile that owns no wanted pixel need not run; one that keeps none is done from the start.
     """
+    if observation.complete:
+        return _survey_complete(observation, grid, tiles)
     bits = np.zeros(tiles.shape, np.uint8)
     first, last = grid.sees(tiles.top, tiles.left), grid.sees(tiles.bottom - 1, tiles.right - 1)
     seen = Box(first.top, first.left, last.bottom, last.right)
@@ -101,4 +110,24 @@ def survey(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8
             keeps = wanted[grid.keeps(row, col).within(seen)].any()
             owns = keeps and wanted[grid.owns(row, col).within(seen)].any()
             bits[row - tiles.top, col - tiles.left] = keeps * KEEPS | owns * OWNS
+    return bits
+
+
+def _survey_complete(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8]:
+    """The survey where nothing need be read: all real pixels are wanted, or none if they are known exactly."""
+    if observation.measurement.exact:
+        return np.zeros(tiles.shape, np.uint8)
+    scale = observation.measurement.scale
+    rows = _touches(grid.rows, range(tiles.top, tiles.bottom), observation.height * scale)
+    cols = _touches(grid.cols, range(tiles.left, tiles.right), observation.width * scale)
+    # A box holds a real pixel if it does along both axes, so the axes' bits combine by "and".
+    return np.bitwise_and.outer(rows, cols)
+
+
+def _touches(axis: Axis, span: range, size: int) -> NDArray[np.uint8]:
+    """OWNS and KEEPS bits of tiles along an axis, for real pixels from 0 to ``size``."""
+    ends = [min(axis.far(j), size) for j in span]
+    keeps = [axis.start(j) < end for j, end in zip(span, ends, strict=True)]
+    owns = [axis.near(j) < end for j, end in zip(span, ends, strict=True)]
+    bits: NDArray[np.uint8] = (np.array(keeps) * KEEPS | np.array(owns) * OWNS).astype(np.uint8)
     return bits

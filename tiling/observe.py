@@ -53,7 +53,8 @@ def repeat(values: NDArray[Any], factor: int) -> NDArray[Any]:
 class Observation:
     """One level's measurement: ``bands`` x ``height`` x ``width`` values; readers take boxes of that grid.
 
-    ``read_flags`` gives MEASURED (the value constrains) and VALID (its pixels exist) bits;
+    ``read_flags`` gives MEASURED (the value constrains) and VALID (its pixels exist) bits, and is
+    :func:`everything` where no value can lack either;
     ``read_visible`` takes boxes of the target grid and is there only for a target mask.
     """
 
@@ -64,6 +65,11 @@ class Observation:
     read_y: Callable[[Box], Floats]
     read_flags: Callable[[Box], Flags]
     read_visible: Callable[[Box], Bools] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every value is measured and valid, known without reading anything."""
+        return self.read_flags is everything
 
     def window(self, box: Box) -> tuple[Floats, Bools, Bools | None]:
         """(y, measured, visible) for an aligned box of target pixels; y is 0 where not measured."""
@@ -107,7 +113,7 @@ def observe(
             return scaling.to_model(source.read(box))
 
     def read_flags(box: Box) -> Flags:
-        flags = np.full(box.shape, MEASURED | VALID, np.uint8)
+        flags = everything(box)
         if nodata is not None:
             flags[is_nodata(source.read(box), nodata)] = 0
         if mask is not None and site is MaskSite.MEASURED:
@@ -120,11 +126,18 @@ def observe(
         return seen
 
     visible = read_visible if site is MaskSite.TARGET else None
-    return Observation(measurement, source.bands, source.height, source.width, read_y, read_flags, visible)
+    complete = nodata is None and (mask is None or site is not MaskSite.MEASURED)
+    flags = everything if complete else read_flags
+    return Observation(measurement, source.bands, source.height, source.width, read_y, flags, visible)
+
+
+def everything(box: Box) -> Flags:
+    """The flags of an image of which every value is measured and valid."""
+    return np.full(box.shape, MEASURED | VALID, np.uint8)
 
 
 def is_nodata(pixels: NDArray[Any], nodata: float) -> Bools:
-    """Where a pixel is missing: every band holds the nodata value."""
+    """Where a pixel (band, row, column) is missing: every band holds the nodata value."""
     missing: Bools = np.all(np.isnan(pixels) if np.isnan(nodata) else pixels == nodata, axis=0)
     return missing
 
@@ -148,6 +161,11 @@ def lifted(fine: Observation, lift: Lift, box: Box) -> tuple[Floats, Flags]:
         measured = _pooled(measured, lift.pool, np.logical_and)
         valid = _pooled(valid, lift.pool, np.logical_or)
     return y, (measured * MEASURED | valid * VALID).astype(np.uint8)
+
+
+def lifts_complete(fine: Observation, lift: Lift) -> bool:
+    """Whether the next coarser level is complete because this one is, and no target mask is folded into it."""
+    return fine.complete and (lift.fold == 1 or fine.read_visible is None)
 
 
 def _pooled(values: NDArray[Any], size: int, combine: np.ufunc) -> NDArray[Any]:

@@ -28,6 +28,7 @@ from zarr.storage import StoreLike, StorePath
 
 from .box import Box
 from .errors import CorruptChunk, InputError, NotOwned, StoreError
+from .observe import is_nodata
 from .ome import plain
 
 Pixels = NDArray[Any]
@@ -259,29 +260,35 @@ def halve(pixels: Pixels, *, nodata: Pixel | None = None) -> Pixels:
     """The image (band, row, column) at half its size: means of 2 x 2 pixels, of fewer at an odd edge.
 
     Integer means are exact and rounded half to even, float means computed in float64. With ``nodata``
-    only the other values count; where there is none the result is nodata, and nowhere else: a mean
-    that happens to equal nodata takes the next value.
+    only pixels that are not missing count; where there is none the result is missing, and nowhere
+    else: a mean that happens to equal nodata in every band takes the next value.
     """
     whole = pixels.dtype.kind in "iu"
     bands, height, width = pixels.shape
     total = np.zeros((bands, -(-height // 2), -(-width // 2)), np.int64 if whole else np.float64)
-    count = np.zeros(total.shape, np.uint8)
+    count = np.zeros(total.shape[1:], np.uint8)
     with np.errstate(invalid="ignore"):
         for top, left in ((0, 0), (0, 1), (1, 0), (1, 1)):
             corner = pixels[:, top::2, left::2]
-            part = (slice(None), slice(corner.shape[1]), slice(corner.shape[2]))
-            valid = np.ones(corner.shape, bool) if nodata is None else ~_equal(corner, nodata)
-            total[part] += np.where(valid, corner, pixels.dtype.type(0))
+            part = (slice(corner.shape[1]), slice(corner.shape[2]))
+            valid = np.ones(corner.shape[1:], bool) if nodata is None else ~is_nodata(corner, nodata)
+            total[:, *part] += np.where(valid, corner, pixels.dtype.type(0))
             count[part] += valid
         mean = _rounded(total, np.maximum(count, 1)) if whole else total / np.maximum(count, 1)
     mean = mean.astype(pixels.dtype)
     if nodata is None:
         return mean
-    return np.where(count == 0, nodata, never_nodata(mean, nodata))
+    if nodata == nodata:
+        mean = np.where(is_nodata(mean, nodata), _beside(nodata), mean)
+    return np.where(count == 0, nodata, mean)
 
 
 def never_nodata(pixels: Pixels, nodata: Pixel | None) -> Pixels:
-    """Pixels that exist: whichever happens to equal nodata takes the value beside it."""
+    """Restored pixels: whichever value happens to equal nodata takes the one beside it.
+
+    Values one by one, as other programs may ask each band by itself whether a pixel is missing; here it
+    is missing only where all bands say so.
+    """
     if nodata is None or nodata != nodata:
         return pixels
     return np.where(pixels == nodata, _beside(nodata), pixels)
@@ -293,10 +300,6 @@ def _rounded(total: NDArray[np.int64], count: NDArray[np.uint8]) -> NDArray[np.i
     twice = 2 * rest
     up: NDArray[np.bool_] = (twice > count) | ((twice == count) & (floor % 2 == 1))
     return np.add(floor, up, dtype=np.int64)
-
-
-def _equal(pixels: Pixels, nodata: Pixel) -> NDArray[np.bool_]:
-    return np.isnan(pixels) if nodata != nodata else pixels == nodata
 
 
 def _beside(nodata: Pixel) -> Pixel:
