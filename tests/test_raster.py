@@ -27,15 +27,15 @@ def plans(draw):
 
 
 @given(plans())
-def test_a_tile_needs_the_one_before_it_and_the_coarse_ones_it_sees_through(plan):
+def test_a_tile_needs_the_one_before_it_besides_what_a_weave_needs(plan):
     weave = WeavePlan(plan.levels)
     for level in range(len(plan.levels)):
         tiles = plan.tiles(level)
         for tile in tiles:
-            coarse = [need for need in weave.needs(tile) if need not in tiles]
-            before = [tile - 1] if tile > tiles.start else []
-            assert plan.needs(tile) == before + coarse
-            assert plan.follows(tile) == (before[0] if before else None)
+            before = tile - 1 if tile > tiles.start else None
+            assert set(plan.needs(tile)) == {*weave.needs(tile), *({before} - {None})}
+            assert len(plan.needs(tile)) == len(set(plan.needs(tile)))
+            assert plan.follows(tile) == before
             assert weave.follows(tile) is None
 
 
@@ -100,6 +100,24 @@ def test_a_frontier_hands_out_one_tile_at_a_time():
         order += [tile for _, tile in taken]
         frontier.done(taken)
     assert order == list(range(plan.count))
+
+
+@given(plans(), st.data())
+def test_tiles_that_are_done_from_the_start_hide_no_open_context(plan, data):
+    """Whatever is born done, a tile begins only after its west and north neighbours and its coarse tiles."""
+    weave = WeavePlan(plan.levels)
+    born = data.draw(st.sets(st.sampled_from(range(plan.count))))
+    frontier = Frontier()
+    state = np.full(plan.count, TileState.TODO, np.uint8)
+    state[list(born)] = TileState.BORN
+    frontier.add("image", plan, state=state)
+    done = set(born)
+    while taken := frontier.take(9):
+        for _, tile in taken:
+            assert set(weave.needs(tile)) <= done
+        frontier.done(taken)
+        done |= {tile for _, tile in taken}
+    assert done == set(plan)
 
 
 # --- what tiles begin from ---

@@ -35,18 +35,19 @@ class RasterPlan(WeavePlan):
         return tile - 1 if tile > self._levels[level].base else None
 
     def needs(self, tile: int) -> list[int]:
-        """The tile before it, and every coarse tile that owns a pixel of its window."""
-        level, _, _ = self._locate(tile)
+        """The tile before it besides all that a weave needs.
+
+        West and north are before it in the chain, but a tile without anything to restore is done from the start.
+        """
         before = self.follows(tile)
-        coarse = [need for need in super().needs(tile) if need < self._levels[level].base]
-        return coarse if before is None else [before, *coarse]
+        needs = super().needs(tile)
+        return needs if before is None or before in needs else [before, *needs]
 
     def feeds(self, tile: int) -> list[int]:
-        """The tile after it, and every fine tile whose window touches what it owns."""
+        """The tile after it besides all that a weave feeds."""
         level, _, _ = self._locate(tile)
-        end = self.tiles(level).stop
-        fine = [fed for fed in super().feeds(tile) if fed >= end]
-        return [tile + 1, *fine] if tile + 1 < end else fine
+        feeds, after = super().feeds(tile), tile + 1
+        return feeds if after in feeds or after == self.tiles(level).stop else [after, *feeds]
 
     def reads(self, tile: int) -> list[int]:
         """Every tile that owns a pixel this one takes: as context, low frequencies, or to begin from."""
