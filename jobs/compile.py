@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import lcm
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def compile_job(spec: JobSpec) -> Compiled:
     """Check a job against its input and model, and lay out its tiles."""
     if "://" in spec.output:
         raise InputError(f"{spec.output}: only local folders are written; name one and copy the result there")
+    _refuse_inside_another(Path(spec.output))
     source = open_source(spec.input)
     measurement = spec.measurement
     contract = contract_of(spec.model)
@@ -76,6 +78,13 @@ def compile_job(spec: JobSpec) -> Compiled:
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
     return Compiled(spec, image, contract, steps.calls, source, resolved)
+
+
+def _refuse_inside_another(output: Path) -> None:
+    """Refuse an output that would lie inside a Zarr group or array, whose own files could replace it."""
+    for folder in output.parents:
+        if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
+            raise InputError(f"{output} lies inside {folder}, which is Zarr already: choose an output beside it")
 
 
 def resolve_batch(spec: JobSpec) -> int:

@@ -28,7 +28,7 @@ from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import Pyramid
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
-from .bill import Bill, make_bill, refuse_unaffordable
+from .bill import Bill, coarser_bytes, make_bill, refuse_unaffordable
 from .compile import Compiled, compile_job, resolve_batch, resolve_lanes
 from .describe import attributes_of
 from .progress import Watcher
@@ -167,6 +167,8 @@ def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = N
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
         in_flight=resolve_batch(spec) * resolve_lanes(spec),
+        inputs_bytes=coarser_bytes(compiled.image, compiled.source),
+        work_bytes=work_bytes,
     )
 
 

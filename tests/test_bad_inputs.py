@@ -156,6 +156,11 @@ def test_an_output_below_or_instead_of_a_file(capfd, folder, output):
     refused(capfd, folder, ["restore", "scene.zarr", output, "--task", "sr:2", *QUICK], "mask.png")
 
 
+@pytest.mark.parametrize("output", ["scene.zarr/1", "scene.zarr/deep/out.zarr"])
+def test_an_output_inside_of_zarr(capfd, folder, output):
+    refused(capfd, folder, ["restore", "scene.zarr", output, "--task", "sr:2", *QUICK], "which is Zarr already")
+
+
 def test_an_output_elsewhere(capfd, folder):
     refused(
         capfd, folder, ["restore", "scene.zarr", "s3://bucket/out.zarr", "--task", "sr:2"], "s3://bucket/out.zarr: only"
