@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cluster.worker import CACHE_BYTES
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
-from ..tiling.inputs import CHUNK
+from ..tiling.inputs import CHUNK, OWNS
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.source import Source
@@ -45,6 +46,12 @@ class Bill:
     def as_json(self) -> dict[str, Any]:
         """The bill as plain JSON."""
         return asdict(self)
+
+
+def tiles_to_solve(bits: NDArray[np.uint8], plan: WeavePlan) -> tuple[int, ...]:
+    """Tiles a level that own something to restore, from the survey's bits."""
+    spans = (plan.tiles(level) for level in range(len(plan.levels)))
+    return tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in spans)
 
 
 def make_bill(

@@ -13,7 +13,7 @@ from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask
-from .bill import Bill, coarser_bytes, make_bill
+from .bill import Bill, coarser_bytes, make_bill, tiles_to_solve
 from .compile import Compiled, resolve_batch, resolve_lanes
 from .progress import Watcher
 from .state import fresh_states
@@ -67,8 +67,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     spec, image = compiled.spec, compiled.image
     plan, grid = image.plan, image.plan.levels[0]
     batch, lanes = resolve_batch(spec), resolve_lanes(spec)
-    tiles = [plan.tiles(level) for level in range(len(plan.levels))]
-    solve = tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
+    solve = tiles_to_solve(bits, plan)
     bill = make_bill(
         plan,
         image.result,

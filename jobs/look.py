@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from ..cluster.worker import CACHE_BYTES
 from ..tiling.access import ImageAccess
 from ..tiling.box import Box
 from ..tiling.cache import ChunkCache
@@ -24,8 +25,6 @@ from .compile import compile_job
 from .progress import Watcher
 from .spec import JobSpec
 from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
-
-CACHE_BYTES = 64 * 2**20
 
 
 class Phase(StrEnum):

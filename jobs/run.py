@@ -22,18 +22,25 @@ from ..models.weights import is_weights, weights_digest
 from ..tiling.access import ImageAccess
 from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
-from ..tiling.inputs import OWNS
-from ..tiling.ledger import Ledger, Status
-from ..tiling.plan import WeavePlan
+from ..tiling.ledger import Ledger
 from ..tiling.pyramid import Pyramid
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
-from .bill import Bill, coarser_bytes, make_bill, refuse_unaffordable
+from .bill import Bill, coarser_bytes, make_bill, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled, compile_job, resolve_batch, resolve_lanes
 from .describe import attributes_of
 from .progress import Watcher
 from .spec import JobSpec, changed
-from .state import DegradedTile, JobState, degraded_tiles, earlier_results, only_run, settings_bytes, tile_states
+from .state import (
+    HIDDEN,
+    DegradedTile,
+    JobState,
+    degraded_tiles,
+    earlier_results,
+    only_run,
+    settings_bytes,
+    tile_states,
+)
 
 OnReports = Callable[[list[Report]], None]
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
@@ -129,14 +136,15 @@ def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports
         state.save()
         worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
         bits = _prepare(worker.access(0), state, watcher)
-        bill = _bill(compiled, _to_solve(bits, compiled.image.plan), work.memory(work.slots))
+        bill = _bill(compiled, tiles_to_solve(bits, compiled.image.plan), work.memory(work.slots))
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory)
     ledger = state.ledger()
     report = _restore(compiled, worker, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
-    _publish(compiled, worker.access(0), state, ledger, counts, watcher)
+    given_up = {compiled.image.plan.index(tile.key) for tile in degraded}
+    _publish(compiled, worker.access(0), state, ledger, counts=counts, degraded=given_up, watcher=watcher)
     summary = Summary(
         output=output,
         bill=bill,
@@ -147,7 +155,7 @@ def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports
         fill=worker.usage.fill,
         seconds=perf_counter() - began,
     )
-    write_json(output / ".tileloom" / "report.json", summary.as_json())
+    write_json(output / HIDDEN / "report.json", summary.as_json())
     state.tidy()
     if not spec.keep_scratch and not degraded:
         state.drop_scratch(ledger)
@@ -170,12 +178,6 @@ def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = N
         inputs_bytes=coarser_bytes(compiled.image, compiled.source),
         work_bytes=work_bytes,
     )
-
-
-def _to_solve(bits: NDArray[np.uint8], plan: WeavePlan) -> tuple[int, ...]:
-    """Tiles a level that own something to restore."""
-    tiles = [plan.tiles(level) for level in range(len(plan.levels))]
-    return tuple(int(np.count_nonzero(bits[at.start : at.stop] & OWNS)) for at in tiles)
 
 
 def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
@@ -299,7 +301,14 @@ def _restore(
 
 
 def _publish(
-    compiled: Compiled, access: ImageAccess, state: JobState, ledger: Ledger, counts: dict[str, int], watcher: Watcher
+    compiled: Compiled,
+    access: ImageAccess,
+    state: JobState,
+    ledger: Ledger,
+    *,
+    counts: dict[str, int],
+    degraded: set[int],
+    watcher: Watcher,
 ) -> None:
     """Write the pyramid, every shard once; a new generation lays it out afresh."""
     if not ledger.facts.get("laid out"):
@@ -309,7 +318,6 @@ def _publish(
     pyramid = Pyramid.open(state.output)
     tasks = [(level, *shard) for level in range(len(pyramid.arrays)) for shard in pyramid.tasks(level)]
     todo = [task for task in tasks if task not in ledger.shards]
-    degraded = {entry.tile for entry in ledger.entries() if entry.status is Status.DEGRADED}
     watcher.begin("publish", len(todo), unit="shards")
     for level, row, col in todo:
         if level == 0:

@@ -126,7 +126,7 @@ class JobState:
         write_array(self.root / "survey", bits)
 
     def tidy(self) -> None:
-        """Remove older generations, now that this one is finished, and what killed writers left behind."""
+        """Remove older generations, now that this one is finished."""
         if self.inherits:
             replace(self, inherits=()).save()
         for folder in (self.output / HIDDEN).iterdir():
