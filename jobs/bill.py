@@ -33,7 +33,10 @@ _GROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_
 
 @dataclass(frozen=True)
 class Bill:
-    """Tiles, network calls, bytes on disk and in memory; ``solve`` counts the tiles that will run, level by level."""
+    """Tiles, network calls, bytes on disk and in memory; ``solve`` counts the tiles that will run, level by level.
+
+    ``device_bytes`` are those of an accelerator's own memory, known once the job begins.
+    """
 
     tiles: tuple[int, ...]
     solve: tuple[int, ...]
@@ -42,6 +45,7 @@ class Bill:
     scratch_bytes: int
     result_bytes: int
     memory_bytes: int
+    device_bytes: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The bill as plain JSON."""
@@ -63,11 +67,12 @@ def make_bill(
     in_flight: int,
     inputs_bytes: int = 0,
     work_bytes: int | None = None,
+    device_bytes: int = 0,
 ) -> Bill:
     """Add up what running ``solve`` tiles a level costs, with ``in_flight`` of them at a time.
 
     ``inputs_bytes`` is what :func:`coarser_bytes` says; ``work_bytes`` what the engine says it needs
-    for the tiles in flight, estimated if left out.
+    for the tiles in flight, estimated if left out, and ``device_bytes`` what of it lies on an accelerator.
     """
     owned = [grid.stride**2 * result.bands * 4 for grid in plan.levels]
     window = plan.levels[0].tile ** 2 * result.bands * 4
@@ -86,6 +91,7 @@ def make_bill(
         + (in_flight * WINDOWS_IN_FLIGHT * window if work_bytes is None else work_bytes)
         + SHARDS_IN_FLIGHT * shard
         + 8 * sum(tiles),
+        device_bytes=device_bytes,
     )
 
 
@@ -99,17 +105,27 @@ def coarser_bytes(image: ImagePlan, source: Source) -> int:
     return total
 
 
-def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None) -> None:
+def affordable_memory(max_memory: int | None) -> int | None:
+    """Bytes that a job may take here, for whatever it does; None where nobody knows."""
+    return _available_memory() if max_memory is None else max_memory
+
+
+def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None, device_memory: int | None = None) -> None:
     """One sentence for a job that needs more memory or disk than there is, or may not write where it should."""
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output} cannot be written: {existing} is no folder that this user may write to")
-    memory = _available_memory() if max_memory is None else max_memory
+    memory = affordable_memory(max_memory)
     if memory is not None and bill.memory_bytes > memory:
         limit = "is available" if max_memory is None else "max_memory allows"
         raise InputError(
             f"this job needs about {gigabytes(bill.memory_bytes)} of memory and {limit} {gigabytes(memory)}: "
             "lower batch, lanes or tile"
+        )
+    if device_memory is not None and bill.device_bytes > device_memory:
+        raise InputError(
+            f"this job needs about {gigabytes(bill.device_bytes)} of the accelerator's own memory and "
+            f"{gigabytes(device_memory)} can be had: lower batch or tile"
         )
     needed = int(MARGIN * (bill.scratch_bytes + bill.result_bytes))
     free = shutil.disk_usage(existing).free

@@ -167,9 +167,15 @@ def _plan_lines(found: Forecast) -> Iterator[str]:
     most = "at most " if len(found.levels) > 1 else ""
     yield f"network calls: {most}{bill.calls}"
     yield f"longest chain: {bill.critical_path} tiles, {bill.critical_path * found.calls_per_tile} network calls"
-    yield f"side by side: up to {found.side_by_side} tiles; here {found.lanes} lanes of {found.batch}"
+    yield f"side by side: up to {found.side_by_side} tiles; here {_lanes(found)}"
     yield f"disk: {most}{gigabytes(bill.scratch_bytes)} to work in, {gigabytes(bill.result_bytes)} for the result"
     yield f"memory: about {gigabytes(bill.memory_bytes)}"
+
+
+def _lanes(found: Forecast) -> str:
+    if found.trial:
+        return f"up to {found.lanes} lanes of {found.batch} or more, as a trial tells when the job begins"
+    return f"{found.lanes} lanes of {found.batch}"
 
 
 def _size(size: tuple[int, int, int]) -> str:

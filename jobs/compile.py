@@ -87,13 +87,13 @@ def _refuse_inside_another(output: Path) -> None:
             raise InputError(f"{output} lies inside {folder}, which is Zarr already: choose an output beside it")
 
 
-def resolve_batch(spec: JobSpec) -> int:
-    """Tiles in one call of the network; on a CPU larger batches gain nothing, so that auto is one."""
+def least_batch(spec: JobSpec) -> int:
+    """Tiles in one call of the network, at least: auto is found when the job begins."""
     return 1 if spec.batch == "auto" else spec.batch
 
 
-def resolve_lanes(spec: JobSpec) -> int:
-    """Calls of the network side by side; auto is one a core."""
+def most_lanes(spec: JobSpec) -> int:
+    """Calls of the network side by side, at most: auto is found when the job begins, up to one a core."""
     return len(os.sched_getaffinity(0)) if spec.lanes == "auto" else spec.lanes
 
 

@@ -14,7 +14,7 @@ from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask
 from .bill import Bill, coarser_bytes, make_bill, tiles_to_solve
-from .compile import Compiled, resolve_batch, resolve_lanes
+from .compile import Compiled, least_batch, most_lanes
 from .progress import Watcher
 from .state import fresh_states
 from .task import describe
@@ -38,7 +38,10 @@ class LevelForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job will do and cost; sizes are (bands, rows, columns) in pixels."""
+    """What a job will do and cost; sizes are (bands, rows, columns) in pixels.
+
+    ``trial``: batch and lanes are settled by a trial when the job begins, these being the least and the most.
+    """
 
     input: str
     output: str
@@ -55,6 +58,7 @@ class Forecast:
     side_by_side: int
     batch: int
     lanes: int
+    trial: bool
     bill: Bill
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +70,8 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
     plan, grid = image.plan, image.plan.levels[0]
-    batch, lanes = resolve_batch(spec), resolve_lanes(spec)
+    batch, lanes = least_batch(spec), most_lanes(spec)
+    trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
     bill = make_bill(
         plan,
@@ -95,6 +100,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         side_by_side=int(plan.width_profile().max()),
         batch=batch,
         lanes=lanes,
+        trial=trial,
         bill=bill,
     )
 

@@ -20,6 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME", "guidance__classifier": "FILE"}
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
+_FLAGS = {"true": True, "false": False}
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
 
@@ -67,14 +68,14 @@ def job_of(options: Mapping[str, Any]) -> JobSpec:
     return from_options(given)
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, int | float | str]:
+def _pairs(texts: tuple[str, ...]) -> dict[str, bool | int | float | str]:
     """KEY=VALUE texts as a mapping."""
     pairs = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals and value) or key == "name":
             raise InputError(f"--model-option must be KEY=VALUE, such as length=8, not '{text}'")
-        pairs[key] = number_or_text(value)
+        pairs[key] = _FLAGS.get(value, number_or_text(value))
     return pairs
 
 

@@ -26,8 +26,8 @@ from ..tiling.ledger import Ledger
 from ..tiling.pyramid import Pyramid
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
-from .bill import Bill, coarser_bytes, make_bill, refuse_unaffordable, tiles_to_solve
-from .compile import Compiled, compile_job, resolve_batch, resolve_lanes
+from .bill import Bill, affordable_memory, coarser_bytes, make_bill, refuse_unaffordable, tiles_to_solve
+from .compile import Compiled, compile_job, least_batch, most_lanes
 from .describe import attributes_of
 from .progress import Watcher
 from .spec import JobSpec, changed
@@ -84,8 +84,8 @@ class Summary:
         }
 
 
-def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory:
-    """What makes the engine on a worker."""
+def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
+    """What makes the engine on a worker, which finds a batch of its own where that is None."""
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -96,7 +96,8 @@ def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory
         tile=compiled.tile,
         bands=compiled.image.bands,
         batch=batch,
-        lanes=lanes,
+        lanes=None if spec.lanes == "auto" else spec.lanes,
+        affordable=_affordable(compiled),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
@@ -105,6 +106,13 @@ def work_factory(compiled: Compiled, *, batch: int, lanes: int) -> EngineFactory
         guidance=spec.guide,
         parity=spec.quirks,
     )
+
+
+def _affordable(compiled: Compiled) -> int | None:
+    """Bytes that the engine may take, beside all that the job takes without it."""
+    memory = affordable_memory(compiled.spec.max_memory)
+    nothing = (0,) * len(compiled.image.plan.levels)
+    return None if memory is None else memory - _bill(compiled, nothing, work_bytes=0).memory_bytes
 
 
 def run_job(
@@ -127,18 +135,19 @@ def run_job(
 def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports, began: float) -> Summary:
     spec, output = compiled.spec, Path(compiled.spec.output)
     stored = JobState.load(output)
-    batch = _batch(spec, stored)
-    work = work_factory(compiled, batch=batch, lanes=resolve_lanes(spec))()
-    parts = _parts(compiled, batch, work.numeric_class)
+    work = work_factory(compiled, batch=_batch(spec, stored))()
+    parts = _parts(compiled, work.batch_shape[0], work.numeric_class)
     state = _generation(spec, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     with _nothing_left_of_a_refused_job(state, stored):
         state.save()
         worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
         bits = _prepare(worker.access(0), state, watcher)
-        bill = _bill(compiled, tiles_to_solve(bits, compiled.image.plan), work.memory(work.slots))
+        needs, own = work.memory(work.slots), work.device_memory
+        solve = tiles_to_solve(bits, compiled.image.plan)
+        bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, device_bytes=needs)
         if not state.begun:
-            refuse_unaffordable(bill, output, max_memory=spec.max_memory)
+            refuse_unaffordable(bill, output, max_memory=spec.max_memory, device_memory=own)
     ledger = state.ledger()
     report = _restore(compiled, worker, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
@@ -162,21 +171,24 @@ def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports
     return summary
 
 
-def _batch(spec: JobSpec, stored: JobState | None) -> int:
-    """The padded batch: as the job says, or as the output was begun with."""
-    return int(stored.parts["batch"]) if stored and spec.batch == "auto" else resolve_batch(spec)
+def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
+    """The padded batch: as the job says, or as the output was begun with; None where it is yet to be found."""
+    if spec.batch != "auto":
+        return spec.batch
+    return int(stored.parts["batch"]) if stored else None
 
 
-def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None) -> Bill:
+def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None, device_bytes: int = 0) -> Bill:
     spec = compiled.spec
     return make_bill(
         compiled.image.plan,
         compiled.image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
-        in_flight=resolve_batch(spec) * resolve_lanes(spec),
+        in_flight=least_batch(spec) * most_lanes(spec),
         inputs_bytes=coarser_bytes(compiled.image, compiled.source),
         work_bytes=work_bytes,
+        device_bytes=device_bytes,
     )
 
 

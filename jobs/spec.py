@@ -201,9 +201,13 @@ class JobSpec(_Strict):
     )
     retries: Whole = Field(default=2, description="Tries of a tile after its first failure.")
     batch: AutoCount = Field(
-        default="auto", description="Tiles in one call of the network; part of what decides the bytes."
+        default="auto",
+        description="Tiles in one call of the network; part of what decides the bytes. "
+        "auto is found by a short trial, once for a result.",
     )
-    lanes: AutoCount = Field(default="auto", description="Calls of the network side by side; auto is one a core.")
+    lanes: AutoCount = Field(
+        default="auto", description="Calls of the network side by side; auto is found by a short trial."
+    )
     priority: Annotated[Literal["critical-path", "oldest"], Meant("critical-path or oldest")] = Field(
         default="critical-path",
         description="Which tiles go first: those that most others wait for, or the oldest image's.",

@@ -30,19 +30,30 @@ class _Torso(nn.Module):
         super().__init__()
         width, told = config.model_channels, 4 * config.model_channels
         self.model_channels = width
-        self.torso_dtype = torch.float32
+        self.precision: Precision = "fp32"
+        self.channels_last = False
         self.time_embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
         self.input_blocks, self.skip_widths = encoder_blocks(config)
         self.middle_block = middle_stage(config)
 
     def set_precision(self, precision: Precision) -> None:
         """Hold and run the convolutions below ``out`` in a precision; all else, norms too, stays in float32."""
-        self.torso_dtype = _DTYPES[precision]
+        self.precision = precision
         for name, part in self.named_children():
             if name in ("input_blocks", "middle_block", "output_blocks"):
                 for module in part.modules():
                     if isinstance(module, nn.Conv1d | nn.Conv2d):
                         module.to(self.torso_dtype)
+
+    def set_channels_last(self) -> None:
+        """Lay the numbers between the convolutions out channels last, which their weights decide."""
+        self.channels_last = True
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own types leave it out
+
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        """The type of the numbers between the convolutions."""
+        return _DTYPES[self.precision]
 
     def _encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
         h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
@@ -90,7 +101,7 @@ class AdmUNet(_Torso):
         for stage in self.output_blocks:
             h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), emb_BE)
         predicted: Tensor = self.out(h_BCHW.float())
-        return predicted
+        return predicted.contiguous()
 
 
 class AdmClassifier(_Torso):

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .ancestral import Ddpm
-from .contract import Contract, Model, contract_of, split_model
+from .contract import Model, contract_of, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
-from .denoiser import Denoiser
-from .engine import Engine
+from .denoiser import Condition, Denoiser, Pull
+from .device import CPU, best_device, own_memory
+from .engine import Engine, memory_of
 from .gaussian import Gaussian
 from .guidance import Guided
 from .networks import load_classifier, load_denoiser
 from .noise import PositionNoise
 from .parity import AS_WRITTEN, Parity
+from .probe import fastest_shape, most_lanes
 from .recipe import Guidance, Sampler
 from .repaint import Repaint
-from .schedule import Schedule, schedule
+from .schedule import schedule
 from .solvers import Ddnm, Solver, Walk
 from .weights import is_weights
 
@@ -31,18 +33,19 @@ _WALKS: dict[Sampler, type[Walk]] = {
 _DENOISERS: dict[str, Callable[[Mapping[str, object]], Denoiser]] = {"gaussian": Gaussian.of}
 
 
-def denoiser_of(model: Model) -> Denoiser:
-    """The denoiser of a model, its weights loaded where it has any."""
+def denoiser_of(model: Model, *, device: str = CPU) -> Denoiser:
+    """The denoiser of a model, its weights loaded onto a device where it has any."""
     name, options = split_model(model)
-    return load_denoiser(model) if is_weights(name) else _DENOISERS[name](options)
+    return load_denoiser(model, device=device) if is_weights(name) else _DENOISERS[name](options)
 
 
 @dataclass(frozen=True)
 class EngineFactory:
     """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options.
 
-    ``jumps`` are parameters of :func:`~tileloom.models.schedule.jump_times` besides the first family's;
-    ``eta`` None is the sampler's own.
+    ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
+    machine's memory (None: no limit). ``jumps`` are parameters of
+    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -52,8 +55,9 @@ class EngineFactory:
     seed: int = 0
     tile: int = 64
     bands: int = 3
-    batch: int = 1
-    lanes: int = 1
+    batch: int | None = 1
+    lanes: int | None = 1
+    affordable: int | None = None
     levels: int = 1
     factor: int = 2
     sampler: Sampler = "ddnm"
@@ -64,6 +68,34 @@ class EngineFactory:
 
     def __call__(self) -> Engine:
         """Load the network and fix the batch."""
+        device = best_device()
+        contract, denoiser, solver = contract_of(self.model), self._denoiser(device), self.solver(device)
+
+        def make(batch: int, lanes: int) -> Engine:
+            return Engine(
+                denoiser,
+                solver,
+                tile=(self.tile, self.tile),
+                bands=self.bands,
+                batch=batch,
+                lanes=lanes,
+                levels=self.levels,
+            )
+
+        def affordable(batch: int, lanes: int) -> bool:
+            own = own_memory(device)
+            limit = self.affordable if own is None else own
+            shape = (batch, self.bands, self.tile, self.tile)
+            return limit is None or memory_of(denoiser, shape, lanes=lanes, states=batch * lanes) <= limit
+
+        if contract.batches:
+            found = fastest_shape(make, batch=self.batch, lanes=self.lanes, device=device, affordable=affordable)
+        else:
+            found = self.batch or 1, self.lanes or most_lanes(device)
+        return make(*found)
+
+    def solver(self, device: str) -> Solver:
+        """What walks the job's tiles, its tensors on a device."""
         contract = contract_of(self.model)
         steps = schedule(
             contract.betas,
@@ -73,28 +105,21 @@ class EngineFactory:
             total=contract.timesteps,
             jumps=self.jumps,
         )
-        return Engine(
-            self._denoiser(),
-            self._solver(steps, contract),
-            tile=(self.tile, self.tile),
-            bands=self.bands,
-            batch=self.batch,
-            lanes=self.lanes,
-            levels=self.levels,
-            factor=self.factor,
-        )
-
-    def _denoiser(self) -> Denoiser:
-        denoiser = denoiser_of(self.model)
-        if self.guidance is None:
-            return denoiser
-        told = self.guidance
-        told.check(self.tile)
-        return Guided(denoiser, load_classifier(told.classifier), told.label, told.scale)
-
-    def _solver(self, steps: Schedule, contract: Contract) -> Solver:
         kind = _WALKS[self.sampler]
         own = {} if self.eta is None else {"eta": self.eta}
         # The DDIM form is published without bounds: its eps must stay that of its guess.
         clip = None if kind is DdnmImplicit else contract.value_range
-        return kind(steps, PositionNoise(self.seed), self.bands, clip, parity=self.parity, **own)
+        noise = PositionNoise(self.seed, device)
+        return kind(steps, noise, self.bands, clip, told=self._told(), parity=self.parity, **own)
+
+    def _told(self) -> Condition:
+        guide = self.guidance
+        pull = Pull(guide.label, guide.scale) if guide else None
+        return Condition(factor=self.factor, label=label_of(self.model), pull=pull)
+
+    def _denoiser(self, device: str) -> Denoiser:
+        denoiser = denoiser_of(self.model, device=device)
+        if self.guidance is None:
+            return denoiser
+        self.guidance.check(self.tile)
+        return Guided(denoiser, load_classifier(self.guidance.classifier, device=device))

@@ -85,13 +85,17 @@ def refuse_difference(config: AdmConfig | ClassifierConfig, shapes: Shapes, *, f
 
 
 def with_weights(
-    config: AdmConfig | ClassifierConfig, tensors: Mapping[str, Tensor], *, file: str = "the state dict"
+    config: AdmConfig | ClassifierConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    file: str = "the state dict",
+    device: str = "cpu",
 ) -> Network:
     """A network in float32 with these weights, exactly all of them; ready to predict, not to be trained."""
     refuse_difference(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, file=file)
     # Weights made in inference mode could never let a gradient through to the image.
     with torch.inference_mode(mode=False):
-        network = blank(config).to_empty(device="cpu")
+        network: Network = blank(config).to_empty(device=device)
         # Copies and widens: what lies in a file must not change under a running job.
         network.load_state_dict(tensors)
         return network.requires_grad_(False).eval()

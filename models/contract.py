@@ -24,7 +24,7 @@ class Contract:
     Sizes are pixels of the network's window. ``bands`` None means any number; ``value_range`` None
     means values without bounds, so that predictions are never clipped. ``conditions`` names what the
     network is told besides the noisy window and its timestep; ``betas`` and ``timesteps`` are the
-    noise schedule it was made for.
+    noise schedule it was made for. ``batches``: several windows in one call may be faster than one by one.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Contract:
     smallest_tile: int = 1
     value_range: tuple[float, float] | None = (-1.0, 1.0)
     conditions: tuple[str, ...] = ()
+    batches: bool = True
     betas: str = "linear"
     timesteps: int = 1000
 
@@ -114,11 +115,15 @@ def gaussian_spec(options: Mapping[str, object]) -> GaussianSpec:
 class NetworkOptions:
     """What a job says of a network: the ``precision`` of its convolutions, the class ``label`` of every tile.
 
-    ``told`` is what shapes cannot tell of it.
+    ``channels_last`` is how its numbers lie in memory, None: in reduced precision only, since in float32 it is a
+    little faster and rounds otherwise than the published programs. ``compile``: torch compiles it for the job's
+    batch, which takes minutes and pays in long jobs. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"
     label: int | None = None
+    channels_last: bool | None = None
+    compile: bool = False
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
@@ -127,19 +132,35 @@ class NetworkOptions:
             raise InputError(f"model.precision is {self.precision!r}; choose one of {', '.join(get_args(Precision))}")
         if self.label is not None and (isinstance(self.label, bool) or not isinstance(self.label, int)):
             raise InputError(f"model.label is {self.label!r}; give the number of a class")
+        for name in ("channels_last", "compile"):
+            if getattr(self, name) not in (None, False, True):
+                raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
+
+    @property
+    def lies_channels_last(self) -> bool:
+        """How the network's numbers lie in memory."""
+        return self.precision != "fp32" if self.channels_last is None else self.channels_last
+
+
+_OWN = ("precision", "label", "channels_last", "compile")
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
     """The options of a model that is a weights file."""
     told = [field.name for field in fields(Told)]
     for name in options:
-        if name not in ("precision", "label", *told):
-            raise InputError(
-                f"model.{name} is no option of {file}; a network's options are precision, label, {', '.join(told)}"
-            )
+        if name not in (*_OWN, *told):
+            known = ", ".join((*_OWN, *told))
+            raise InputError(f"model.{name} is no option of {file}; a network's options are {known}")
     said = Told(**{name: options[name] for name in told if name in options})  # type: ignore[arg-type]  # it checks them
-    rest = {name: options[name] for name in ("precision", "label") if name in options}
+    rest = {name: options[name] for name in _OWN if name in options}
     return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
+
+
+def label_of(model: Model) -> int | None:
+    """The class that a model is to draw; None where the job names none."""
+    label = split_model(model)[1].get("label")
+    return label if isinstance(label, int) else None
 
 
 def network_contract(file: str, reading: Reading, label: int | None) -> Contract:
@@ -183,7 +204,7 @@ def contract_of(model: Model) -> Contract:
 
 def _gaussian(options: Mapping[str, object]) -> Contract:
     gaussian_spec(options)
-    return Contract("gaussian", native_tile=64, smallest_tile=4, value_range=None, conditions=("level",))
+    return Contract("gaussian", native_tile=64, smallest_tile=4, value_range=None, conditions=("level",), batches=False)
 
 
 _CONTRACTS: dict[str, Callable[[Mapping[str, object]], Contract]] = {"gaussian": _gaussian}

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ..tiling.errors import InputError
 from .contract import Contract
 
 
 @dataclass(frozen=True, slots=True)
+class Pull:
+    """A class that a classifier pulls a window to, and how hard."""
+
+    label: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
-    """What a network may be told of a window: its level, each ``factor`` times coarser than the one before."""
+    """What a network may be told of a window.
+
+    Its level, each ``factor`` times coarser than the one before; the class it shows, where the network
+    draws classes; the class that a classifier pulls it to, None for no pull.
+    """
 
     level: int = 0
     factor: int = 2
+    label: int | None = None
+    pull: Pull | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +46,14 @@ class Answer:
     eps: Tensor
     v: Tensor | None = None
     gradient: Tensor | None = None
+
+
+def labels_of(conditions: Sequence[Condition], count: int) -> Tensor:
+    """The class of each of ``count`` rows, 0 for padding."""
+    told = [condition.label for condition in conditions]
+    if None in told:
+        raise InputError("the model draws classes, and a tile is told none: give the job's model a label")
+    return torch.tensor([*told, *[0] * (count - len(told))])
 
 
 def split_answer(answer_CHW: Tensor, bands: int) -> Answer:
@@ -46,6 +70,11 @@ class Denoiser(Protocol):
     @property
     def contract(self) -> Contract:
         """What it needs and promises."""
+        ...
+
+    @property
+    def numerics(self) -> Mapping[str, str]:
+        """What its bits depend on besides weights, inputs and device, by name: its precision at least."""
         ...
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:

@@ -6,14 +6,14 @@ threads: a forward pass runs on one, and *lanes* run several passes side by side
 
 from __future__ import annotations
 
-import platform
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from hashlib import blake2b
-from math import prod
-from pathlib import Path
+from math import inf, prod
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 from ..tiling.box import TileKey
 from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
-from .denoiser import Condition, Denoiser
-from .solvers import Solver, TileState
+from .denoiser import Denoiser
+from .device import device_class, fix_arithmetic, own_memory
+from .solvers import Question, Solver, TileState
 
 _POSITION = struct.Struct("<I")
 _FORMAT = "state 1"
@@ -32,13 +33,20 @@ _DIGEST = 16
 # and that a lane needs while it advances one tile (the guess, the mean, the noise and its wide integers).
 _STATE_WINDOWS = 8
 _LANE_WINDOWS = 16
+# A shape is tried so often, or for so long.
+_TRIALS, _TRIAL_SECONDS = 5, 0.5
+
+
+class DependentRows(TileloomError):
+    """A network gives a tile other values in another slot or company."""
 
 
 class Engine:
-    """A :class:`~tileloom.tiling.work.TileWork` over a denoiser and a solver, on the CPU in float32.
+    """A :class:`~tileloom.tiling.work.TileWork` over a denoiser and a solver, on the solver's device.
 
-    ``batch`` rows a forward pass, ``lanes`` passes side by side, ``tile`` (rows, columns). ``levels``
-    and ``factor`` are the plan's: each level ``factor`` times coarser than the one before.
+    ``batch`` rows a forward pass, ``lanes`` passes side by side, ``tile`` (rows, columns); ``levels`` of
+    tiles may come. Whatever its precision, a network is given float32 and answers in it: constraints,
+    noise and x_t are never anything else.
     """
 
     def __init__(
@@ -51,7 +59,6 @@ class Engine:
         batch: int,
         lanes: int = 1,
         levels: int = 1,
-        factor: int = 2,
     ) -> None:
         """Fix the threads and the batch's shape; refuse what the network cannot do in that shape."""
         denoiser.contract.check(tile, bands)
@@ -59,12 +66,18 @@ class Engine:
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
         self._denoiser, self._solver = denoiser, solver
-        self._batch, self._lanes, self._levels, self._factor = batch, lanes, levels, factor
+        self._batch, self._lanes, self._levels = batch, lanes, levels
         self._window = (bands, *tile)
-        torch.set_num_threads(1)
+        fix_arithmetic()
         # OpenMP keeps the number of threads for each calling thread, so every lane sets its own.
         self._pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
         self._pool.submit(self._refuse_dependent_rows).result()
+
+    def beside(self, solver: Solver) -> Engine:
+        """The same running batch for another job's tiles: states of both may be stepped in one call of either."""
+        other = copy(self)
+        other._solver = solver
+        return other
 
     @property
     def slots(self) -> int:
@@ -85,20 +98,38 @@ class Engine:
     def numeric_class(self) -> dict[str, str]:
         """What a tile's bits depend on besides the job."""
         return {
-            "device": _cpu_model(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            **device_class(self._solver.device),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "precision": "fp32",
+            **self._denoiser.numerics,
             "batch_shape": "x".join(map(str, self.batch_shape)),
         }
 
+    @property
+    def device_memory(self) -> int | None:
+        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
+        return own_memory(self._solver.device)
+
     def memory(self, batch: int) -> int:
         """Bytes to hold ``batch`` states and to advance them: an estimate from above."""
-        tables, forward = self._denoiser.memory(self.batch_shape)
-        window = 4 * prod(self._window)
-        lane = forward + (_LANE_WINDOWS + self._batch) * window
-        return tables + self._lanes * lane + batch * _STATE_WINDOWS * window
+        return memory_of(self._denoiser, self.batch_shape, lanes=self._lanes, states=batch)
+
+    def rate(self) -> float:
+        """Tile-calls a second with every slot in use: the best of a few short trials."""
+        asked = self._trial()
+
+        def forward(_: int) -> None:
+            with torch.inference_mode():
+                _finite(self._forward(asked)).tolist()
+
+        fastest, began = inf, perf_counter()
+        for _ in range(_TRIALS):
+            started = perf_counter()
+            list(self._pool.map(forward, range(self._lanes)))
+            fastest = min(fastest, perf_counter() - started)
+            if perf_counter() - began > _TRIAL_SECONDS:
+                break
+        return self.slots / fastest
 
     def begin(self, inputs: TileInputs) -> TileState:
         """A tile at the start of its schedule."""
@@ -116,16 +147,16 @@ class Engine:
 
     def finished(self, state: TileState) -> bool:
         """Whether the schedule has ended."""
-        return self._solver.finished(state)
+        return state.solver.finished(state)
 
     def finish(self, state: TileState) -> Floats:
         """The restored window, all bands, in model range."""
-        x_CHW: Floats = self._solver.result(state).numpy()
+        x_CHW: Floats = state.solver.result(state).cpu().numpy()
         return x_CHW
 
     def pack(self, state: TileState) -> bytes:
         """The noisy window and its position, signed with what they belong to."""
-        x_CHW = state.x_CHW.numpy().astype("<f4", copy=False)
+        x_CHW = state.x_CHW.cpu().numpy().astype("<f4", copy=False)
         body = _POSITION.pack(state.position) + x_CHW.tobytes()
         return body + self._sign(state, body)
 
@@ -137,7 +168,7 @@ class Engine:
             raise CorruptChunk(f"the saved state of {_name(inputs)} is damaged, or of other inputs or another schedule")
         (position,) = _POSITION.unpack_from(body)
         x_CHW = np.frombuffer(body, "<f4", offset=_POSITION.size).reshape(self._window).astype(np.float32)
-        return replace(state, x_CHW=torch.from_numpy(x_CHW), position=position)
+        return replace(state, x_CHW=torch.from_numpy(x_CHW).to(self._solver.device), position=position)
 
     def _sign(self, state: TileState, body: bytes) -> bytes:
         belongs = f"{_FORMAT}|{self._denoiser.contract.name}|{state.origin}|".encode()
@@ -146,43 +177,46 @@ class Engine:
     def _advance(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:
         """One forward pass in one lane; each tile's own arithmetic stays outside the batch."""
         with torch.inference_mode():
-            asked = [self._solver.ask(state) for state in states]
-            windows, timesteps = zip(*asked, strict=True)
-            eps_BCHW = self._forward(windows, timesteps, [self._condition(state.key.level) for state in states])
-            return [self._tell(state, eps_CHW) for state, eps_CHW in zip(states, eps_BCHW, strict=False)]
+            asked = [state.solver.ask(state) for state in states]
+            answers_BCHW = self._forward(asked)[: len(states)]
+            told = [state.solver.tell(state, one) for state, one in zip(states, answers_BCHW, strict=True)]
+            # One question to the device for all tiles: each would wait for everything before it.
+            finite = (_finite(answers_BCHW) & _finite(torch.stack([state.x_CHW for state in told]))).tolist()
+        return [
+            after if fine else TileFailed(f"{_name(after)} has values that are not finite after timestep {timestep:g}")
+            for after, fine, (_, timestep, _) in zip(told, finite, asked, strict=True)
+        ]
 
-    def _tell(self, state: TileState, eps_CHW: Tensor) -> TileState | TileFailed:
-        told = self._solver.tell(state, eps_CHW)
-        if torch.isfinite(eps_CHW).all() and torch.isfinite(told.x_CHW).all():
-            return told
-        timestep = self._solver.ask(state)[1]
-        return TileFailed(f"{_name(state)} has values that are not finite after timestep {timestep:g}")
-
-    def _condition(self, level: int) -> Condition:
-        return Condition(level, self._factor)
-
-    def _forward(self, windows: Sequence[Tensor], timesteps: Sequence[float], told: Sequence[Condition]) -> Tensor:
+    def _forward(self, asked: Sequence[Question]) -> Tensor:
         """The network on windows in the first rows of a padded batch."""
-        x_BCHW, t_B = torch.zeros(self.batch_shape), torch.zeros(self._batch)
-        for row, (x_CHW, timestep) in enumerate(zip(windows, timesteps, strict=True)):
-            x_BCHW[row] = x_CHW
-            t_B[row] = timestep
-        return self._denoiser.predict(x_BCHW, t_B, told)
+        padding = self._batch - len(asked)
+        x_BCHW = torch.zeros(self.batch_shape, device=self._solver.device)
+        for row, question in enumerate(asked):
+            x_BCHW[row] = question.x_CHW
+        t_B = torch.tensor([*(question.timestep for question in asked), *[0.0] * padding], device=x_BCHW.device)
+        return self._denoiser.predict(x_BCHW, t_B, [question.told for question in asked])
+
+    def _trial(self) -> list[Question]:
+        """A full batch of unlike questions."""
+        count, last = self._batch, self._denoiser.contract.timesteps - 1
+        x_BCHW = torch.randn(self.batch_shape, generator=torch.Generator().manual_seed(0)).to(self._solver.device)
+        told = [replace(self._solver.told, level=row % self._levels) for row in range(count)]
+        return [
+            Question(x_CHW, float(last * row // max(1, count - 1)), condition)
+            for row, (x_CHW, condition) in enumerate(zip(x_BCHW, told, strict=True))
+        ]
 
     @torch.inference_mode()
     def _refuse_dependent_rows(self) -> None:
         """Run one set of rows in several arrangements: full, reversed, rotated, and half of it before padding."""
-        count, last = self._batch, self._denoiser.contract.timesteps - 1
-        x_BCHW = torch.randn(self.batch_shape, generator=torch.Generator().manual_seed(0))
-        timesteps = [float(last * row // max(1, count - 1)) for row in range(count)]
-        rows = list(range(count))
+        questions = self._trial()
+        rows = list(range(self._batch))
         seen: dict[int, Tensor] = {}
-        for order in (rows, rows[::-1], rows[1:] + rows[:1], rows[: -(-count // 2)]):
-            told = [self._condition(row % self._levels) for row in order]
-            eps_BCHW = self._forward([x_BCHW[row] for row in order], [timesteps[row] for row in order], told)
+        for order in (rows, rows[::-1], rows[1:] + rows[:1], rows[: -(-self._batch // 2)]):
+            eps_BCHW = self._forward([questions[row] for row in order])
             for row, eps_CHW in zip(order, eps_BCHW, strict=False):
                 if not torch.equal(seen.setdefault(row, eps_CHW), eps_CHW):
-                    raise TileloomError(
+                    raise DependentRows(
                         f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
                         "gives a tile other values in another slot or company; choose another batch size"
                     )
@@ -193,11 +227,14 @@ def _name(tile: TileInputs | TileState) -> str:
     return f"image {tile.image}, tile {key} ({tile.box})"
 
 
-def _cpu_model() -> str:
-    """The processor's name as the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def memory_of(denoiser: Denoiser, batch_shape: tuple[int, ...], *, lanes: int, states: int) -> int:
+    """Bytes to hold so many states and to advance them in so many lanes: an estimate from above."""
+    tables, forward = denoiser.memory(batch_shape)
+    batch, *shape = batch_shape
+    window = 4 * prod(shape)
+    return tables + lanes * (forward + (_LANE_WINDOWS + batch) * window) + states * _STATE_WINDOWS * window
+
+
+def _finite(x_BCHW: Tensor) -> Tensor:
+    """Whether all of a row is finite, by row."""
+    return torch.isfinite(x_BCHW).flatten(1).all(dim=1)

@@ -72,12 +72,12 @@ def _band_shares(spec: GaussianSpec, bands: int) -> tuple[float, float]:
     return apart + bands * spec.band_correlation, apart
 
 
-def _diagonalise(spec: GaussianSpec, shape: tuple[int, int], block: int) -> _Spectrum:
-    """Made in float64 by torch, whose thread count the engine fixes: other counts give other bits."""
+def _diagonalise(spec: GaussianSpec, shape: tuple[int, int], block: int, device: str = "cpu") -> _Spectrum:
+    """Made in float64 on the processor by torch, whose thread count the engine fixes: other counts give other bits."""
     axes = [torch.linalg.eigh(torch.from_numpy(axis_covariance(spec, size, block))) for size in shape]
     (row_values, rows), (col_values, cols) = axes
     variance = spec.std**2 * torch.outer(row_values.clamp(min=0), col_values.clamp(min=0))
-    return _Spectrum(rows.float(), cols.float(), variance)
+    return _Spectrum(*(table.to(device) for table in (rows.float(), cols.float(), variance)))
 
 
 _spectrum = lru_cache(maxsize=64)(_diagonalise)
@@ -103,6 +103,11 @@ class Gaussian:
         """Any number of bands, any window, values without bounds."""
         return contract_of("gaussian")
 
+    @property
+    def numerics(self) -> Mapping[str, str]:
+        """Single precision."""
+        return {"precision": "fp32"}
+
     @cached_property
     def _log_abar(self) -> Doubles:
         contract = self.contract
@@ -117,7 +122,7 @@ class Gaussian:
 
     def _predict(self, x_CHW: Tensor, timestep: float, condition: Condition) -> Tensor:
         bands, height, width = x_CHW.shape
-        spectrum = _spectrum(self.spec, (height, width), condition.factor**condition.level)
+        spectrum = _spectrum(self.spec, (height, width), condition.factor**condition.level, str(x_CHW.device))
         abar = float(np.exp(np.interp(timestep, np.arange(len(self._log_abar)), self._log_abar)))
         scales = [
             (sqrt(1 - abar) / (abar * share * spectrum.variance + (1 - abar))).float()

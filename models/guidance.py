@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,36 +11,45 @@ from torch import Tensor
 
 from .adm import AdmClassifier
 from .contract import Contract
-from .denoiser import Condition, Denoiser
+from .denoiser import Condition, Denoiser, Pull
 from .networks import class_gradient
+
+_NONE = Pull(label=0, scale=0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Guided:
     """A denoiser with the gradient of a classifier of noisy images behind what it tells.
 
-    The gradient is ``scale d/dx log p(label | x_t)``, at the noisy window itself; a solver weighs it with
-    the variance of its step.
+    The gradient is ``scale d/dx log p(label | x_t)``, at the noisy window itself, 0 for a window that
+    nothing pulls; a solver weighs it with the variance of its step.
     """
 
     denoiser: Denoiser
     classifier: AdmClassifier
-    label: int
-    scale: float = 1.0
 
     @cached_property
     def contract(self) -> Contract:
-        """The denoiser's terms; who guides is part of the name, since a tile's bits depend on it."""
+        """The denoiser's terms, under a name of its own, since a tile's bits depend on who guides."""
         terms = self.denoiser.contract
-        return replace(terms, name=f"{terms.name} guided to class {self.label} at {self.scale!r}")
+        return replace(terms, name=f"{terms.name}, guided")
+
+    @property
+    def numerics(self) -> Mapping[str, str]:
+        """The denoiser's."""
+        return self.denoiser.numerics
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """eps, v (-1, the posterior's variance, where the denoiser does not tell it) and the gradient."""
         told_BCHW = self.denoiser.predict(x_BCHW, t_B, conditions)
         if told_BCHW.shape == x_BCHW.shape:
             told_BCHW = torch.cat([told_BCHW, -torch.ones_like(x_BCHW)], dim=1)
-        y_B = torch.full((len(t_B),), self.label, device=t_B.device)
-        return torch.cat([told_BCHW, class_gradient(self.classifier, x_BCHW, t_B, y_B, scale=self.scale)], dim=1)
+        pulls = [condition.pull or _NONE for condition in conditions]
+        pulls += [_NONE] * (len(t_B) - len(pulls))
+        y_B = torch.tensor([pull.label for pull in pulls], device=t_B.device)
+        scale_B111 = torch.tensor([pull.scale for pull in pulls], device=t_B.device)[:, None, None, None]
+        gradient_BCHW = class_gradient(self.classifier, x_BCHW, t_B, y_B, scale=scale_B111)
+        return torch.cat([told_BCHW, gradient_BCHW], dim=1)
 
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
         """Both networks; the way back through the classifier keeps every map of the way there."""

@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..tiling.errors import InputError
+from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, network_contract, network_options, split_model
-from .denoiser import Condition
+from .denoiser import Condition, labels_of
 from .signatures import Told
 from .weights import read_weights
 
 # Maps of the widest level that live at once inside a residual block: its input, the concatenation and what
 # norms and convolutions make of them in float32, with room for a convolution's working memory.
 _LIVE_MAPS = 16
+# Where what fails to compile says so; importing these would cost seconds that most jobs have no use for.
+_COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
 @dataclass(frozen=True, eq=False)
 class AdmDenoiser:
-    """An ADM U-Net as a denoiser: eps, and v where it learned the variance; with classes it draws ``label``."""
+    """An ADM U-Net as a denoiser: eps, and v where it learned the variance.
+
+    ``compiled`` says that torch compiles the network at its first call, for that call's shape.
+    """
 
     network: AdmUNet
     contract: Contract
-    label: int | None = None
+    compiled: bool = False
+
+    @property
+    def numerics(self) -> Mapping[str, str]:
+        """Precision of the convolutions, memory format, and whether it is compiled."""
+        return {
+            "precision": self.network.precision,
+            "memory format": "channels last" if self.network.channels_last else "contiguous",
+            "compiled": "yes" if self.compiled else "no",
+        }
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """The network's channels as they are; a window's level makes no difference to it."""
-        y_B = None if self.label is None else torch.full((len(t_B),), self.label, device=t_B.device)
-        predicted: Tensor = self.network(x_BCHW, t_B, y_B)
+        classes = self.network.config.num_classes
+        y_B = None if classes is None else labels_of(conditions, len(t_B)).to(t_B.device)
+        try:
+            predicted: Tensor = self.network(x_BCHW, t_B, y_B)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(_COMPILERS):
+                raise
+            why = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+            raise TileloomError(f"{self.contract.name} cannot be compiled here ({why}): leave compile out") from error
         return predicted
 
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
@@ -44,29 +65,35 @@ class AdmDenoiser:
         return weights, 4 * batch * (sum(maps) * (config.num_res_blocks + 1) + _LIVE_MAPS * max(maps))
 
 
-def load_denoiser(model: Model) -> AdmDenoiser:
+def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:
     """The denoiser of a weights file, by path and options."""
     file, options = split_model(model)
     asked = network_options(file, options)
     reading = read_weights(file, asked.told)
     contract = network_contract(file, reading, asked.label)
-    network = with_weights(reading.config, load_tensors(file), file=file)
+    network = with_weights(reading.config, load_tensors(file), file=file, device=device)
     if not isinstance(network, AdmUNet):
         raise InputError(f"{file} holds no U-Net")
     network.set_precision(asked.precision)
-    return AdmDenoiser(network, contract, asked.label)
+    if asked.lies_channels_last:
+        network.set_channels_last()
+    if asked.compile:
+        network.compile(dynamic=False)
+    return AdmDenoiser(network, contract, asked.compile)
 
 
-def load_classifier(file: str, told: Told | None = None) -> AdmClassifier:
+def load_classifier(file: str, told: Told | None = None, *, device: str = "cpu") -> AdmClassifier:
     """The classifier of a weights file."""
     reading = read_weights(file, told)
-    network = with_weights(reading.config, load_tensors(file), file=file)
+    network = with_weights(reading.config, load_tensors(file), file=file, device=device)
     if not isinstance(network, AdmClassifier):
         raise InputError(f"{file} is {reading.kind}, which cannot guide: name the file of a classifier")
     return network
 
 
-def class_gradient(classifier: AdmClassifier, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, *, scale: float) -> Tensor:
+def class_gradient(
+    classifier: AdmClassifier, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, *, scale: float | Tensor
+) -> Tensor:
     """Classifier guidance: ``scale * d/dx sum_b log p(y_b | x_b)`` at noisy images and their original timesteps."""
     # Also where the caller takes no gradients: what inference mode made must be copied to be differentiated.
     with torch.inference_mode(mode=False), torch.enable_grad():

@@ -71,6 +71,11 @@ _ATANH_SERIES = tuple(1.0 / (2 * k + 1) for k in range(11))
 class NoiseField(Protocol):
     """Standard normal noise over the whole plane of every level of every image."""
 
+    @property
+    def device(self) -> str:
+        """Where windows lie."""
+        ...
+
     def window(self, image: str, level: int, draw: int, box: Box, bands: int) -> Tensor:
         """The noise of one draw on ``box``, in pixels of the level: float32 (bands, rows, columns)."""
         ...
@@ -123,8 +128,12 @@ def normal(words: Tensor) -> Tensor:
     centred = words.double().sub_(2.0**31 - 0.5).mul_(2.0**-32).reshape(-1)
     squared = (centred * centred).neg_().add_(_SPLIT * _SPLIT)
     values = _polynomial(_CENTRE_TOP, squared).div_(_polynomial(_CENTRE_BOTTOM, squared)).mul_(centred)
-    outer = (centred.abs() > _SPLIT).nonzero().squeeze(1)
-    values[outer] = _tail(centred[outer])
+    outer = centred.abs() > _SPLIT
+    if words.device.type == "cpu":
+        values[outer] = _tail(centred[outer])
+    else:
+        # To pick a few, the host would have to wait for the device: all are cheaper there.
+        values = torch.where(outer, _tail(centred), values)
     return values.float().reshape(words.shape)
 
 

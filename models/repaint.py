@@ -38,10 +38,13 @@ class Repaint(Ddpm):
         if inputs.measurement.scale > 1 or inputs.measurement.gray or inputs.measurement.sigma:
             raise InputError("sampler repaint fills in missing pixels and does nothing else: choose ddnm for this task")
         state = super().begin(inputs)
-        values, mask = torch.tensor(inputs.y), torch.tensor(inputs.measured).expand(inputs.y.shape)
+        here = self.device
+        values = torch.tensor(inputs.y, device=here)
+        mask = torch.tensor(inputs.measured, device=here).expand(values.shape)
         if inputs.context is not None:
-            finished = torch.tensor(inputs.context_mask)
-            values, mask = torch.where(finished, torch.tensor(inputs.context), values), mask | finished
+            finished = torch.tensor(inputs.context_mask, device=here)
+            values = torch.where(finished, torch.tensor(inputs.context, device=here), values)
+            mask = mask | finished
         told = {own.name: getattr(state, own.name) for own in fields(state)}
         # What is known acts on x_t; only low frequencies are left to the guess.
         told["constraints"] = tuple(one for one in state.constraints if isinstance(one, LowFrequency))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..tiling.box import Box, TileKey
 from ..tiling.work import TileInputs
 from .constraints import Constraint, constraints_for
-from .denoiser import Answer, split_answer
+from .denoiser import Answer, Condition, split_answer
 from .noise import NoiseField
 from .parity import AS_WRITTEN, Parity
 from .schedule import Schedule
@@ -24,11 +24,12 @@ from .schedule import Schedule
 class TileState:
     """A tile somewhere in its schedule: the noisy window and its position in the list of indices visited.
 
-    ``origin`` is a digest of all it began from, the solver's settings included; ``sigma`` is the
-    measurement's noise in model range; ``constraints`` are what is known of the tile, in the order they
-    are imposed.
+    ``solver`` is what walks it; ``origin`` is a digest of all it began from, the solver's settings
+    included; ``sigma`` is the measurement's noise in model range; ``constraints`` are what is known of
+    the tile, in the order they are imposed.
     """
 
+    solver: Solver
     image: str
     key: TileKey
     box: Box
@@ -39,8 +40,26 @@ class TileState:
     position: int = 0
 
 
+class Question(NamedTuple):
+    """What the network must see next: a noisy window, its timestep in the original schedule, what it is told."""
+
+    x_CHW: Tensor
+    timestep: float
+    told: Condition
+
+
 class Solver(Protocol):
     """Walks a tile from noise to an image, asking for one network output at a time."""
+
+    @property
+    def device(self) -> str:
+        """Where its tensors lie."""
+        ...
+
+    @property
+    def told(self) -> Condition:
+        """What the network is told of every tile, but for the tile's level."""
+        ...
 
     @property
     def calls(self) -> int:
@@ -51,8 +70,8 @@ class Solver(Protocol):
         """The tile in pure noise."""
         ...
 
-    def ask(self, state: TileState) -> tuple[Tensor, float]:
-        """The window the network must see next, and its timestep in the original schedule."""
+    def ask(self, state: TileState) -> Question:
+        """What the network must see next."""
         ...
 
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
@@ -80,7 +99,13 @@ class Walk(ABC):
     noise: NoiseField
     bands: int
     clip: tuple[float, float] | None = None
+    told: Condition = field(default=Condition(), kw_only=True)
     parity: Parity = field(default=AS_WRITTEN, kw_only=True)
+
+    @property
+    def device(self) -> str:
+        """Where the noise lies, and so all else."""
+        return self.noise.device
 
     @property
     def calls(self) -> int:
@@ -92,12 +117,12 @@ class Walk(ABC):
         if inputs.start is None:
             x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
         else:
-            x_CHW = torch.tensor(inputs.start)
+            x_CHW = torch.tensor(inputs.start, device=self.device)
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
         sigma = 2 * inputs.measurement.sigma
-        constraints = constraints_for(inputs, self.bands, parity=self.parity)
+        constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
         origin = inputs.digest(self._settings)
-        return TileState(inputs.image, inputs.key, inputs.box, origin, sigma, constraints, x_CHW)
+        return TileState(self, inputs.image, inputs.key, inputs.box, origin, sigma, constraints, x_CHW)
 
     def finished(self, state: TileState) -> bool:
         """Whether the state is clean."""
@@ -107,9 +132,10 @@ class Walk(ABC):
         """The last clean guess, in agreement with all that is known."""
         return state.x_CHW
 
-    def ask(self, state: TileState) -> tuple[Tensor, float]:
-        """The noisy window and its timestep in the original schedule."""
-        return state.x_CHW, float(self.schedule.timesteps[self.schedule.times[state.position]])
+    def ask(self, state: TileState) -> Question:
+        """The noisy window as it is."""
+        timestep = float(self.schedule.timesteps[self.schedule.times[state.position]])
+        return Question(state.x_CHW, timestep, replace(self.told, level=state.key.level))
 
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One reverse step, and the undo steps that follow it in the schedule."""

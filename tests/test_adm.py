@@ -8,6 +8,7 @@ import torch
 from tests.nets import CLASSIFIER, UNET, WITH_CLASSES, images, network, shapes
 from tileloom.models.adm_blocks import double, halve, split_heads, timestep_embedding
 from tileloom.models.adm_config import AdmConfig
+from tileloom.models.denoiser import Condition
 from tileloom.models.networks import AdmDenoiser, class_gradient
 from tileloom.tiling.errors import InputError
 
@@ -222,8 +223,18 @@ def test_a_pull_is_found_where_gradients_are_off_and_leaves_none_behind():
 def test_a_denoisers_answer_is_the_networks_first_channels(config, label):
     net, (x, t) = network(config), images()
     told = None if label is None else torch.tensor([label, label])
-    denoiser = AdmDenoiser(net, None, label)
-    assert torch.equal(denoiser.predict(x, t, [])[:, :3], net(x, t, told)[:, :3])
+    denoiser = AdmDenoiser(net, None)
+    conditions = [Condition(label=label)] * 2
+    assert torch.equal(denoiser.predict(x, t, conditions)[:, :3], net(x, t, told)[:, :3])
+
+
+def test_every_row_is_told_its_own_class_and_padding_the_first():
+    net, (x, t) = network(WITH_CLASSES), images(3)
+    told = [Condition(label=4), Condition(label=1)]
+    predicted = AdmDenoiser(net, None).predict(x, t, told)
+    assert torch.equal(predicted, net(x, t, torch.tensor([4, 1, 0])))
+    with pytest.raises(InputError, match="give the job's model a label"):
+        AdmDenoiser(net, None).predict(x, t, [*told, Condition()])
 
 
 def test_memory_covers_the_weights_and_what_is_kept_for_the_way_up():

@@ -14,7 +14,7 @@ from tests.pipeline import job, restore, result, scene
 from tileloom.jobs.run import Redo
 from tileloom.models.build import denoiser_of
 from tileloom.models.checkpoint import blank, convert, load_tensors, with_weights
-from tileloom.models.contract import contract_of
+from tileloom.models.contract import contract_of, label_of
 from tileloom.models.networks import load_classifier, load_denoiser
 from tileloom.models.signatures import Told
 from tileloom.models.weights import is_weights, read_weights, shapes_of, weights_digest
@@ -214,8 +214,9 @@ def test_options_reach_the_network(tmp_path):
     path = weights(tmp_path, WITH_CLASSES)
     options = {"label": 2, "precision": "bf16", "attention_order": "new", "head_channels": 16}
     denoiser = denoiser_of({"name": path, **options})
-    assert denoiser.label == 2
+    assert label_of({"name": path, **options}) == 2
     assert denoiser.network.torso_dtype is torch.bfloat16
+    assert denoiser.numerics["precision"] == "bf16"
     assert denoiser.network.config.use_new_attention_order
     assert denoiser.network.config.num_head_channels == 16
 

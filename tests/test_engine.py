@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from random import Random
 from threading import Barrier, current_thread, main_thread
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn.functional import conv2d
 
 from tests.tiles import BANDS, LEVELS, TILE, run, tile
 from tileloom.models.contract import Contract, GaussianSpec
+from tileloom.models.denoiser import Condition
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
 from tileloom.models.noise import PositionNoise
@@ -32,6 +34,7 @@ class Network:
     """A small convolution over the whole batch at once, told of timestep and level."""
 
     contract = Contract("network", value_range=None, smallest_tile=4)
+    numerics = MappingProxyType({"precision": "fp32"})
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
@@ -60,8 +63,9 @@ class Wrapped(Network):
 
 def engine(denoiser=None, *, batch=3, lanes=1, steps=STEPS, seed=4, clip=None, **more):
     bands = more.pop("bands", BANDS)
-    options = {"tile": (TILE, TILE), "levels": LEVELS, "factor": FACTOR, **more}
-    solver = Ddnm(steps, PositionNoise(seed), bands, clip)
+    told = Condition(factor=more.pop("factor", FACTOR))
+    options = {"tile": (TILE, TILE), "levels": LEVELS, **more}
+    solver = Ddnm(steps, PositionNoise(seed), bands, clip, told=told)
     return Engine(denoiser or Network(), solver, bands=bands, batch=batch, lanes=lanes, **options)
 
 

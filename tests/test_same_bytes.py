@@ -221,7 +221,7 @@ def test_several_images_in_one_queue(seed, tmp_path):
     mixed = [
         replace(one, image=replace(one.image, root=str(tmp_path / f"mixed-{at}"))) for at, one in enumerate(compiled)
     ]
-    work = Shuffled(run.work_factory(mixed[0], batch=BATCH, lanes=2)(), seed=seed)
+    work = Shuffled(replace(run.work_factory(mixed[0], batch=BATCH), lanes=2)(), seed=seed)
     worker = Worker(lambda: work, {at: one.image for at, one in enumerate(mixed)}, settings=b"")
     order = []
     frontier = Frontier(policy=_at_random(seed))

@@ -14,7 +14,7 @@ from tileloom.jobs.compile import compile_job
 from tileloom.models.adm_config import AdmConfig
 from tileloom.models.ancestral import Ddpm
 from tileloom.models.contract import Contract
-from tileloom.models.denoiser import split_answer
+from tileloom.models.denoiser import Condition, Pull, split_answer
 from tileloom.models.engine import Engine
 from tileloom.models.guidance import Guided
 from tileloom.models.networks import AdmDenoiser, class_gradient
@@ -32,16 +32,19 @@ SAMPLERS = ("ddnm", "ddim-ddnm", "repaint", "ddpm", "ddim")
 SIZE = nets.CLASSIFIER.image_size
 
 
-def guided(config: AdmConfig = nets.UNET, *, scale=2.0):
+PULLED = Condition(pull=Pull(3, 2.0))
+
+
+def guided(config: AdmConfig = nets.UNET):
     contract = Contract("net", bands=3, size_multiple=2, native_tile=SIZE, smallest_tile=2)
-    return Guided(AdmDenoiser(nets.network(config), contract), nets.network(nets.CLASSIFIER, seed=1), 3, scale)
+    return Guided(AdmDenoiser(nets.network(config), contract), nets.network(nets.CLASSIFIER, seed=1))
 
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_guided_denoiser_tells_eps_the_variance_and_the_classifiers_pull(learned):
     ours = guided(nets.UNET if learned else replace(nets.UNET, out_channels=3))
     x, t = nets.images()
-    answer = [split_answer(one, 3) for one in ours.predict(x, t, [])]
+    answer = [split_answer(one, 3) for one in ours.predict(x, t, [PULLED, PULLED])]
     alone = ours.denoiser.predict(x, t, [])
     labels = torch.tensor([3, 3])
     pull = class_gradient(ours.classifier, x, t, labels, scale=2.0)
@@ -52,11 +55,21 @@ def test_a_guided_denoiser_tells_eps_the_variance_and_the_classifiers_pull(learn
     raised = (ours.classifier(x + 1e-2 * pull / pull.norm(), t) - ours.classifier(x, t)).log_softmax(1)
     assert raised[:, 3].isfinite().all()
     assert ours.memory((2, 3, SIZE, SIZE))[0] > ours.denoiser.memory((2, 3, SIZE, SIZE))[0]
-    assert ours.contract.name != guided(scale=1.0).contract.name != ours.denoiser.contract.name
+    assert ours.contract.name != ours.denoiser.contract.name
+
+
+def test_every_window_is_pulled_to_a_class_of_its_own_or_to_none():
+    ours, (x, t) = guided(), nets.images(4)
+    told = [PULLED, Condition(), Condition(pull=Pull(1, 0.5))]
+    pulls = [split_answer(one, 3).gradient for one in ours.predict(x, t, told)]
+    for row, (label, scale) in enumerate([(3, 2.0), (0, 0.0), (1, 0.5), (0, 0.0)]):
+        alone = class_gradient(ours.classifier, x, t, torch.full((4,), label), scale=scale)
+        assert torch.equal(pulls[row], alone[row])
+        assert bool(pulls[row].any()) == bool(scale)
 
 
 def test_a_guided_engine_keeps_tiles_bits_in_company():
-    walk = Ddpm(schedule(steps=4), PositionNoise(5), 3, (-1.0, 1.0))
+    walk = Ddpm(schedule(steps=4), PositionNoise(5), 3, (-1.0, 1.0), told=PULLED)
     engine = Engine(guided(), walk, tile=(SIZE, SIZE), bands=3, batch=2)
     ones = [
         replace(

@@ -303,7 +303,7 @@ def predict(state):
 def finished(walk, inputs):
     state, calls = walk.begin(inputs), 0
     while not walk.finished(state):
-        state, calls = walk.tell(state, predict(state)(*walk.ask(state))), calls + 1
+        state, calls = walk.tell(state, predict(state)(*walk.ask(state)[:2])), calls + 1
     return walk.result(state), calls
 
 

@@ -77,6 +77,11 @@ class TileWork(Protocol[S]):
         ...
 
     @property
+    def device_memory(self) -> int | None:
+        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
+        ...
+
+    @property
     def calls_per_tile(self) -> int:
         """Network calls from begin to finish."""
         ...

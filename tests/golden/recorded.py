@@ -11,6 +11,7 @@ class RecordedNoise:
 
     name: str
     draws: dict = field(repr=False)
+    device = "cpu"
 
     def window(self, image, level, draw, box, bands):
         return self.draws[box][draw]

@@ -10,6 +10,7 @@ from tests.golden.recorded import Notes, RecordedNoise, noting
 from tests.golden.weaving import Scene, at_random, wavefront, weave
 from tileloom.models.contract import Contract
 from tileloom.models.ddim import DdnmImplicit
+from tileloom.models.denoiser import Condition, Pull
 from tileloom.models.guidance import Guided
 from tileloom.models.networks import AdmDenoiser
 from tileloom.models.parity import Parity
@@ -28,19 +29,23 @@ SCALED, GRAY = ("sr_averagepooling", "sr_color", "mask_color_sr"), ("colorizatio
 
 
 def denoiser_of(golden):
-    """The network of a file, with its class and the classifier that guides it where it has them."""
-    config = golden.config
+    """The network of a file, and the classifier that guides it where it has one."""
     network = unet_of(golden)
     multiple = network.config.size_multiple
-    label = config["class_label"] if config.get("class_cond") else None
     terms = Contract("golden", bands=3, size_multiple=multiple, native_tile=multiple, smallest_tile=multiple)
-    denoiser = AdmDenoiser(network, terms, label)
-    return denoiser if config.get("classifier") is None else guided(golden, denoiser)
+    denoiser = AdmDenoiser(network, terms)
+    return Guided(denoiser, classifier_of(golden)) if guides(golden.config) else denoiser
 
 
-def guided(golden, denoiser):
-    config = golden.config
-    return Guided(denoiser, classifier_of(golden), config["class_label"], config["classifier_scale"])
+def guides(config):
+    return config.get("classifier") is not None
+
+
+def told_of(config, factor=2):
+    """What the network of a file is told of every tile."""
+    label = config["class_label"] if config.get("class_cond") else None
+    pull = Pull(config["class_label"], config["classifier_scale"]) if guides(config) else None
+    return Condition(factor=factor, label=label, pull=pull)
 
 
 def measurement_of(deg, scale, sigma=0.0):
@@ -137,7 +142,8 @@ def woven(golden):
     yield from account
     notes = Notes()
     parity = Parity(released_lambda=True, released_pinv=True)
-    solver = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=parity)
+    told = told_of(config, scene.factor)
+    solver = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, told=told, parity=parity)
     denoiser = denoiser_of(golden)
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser, solver, f"{folder}/raster")
@@ -150,7 +156,8 @@ def woven(golden):
                 yield golden.compared(f"bits of {order.__name__}", float(np.count_nonzero(again != final)))
         if "x_final_intended" in golden:
             notes = Notes()
-            mended = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, parity=Parity(released_pinv=True))
+            parity = Parity(released_pinv=True)
+            mended = noting(Ddnm, notes)(walk.schedule, noise, 3, BOUNDS, told=told, parity=parity)
             final = weave(scene, denoiser, mended, f"{folder}/intended")
             yield golden.absolute("x_final_intended", final[None], tolerance(config))
             yield from _traced(golden, walk, notes, boxes, suffix="_intended")
@@ -193,7 +200,7 @@ def repaint(golden):
     noise, account = numbered(golden, [box], [walk.draws()])
     yield from account
     notes = Notes()
-    solver = noting(Repaint, notes)(walk.schedule, noise, 3, BOUNDS, paste=False)
+    solver = noting(Repaint, notes)(walk.schedule, noise, 3, BOUNDS, paste=False, told=told_of(config))
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser_of(golden), solver, f"{folder}/raster", raw=True)[None]
     yield golden.absolute("x_final", final, tolerance(config))
@@ -230,7 +237,7 @@ def implicit(golden):
     noise, account = numbered(golden, [box], [draws])
     yield from account
     notes = Notes()
-    solver = noting(DdnmImplicit, notes)(walk, noise, 3, None, parity=parity, eta=config["eta"])
+    solver = noting(DdnmImplicit, notes)(walk, noise, 3, None, told=told_of(config), parity=parity, eta=config["eta"])
     with TemporaryDirectory() as folder:
         final = weave(scene, denoiser_of(golden), solver, f"{folder}/raster", raw=True)[None]
     guesses = notes.all("guesses", [box])

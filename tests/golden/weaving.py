@@ -139,7 +139,6 @@ def weave(scene, denoiser, solver, folder, order=raster, *, raw=False):
         bands=image.bands,
         batch=1,
         levels=len(plan.levels),
-        factor=scene.factor,
     )
     worker = Worker(lambda: engine, {0: image}, settings=b"")
     access = worker.access(0)

@@ -1,0 +1,67 @@
+"""Which batch, and how many lanes, restore the most tiles a second: found by a short trial, once a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from time import perf_counter
+
+import torch
+
+from .device import CPU
+from .engine import DependentRows, Engine
+
+# A larger batch has to pay: the smallest is taken that comes this near to the fastest.
+NEAR = 0.9
+LARGEST_ON_CPU, LARGEST = 8, 64
+# After so long no further shape is tried: a network that is slow at one tile gains little by more.
+SECONDS = 20.0
+
+MakeEngine = Callable[[int, int], Engine]
+
+
+def fastest_shape(
+    make: MakeEngine, *, batch: int | None, lanes: int | None, device: str, affordable: Callable[[int, int], bool]
+) -> tuple[int, int]:
+    """(batch, lanes), of which what is None is found; ``make`` and ``affordable`` take both.
+
+    A shape whose rows depend on their slot is passed over. Networks run as they are, not compiled: to compile
+    each shape would take longer than any of them saves.
+    """
+    if batch and lanes:
+        return batch, lanes
+
+    @cache
+    def rate(batch: int, lanes: int) -> float:
+        if not affordable(batch, lanes):
+            return 0.0
+        try:
+            return make(batch, lanes).rate()
+        except (DependentRows, torch.OutOfMemoryError):
+            return 0.0
+
+    with torch.compiler.set_stance("force_eager"):
+        if lanes is None:
+            lanes = _least_near_best({count: rate(batch or 1, count) for count in {1, most_lanes(device)}})
+        return batch or _batch(lambda batch: rate(batch, lanes), LARGEST_ON_CPU if device == CPU else LARGEST), lanes
+
+
+def most_lanes(device: str) -> int:
+    """One a core; an accelerator runs kernels side by side of its own accord."""
+    return len(os.sched_getaffinity(0)) if device == CPU else 1
+
+
+def _batch(rate: Callable[[int], float], largest: int) -> int:
+    """Among powers of two, as many as the time allows."""
+    began, rates = perf_counter(), {1: rate(1)}
+    batch = 2
+    while batch <= largest and perf_counter() - began < SECONDS:
+        rates[batch] = rate(batch)
+        batch *= 2
+    return _least_near_best(rates)
+
+
+def _least_near_best(rates: Mapping[int, float]) -> int:
+    enough = NEAR * max(rates.values())
+    return min(count for count, rate in rates.items() if rate >= enough)
