@@ -133,7 +133,7 @@ class NetworkOptions:
         if self.label is not None and (isinstance(self.label, bool) or not isinstance(self.label, int)):
             raise InputError(f"model.label is {self.label!r}; give the number of a class")
         for name in ("channels_last", "compile"):
-            if getattr(self, name) not in (None, False, True):
+            if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
 
     @property

@@ -34,7 +34,7 @@ _DIGEST = 16
 _STATE_WINDOWS = 8
 _LANE_WINDOWS = 16
 # A shape is tried so often, or for so long.
-_TRIALS, _TRIAL_SECONDS = 5, 0.5
+_TRIALS, _TRIAL_SECONDS = 3, 1.0
 
 
 class DependentRows(TileloomError):

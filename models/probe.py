@@ -12,11 +12,12 @@ import torch
 from .device import CPU
 from .engine import DependentRows, Engine
 
-# A larger batch has to pay: the smallest is taken that comes this near to the fastest.
+# Of the batches that come this near to the fastest the smallest is taken, of the lanes the most: a busy
+# neighbour must not decide.
 NEAR = 0.9
 LARGEST_ON_CPU, LARGEST = 8, 64
 # After so long no further shape is tried: a network that is slow at one tile gains little by more.
-SECONDS = 20.0
+SECONDS = 10.0
 
 MakeEngine = Callable[[int, int], Engine]
 
@@ -43,7 +44,7 @@ def fastest_shape(
 
     with torch.compiler.set_stance("force_eager"):
         if lanes is None:
-            lanes = _least_near_best({count: rate(batch or 1, count) for count in {1, most_lanes(device)}})
+            lanes = max(_near_best({count: rate(batch or 1, count) for count in {1, most_lanes(device)}}))
         return batch or _batch(lambda batch: rate(batch, lanes), LARGEST_ON_CPU if device == CPU else LARGEST), lanes
 
 
@@ -59,9 +60,9 @@ def _batch(rate: Callable[[int], float], largest: int) -> int:
     while batch <= largest and perf_counter() - began < SECONDS:
         rates[batch] = rate(batch)
         batch *= 2
-    return _least_near_best(rates)
+    return min(_near_best(rates))
 
 
-def _least_near_best(rates: Mapping[int, float]) -> int:
+def _near_best(rates: Mapping[int, float]) -> list[int]:
     enough = NEAR * max(rates.values())
-    return min(count for count, rate in rates.items() if rate >= enough)
+    return [count for count, rate in rates.items() if rate >= enough]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import count as naturals
 from random import Random
 from threading import Barrier, current_thread, main_thread
 from types import MappingProxyType
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
 from tests.tiles import BANDS, LEVELS, TILE, run, tile
+from tileloom.models.ancestral import Ddpm
 from tileloom.models.contract import Contract, GaussianSpec
+from tileloom.models.ddim import Ddim
 from tileloom.models.denoiser import Condition
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
 from tileloom.models.noise import PositionNoise
+from tileloom.models.parity import Parity
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box, TileKey
@@ -61,11 +65,11 @@ class Wrapped(Network):
         return self._spoil(super().predict(x_BCHW, t_B, conditions), x_BCHW, t_B, conditions)
 
 
-def engine(denoiser=None, *, batch=3, lanes=1, steps=STEPS, seed=4, clip=None, **more):
+def engine(denoiser=None, *, batch=3, lanes=1, steps=STEPS, seed=4, clip=None, solver=None, **more):
     bands = more.pop("bands", BANDS)
     told = Condition(factor=more.pop("factor", FACTOR))
     options = {"tile": (TILE, TILE), "levels": LEVELS, **more}
-    solver = Ddnm(steps, PositionNoise(seed), bands, clip, told=told)
+    solver = solver or Ddnm(steps, PositionNoise(seed), bands, clip, told=told)
     return Engine(denoiser or Network(), solver, bands=bands, batch=batch, lanes=lanes, **options)
 
 
@@ -120,6 +124,54 @@ def test_one_forward_pass_holds_any_images_levels_and_timesteps():
     passes.clear()
     work.step(states)
     assert passes == [((4, BANDS, TILE, TILE), [*asked, 0.0], [(0, 3), (1, 3), (2, 3)])]
+
+
+JOBS = {
+    "another seed": Ddnm(STEPS, PositionNoise(9), BANDS),
+    "another schedule": Ddnm(schedule(steps=9), PositionNoise(4), BANDS, (-1.0, 1.0)),
+    "ancestral": Ddpm(schedule("cosine", steps=6), PositionNoise(4), BANDS),
+    "implicit": Ddim(schedule(steps=4), PositionNoise(4), BANDS, told=Condition(factor=3)),
+    "released": Ddnm(STEPS, PositionNoise(4), BANDS, parity=Parity(released_lambda=True)),
+}
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_tiles_of_several_jobs_share_a_forward_pass_and_keep_their_bits(lanes):
+    seen = []
+
+    def watch(eps_BCHW, x_BCHW, t_B, conditions):
+        seen.append((len(conditions), len(set(t_B[: len(conditions)].tolist())), {told.factor for told in conditions}))
+        return eps_BCHW
+
+    work = engine(Wrapped(watch), lanes=lanes)
+    jobs = [work, *(work.beside(solver) for solver in JOBS.values())]
+    isolated = [engine(solver=job._solver) for job in jobs]
+    states = {(at, job): jobs[job].begin(tile(at)) for at in (1, 2) for job in range(len(jobs))}
+    seen.clear()
+    results = {}
+    for turn in naturals():
+        if not states:
+            break
+        chosen = Random(turn).sample(sorted(states), len(states))
+        for key, state in zip(chosen, jobs[turn % len(jobs)].step([states[key] for key in chosen]), strict=True):
+            states[key] = state
+            if work.finished(state):
+                results[key] = jobs[0].finish(states.pop(key)).tobytes()
+    for (at, job), ours in results.items():
+        alone = isolated[job]
+        state = alone.begin(tile(at))
+        assert ours == alone.finish(run(alone, state)).tobytes()
+    assert len({ours for (at, _), ours in results.items() if at == 2}) == len(jobs)
+    assert any(rows == 3 and timesteps == 3 and len(factors) == 2 for rows, timesteps, factors in seen)
+
+
+def test_a_state_of_one_job_is_not_taken_for_anothers():
+    work = engine()
+    packed = work.pack(work.begin(tile(1)))
+    assert work.pack(work.unpack(tile(1), packed)) == packed
+    for solver in JOBS.values():
+        with pytest.raises(CorruptChunk, match="of other inputs or another schedule"):
+            work.beside(solver).unpack(tile(1), packed)
 
 
 def test_rows_of_padding_never_matter():
@@ -345,6 +397,27 @@ def test_the_numeric_class_names_what_bits_depend_on():
     }
     assert engine(batch=3, lanes=2, seed=9).numeric_class == engine(batch=3).numeric_class
     assert engine(batch=2).numeric_class != engine(batch=3).numeric_class
+
+
+def test_the_numeric_class_has_what_the_denoiser_says_of_itself():
+    network = Network()
+    network.numerics = {"precision": "bf16", "compiled": "yes"}
+    found = engine(network).numeric_class
+    assert (found["precision"], found["compiled"]) == ("bf16", "yes")
+
+
+def test_a_rate_is_told_in_tile_calls_a_second():
+    calls = []
+
+    def watch(eps_BCHW, x_BCHW, t_B, conditions):
+        calls.append(len(conditions))
+        return eps_BCHW
+
+    work = engine(Wrapped(watch), batch=4, lanes=2)
+    calls.clear()
+    assert 0 < work.rate() < float("inf")
+    assert set(calls) == {4}
+    assert len(calls) % 2 == 0
 
 
 def test_memory_grows_with_states_batch_lanes_and_tile():

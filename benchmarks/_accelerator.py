@@ -1,0 +1,114 @@
+"""The benchmark of the engine on an accelerator: the published 256-pixel network, in bfloat16, compiled."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks._report import Figures
+from tileloom.models.adm import AdmUNet
+from tileloom.models.adm_config import AdmConfig
+from tileloom.models.contract import Contract
+from tileloom.models.device import CUDA, fix_arithmetic
+from tileloom.models.engine import Engine
+from tileloom.models.networks import AdmDenoiser
+from tileloom.models.noise import PositionNoise
+from tileloom.models.schedule import schedule
+from tileloom.models.signatures import KNOWN
+from tileloom.models.solvers import Ddnm
+from tileloom.tiling.box import Box, TileKey
+from tileloom.tiling.measurement import Measurement
+from tileloom.tiling.work import TileInputs
+
+BATCHES = (1, 8, 32, 64, 16, 4, 2)
+"""The telling ones first: a run that is cut short has told the most."""
+SIDE = 8192
+
+
+def measure_accelerator(smoke: bool) -> Figures:
+    """Milliseconds a tile-call by batch, the card's rate of matrix products, and the share of it that is reached."""
+    config, size = KNOWN[0].config, KNOWN[0].image_size
+    if smoke:
+        config, size = replace(config, model_channels=64), 128
+    fix_arithmetic()
+    rate = matrix_rate()
+    network = random_network(config)
+    flops = flops_of(network, size)
+    found: dict[str, float] = {"matrix_tflops": rate / 1e12, "tflop_a_call": flops / 1e12}
+    calls: dict[int, float] = {}
+    network.compile(dynamic=False)
+    for batch in BATCHES[:3] if smoke else BATCHES:
+        calls[batch] = seconds_of(partial(network, *_inputs(batch, size))) / batch
+        found[f"ms_batch{batch}"] = 1e3 * calls[batch]
+        print(f"batch {batch}: {1e3 * calls[batch]:.2f} ms a tile-call", file=sys.stderr, flush=True)
+    best = min(calls, key=lambda batch: calls[batch])
+    return {
+        "batch_gain": calls[1] / calls[best],
+        "ms_with_sampler": 1e3 * seconds_of(steps(network, best, size)) / best,
+        "best_batch": best,
+        "tflops": flops / calls[best] / 1e12,
+        "share_of_matrix_rate": flops / calls[best] / rate,
+        **found,
+    }
+
+
+def random_network(config: AdmConfig) -> AdmUNet:
+    """The network with PyTorch's own random weights, as a job in bfloat16 holds it."""
+    with torch.device(CUDA):
+        network = AdmUNet(config)
+    network.requires_grad_(False).eval()
+    network.set_precision("bf16")
+    network.set_channels_last()
+    return network
+
+
+def steps(network: AdmUNet, batch: int, size: int) -> Callable[[], object]:
+    """A full batch's step as a job makes it: noise, constraints and all, for super-resolution by four."""
+    contract = Contract("random", bands=3, size_multiple=network.config.size_multiple, native_tile=size)
+    solver = Ddnm(schedule(steps=50), PositionNoise(0, CUDA), 3, contract.value_range)
+    denoiser = AdmDenoiser(network, contract, compiled=True)
+    engine = Engine(denoiser, solver, tile=(size, size), bands=3, batch=batch)
+    y = np.zeros((3, size // 4, size // 4), np.float32)
+    box = Box(0, 0, size, size)
+    tiles = [TileInputs(str(at), TileKey(0, 0, 0), box, Measurement(4), y, y == 0) for at in range(batch)]
+    states = [engine.begin(inputs) for inputs in tiles]
+    return lambda: engine.step(states)
+
+
+def _inputs(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(batch, 3, size, size, device=CUDA), torch.full((batch,), 500.0, device=CUDA)
+
+
+def flops_of(network: AdmUNet, size: int) -> float:
+    """Floating-point operations of one tile's forward pass, a multiplication and an addition counting as two."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(*_inputs(1, size))
+    return float(counter.get_total_flops())
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second in a large product of random bfloat16 matrices."""
+    a, b = (torch.randn(SIDE, SIDE, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * SIDE**3 / seconds_of(lambda: a @ b)
+
+
+@torch.inference_mode()
+def seconds_of(call: Callable[[], object], *, least: float = 1.0) -> float:
+    """Seconds a call takes on the device, once it has been compiled and warmed up."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    count, began = 0, perf_counter()
+    while perf_counter() - began < least:
+        for _ in range(5):
+            call()
+        torch.cuda.synchronize()
+        count += 5
+    return (perf_counter() - began) / count
