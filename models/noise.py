@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..tiling.box import Box
+from .device import CPU
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -129,7 +130,7 @@ def normal(words: Tensor) -> Tensor:
     squared = (centred * centred).neg_().add_(_SPLIT * _SPLIT)
     values = _polynomial(_CENTRE_TOP, squared).div_(_polynomial(_CENTRE_BOTTOM, squared)).mul_(centred)
     outer = centred.abs() > _SPLIT
-    if words.device.type == "cpu":
+    if words.device.type == CPU:
         values[outer] = _tail(centred[outer])
     else:
         # To pick a few, the host would have to wait for the device: all are cheaper there.
