@@ -87,7 +87,8 @@ def split_heads(qkv_BCT: Tensor, heads: int, *, new_order: bool) -> tuple[Tensor
     batch, channels, tokens = qkv_BCT.shape
     each = channels // 3 // heads
     shape = (batch, 3, heads, each, tokens) if new_order else (batch, heads, 3, each, tokens)
-    q, k, v = qkv_BCT.reshape(shape).transpose(-1, -2).unbind(1 if new_order else 2)
+    # Fused attention takes channels that lie side by side; for any others torch falls back to one many times slower.
+    q, k, v = qkv_BCT.reshape(shape).transpose(-1, -2).contiguous().unbind(1 if new_order else 2)
     return q, k, v
 
 
