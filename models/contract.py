@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ..tiling.errors import InputError
-from .adm_config import AdmConfig
+from .adm_config import NORM_GROUPS, AdmConfig
 from .signatures import Reading, Told
 from .weights import read_weights
 
@@ -207,7 +207,8 @@ def network_contract(file: str, reading: Reading, label: int | None) -> Contract
         bands=config.in_channels,
         size_multiple=config.size_multiple,
         native_tile=reading.image_size,
-        smallest_tile=config.size_multiple,
+        # Of a single pixel with a channel a group, a norm would leave nothing.
+        smallest_tile=config.size_multiple * (2 if min(config.widths) <= NORM_GROUPS else 1),
         betas=reading.betas,
         classes=config.num_classes,
     )

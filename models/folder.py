@@ -46,7 +46,8 @@ class Folder:
     weights: Path
     files: tuple[Path, ...]
     bands: int
-    levels: int
+    widths: tuple[int, ...]
+    layers: int
     image_size: int | None
     classes: int | None
     predicts: str
@@ -57,7 +58,7 @@ class Folder:
     @property
     def size_multiple(self) -> int:
         """Every level but the last halves the window."""
-        return int(2 ** (self.levels - 1))
+        return int(2 ** (len(self.widths) - 1))
 
 
 def folder_contract(name: str, options: Mapping[str, object]) -> Contract:
@@ -111,7 +112,8 @@ def _read(root: Path, network_file: Path, scheduler_file: Path, *others: Path) -
         weights=weights,
         files=(*others, network_file, scheduler_file, weights),
         bands=bands,
-        levels=_levels(network),
+        widths=_widths(network),
+        layers=network.whole("layers_per_block", 2) or 1,
         image_size=_size(network),
         classes=_classes(network),
         predicts=PREDICTS[scheduler.choice("prediction_type", tuple(PREDICTS))],
@@ -161,14 +163,15 @@ def _channels(network: Fields, scheduler: Fields, *, learned: bool) -> int:
     )
 
 
-def _levels(network: Fields) -> int:
+def _widths(network: Fields) -> tuple[int, ...]:
+    """Channels of each level."""
     widths = network.values.get("block_out_channels", [224, 448, 672, 896])
-    if not isinstance(widths, list) or not widths:
+    if not isinstance(widths, list) or not widths or not all(isinstance(width, int) for width in widths):
         raise network.refused("block_out_channels", "the width of each level")
     # Others know whole timesteps only, or divide by them.
     if network.choice("time_embedding_type", ("positional", "learned", "fourier")) != "positional":
         raise network.refused("time_embedding_type", "positional, the only one that is taken")
-    return len(widths)
+    return tuple(widths)
 
 
 def _size(network: Fields) -> int | None:

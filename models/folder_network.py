@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib import import_module
 
 import torch
@@ -34,7 +33,7 @@ def load_folder(model: Model, *, device: str = "cpu") -> Adapted:
         return sample
 
     prediction = Prediction(folder.predicts, folder.betas, folder.variance)
-    return Adapted(contract, predicted, prediction, bytes_of(network.parameters()), _live_channels(folder.network))
+    return Adapted(contract, predicted, prediction, bytes_of(network.parameters()), _live_channels(folder))
 
 
 def _with_weights(folder: Folder) -> torch.nn.Module:
@@ -62,10 +61,7 @@ def _renamed(old: re.Match[str]) -> str:
     return f"{old[1]}.{_OLD_NAMES[old[2]]}."
 
 
-def _live_channels(config: Mapping[str, object]) -> int:
+def _live_channels(folder: Folder) -> int:
     """The way down's outputs, all kept for the way up, and a block's own maps, as numbers a pixel of the window."""
-    widths, layers = config["block_out_channels"], config["layers_per_block"]
-    assert isinstance(widths, list)
-    assert isinstance(layers, int)
-    maps: list[int] = [-(-wide // 4**level) for level, wide in enumerate(widths)]
-    return sum(maps) * (layers + 1) + LIVE_MAPS * max(maps)
+    maps: list[int] = [-(-wide // 4**level) for level, wide in enumerate(folder.widths)]
+    return sum(maps) * (folder.layers + 1) + LIVE_MAPS * max(maps)

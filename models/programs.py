@@ -97,7 +97,7 @@ def exported_contract(file: str, options: Mapping[str, object]) -> Contract:
     asked = program_options(file, options)
     shapes: Shapes = import_module(_READER, __package__).exported_shapes(file, asked.classes)
     if asked.bands not in (None, shapes.bands):
-        raise InputError(f"model.bands is {asked.bands}, but {file} takes {shapes.bands}: leave the option out")
+        raise InputError(f"model.bands is {asked.bands}, but {file} takes {shapes.bands} bands: leave it out")
     return _contract(file, asked, shapes)
 
 

@@ -197,7 +197,7 @@ def test_a_classifier_guides_and_denoises_not(tmp_path):
 def test_a_contract_follows_from_the_file(tmp_path):
     found = contract_of({"name": weights(tmp_path), "betas": "cosine", "image_size": 32})
     assert (found.name, found.bands, found.size_multiple, found.native_tile) == ("net.safetensors", 3, 2, 32)
-    assert (found.betas, found.timesteps, found.value_range, found.smallest_tile) == ("cosine", 1000, (-1.0, 1.0), 2)
+    assert (found.betas, found.timesteps, found.value_range, found.smallest_tile) == ("cosine", 1000, (-1.0, 1.0), 4)
 
 
 @pytest.mark.parametrize(
