@@ -23,7 +23,7 @@ class Fields:
             if key not in known:
                 raise InputError(f"{self.where}{key} is no option of {owner}; its options are {', '.join(known)}")
 
-    def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int | None:
+    def whole(self, key: str, *, default: int | None = None, least: int = 1) -> int | None:
         """A whole number; the default where there is none."""
         value = self.values.get(key)
         if value is None:
@@ -32,7 +32,7 @@ class Fields:
             raise self.refused(key, f"a whole number from {least} up")
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, *, default: float) -> float:
         """A finite number."""
         value = self.values.get(key)
         if value is None:
@@ -55,7 +55,7 @@ class Fields:
             raise self.refused(key, "what makes all betas lie above 0 and below 1")
         return betas
 
-    def flag(self, key: str, default: bool = False) -> bool:
+    def flag(self, key: str, *, default: bool = False) -> bool:
         """Yes or no."""
         value = self.values.get(key)
         if value is None:

@@ -68,7 +68,7 @@ def folder_contract(name: str, options: Mapping[str, object]) -> Contract:
     found = read_folder(name)
     check_label(name, found.classes, asked.whole("label", least=0))
     multiple = found.size_multiple
-    size = asked.whole("image_size", found.image_size) or max(_USUAL_SIZE, multiple)
+    size = asked.whole("image_size", default=found.image_size) or max(_USUAL_SIZE, multiple)
     if size % multiple:
         raise InputError(f"model.image_size is {size}; give a multiple of {multiple}, which {name} takes")
     return Contract(
@@ -113,13 +113,13 @@ def _read(root: Path, network_file: Path, scheduler_file: Path, *others: Path) -
         files=(*others, network_file, scheduler_file, weights),
         bands=bands,
         widths=_widths(network),
-        layers=network.whole("layers_per_block", 2) or 1,
+        layers=network.whole("layers_per_block", default=2) or 1,
         image_size=_size(network),
         classes=_classes(network),
         predicts=PREDICTS[scheduler.choice("prediction_type", tuple(PREDICTS))],
         betas=_betas(scheduler),
         clip=_clip(scheduler),
-        variance=variance if network.whole("out_channels", 3) == 2 * bands else None,
+        variance=variance if network.whole("out_channels", default=3) == 2 * bands else None,
     )
 
 
@@ -151,7 +151,7 @@ def _weights(folder: Path) -> Path:
 
 def _channels(network: Fields, scheduler: Fields, *, learned: bool) -> int:
     """Bands of the image: the network returns as many, or twice that where it learned the variance."""
-    bands, out = network.whole("in_channels", 3), network.whole("out_channels", 3)
+    bands, out = network.whole("in_channels", default=3), network.whole("out_channels", default=3)
     assert bands
     assert out
     if out == bands or (learned and out == 2 * bands):
@@ -192,8 +192,8 @@ def _betas(scheduler: Fields) -> tuple[float, ...]:
         raise scheduler.refused("rescale_betas_zero_snr", "false: a schedule must leave some signal at its end")
     if scheduler.values.get("trained_betas") is not None:
         return scheduler.variances("trained_betas", scheduler.numbers("trained_betas"))
-    count = scheduler.whole("num_train_timesteps", 1000) or 1
-    start, end = scheduler.number("beta_start", 0.0001), scheduler.number("beta_end", 0.02)
+    count = scheduler.whole("num_train_timesteps", default=1000) or 1
+    start, end = scheduler.number("beta_start", default=0.0001), scheduler.number("beta_end", default=0.02)
     name = BETAS[scheduler.choice("beta_schedule", tuple(BETAS))]
     return scheduler.variances("beta_end", betas(name, count, start=start, end=end))
 
@@ -203,4 +203,4 @@ def _clip(scheduler: Fields) -> float | None:
     if scheduler.flag("thresholding"):
         # What a threshold is for: values are brought back to this range.
         return 1.0
-    return scheduler.number("clip_sample_range", 1.0) if scheduler.flag("clip_sample", default=True) else None
+    return scheduler.number("clip_sample_range", default=1.0) if scheduler.flag("clip_sample", default=True) else None

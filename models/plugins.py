@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from ..tiling.errors import InputError
-from .contract import Contract, Model, split_model
+from .contract import Contract, Model, check_label, label_of, split_model
 from .weights import digest_of
 
 GROUP = "tileloom.denoisers"
@@ -59,6 +59,8 @@ def plugin_contract(name: str, options: Mapping[str, object]) -> Contract:
     contract = plugin(name).contract(options)
     if not isinstance(contract, Contract):
         raise InputError(f"plug-in {name} ({origin(name)}) gives no contract for its options: report it to its authors")
+    if contract.classes is not None:
+        check_label(name, contract.classes, label_of({"name": name, **options}))
     return contract
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import lcm
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -24,17 +25,16 @@ def load_torchscript(model: Model, *, device: str = "cpu") -> Adapted:
     """The denoiser of a TorchScript program, by path and options."""
     file, options = split_model(model)
     contract = torchscript_contract(file, options)
-    # torch prefers its newer form; this file is what there is.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
+    try:
+        # torch prefers its newer form; this file is what there is.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
             program = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{file} is no whole TorchScript program ({_last(error)}): save or copy it again"
-            ) from None
-    inputs = len(program.forward.schema.arguments) - 1
-    _refuse_inputs(file, inputs, contract.classes)
+        inputs = program.forward.schema.arguments[1:]
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file} is no whole TorchScript program ({_last(error)}): save or copy it again") from None
+    required = sum(not one.has_default_value() for one in inputs)
+    _refuse_inputs(file, range(required, len(inputs) + 1), contract.classes)
 
     def predicted(*told: Tensor) -> Tensor:
         # Unless told not to, the interpreter rewrites a program after its first runs, and its bits with it.
@@ -43,7 +43,8 @@ def load_torchscript(model: Model, *, device: str = "cpu") -> Adapted:
         return found
 
     asked = program_options(file, options)
-    return _adapted(file, predicted, contract, asked, program.state_dict().values(), device)
+    tensors = list(program.state_dict().values())
+    return _adapted(file, predicted, contract=contract, asked=asked, tensors=tensors, device=device)
 
 
 def load_exported(model: Model, *, device: str = "cpu") -> Adapted:
@@ -52,15 +53,23 @@ def load_exported(model: Model, *, device: str = "cpu") -> Adapted:
     contract, program = exported_contract(file, options), _exported(file)
     if device != "cpu":
         program = move_to_device_pass(program, device)
-    tensors = [*program.state_dict.values(), *program.constants.values()]
-    return _adapted(file, program.module(), contract, program_options(file, options), tensors, device)
+    kept = [*program.state_dict.values(), *program.constants.values()]
+    tensors = [one for one in kept if isinstance(one, Tensor)]
+    asked = program_options(file, options)
+    return _adapted(file, program.module(), contract=contract, asked=asked, tensors=tensors, device=device)
 
 
 def exported_shapes(file: str, classes: int | None) -> Shapes:
-    """What an exported program tells of its input."""
+    """What an exported program tells of its input; a file that has not changed is not loaded again for it."""
+    found = Path(file).stat()
+    return _shapes(file, classes, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _shapes(file: str, classes: int | None, stamp: tuple[int, ...]) -> Shapes:
     program = _exported(file)
     inputs = [_input(program, name, file) for name in program.graph_signature.user_inputs]
-    _refuse_inputs(file, len(inputs), classes)
+    _refuse_inputs(file, range(len(inputs), len(inputs) + 1), classes)
     window, timesteps = inputs[0], inputs[1]
     if window.dtype is not torch.float32 or timesteps.dtype is not torch.float32:
         raise InputError(
@@ -114,27 +123,29 @@ def _input(program: ExportedProgram, name: object, file: str) -> Tensor:
     return found
 
 
-def _refuse_inputs(file: str, count: int, classes: int | None) -> None:
-    if count == 3 and classes is None:
+def _refuse_inputs(file: str, counts: range, classes: int | None) -> None:
+    """Refuse a program that does not take what it will be given; ``counts`` are the numbers of inputs it takes."""
+    if counts.start == 3 and classes is None:
         raise InputError(f"{file} takes a third input, the class: say how many there are with model.classes")
-    if count != (2 if classes is None else 3):
+    if (2 if classes is None else 3) not in counts:
         takes = "(x, t)" if classes is None else "(x, t, y), as model.classes says"
-        raise InputError(f"{file} takes {count} inputs, but should take {takes}: save it so, or mend the option")
+        raise InputError(
+            f"{file} takes {counts.stop - 1} inputs, but should take {takes}: save it so, or mend the option"
+        )
 
 
 def _adapted(
-    file: str, network: Network, contract: Contract, asked: ProgramOptions, tensors: Iterable[Tensor], device: str
+    file: str, network: Network, *, contract: Contract, asked: ProgramOptions, tensors: list[Tensor], device: str
 ) -> Adapted:
     """A program as a denoiser, once it has shown that it can be run."""
-    tensors = list(tensors)
     widest = max((len(tensor) for tensor in tensors if tensor.ndim == 4), default=1)
     live = LIVE_MAPS * max(widest, contract.bands or 1)
-    _try(file, network, contract, device)
+    _try(file, network, contract=contract, device=device)
     return Adapted(contract, network, Prediction(asked.predicts, asked.betas), bytes_of(tensors), live)
 
 
 @torch.inference_mode()
-def _try(file: str, network: Network, contract: Contract, device: str) -> None:
+def _try(file: str, network: Network, *, contract: Contract, device: str) -> None:
     """Refuse a program that fails on a usual window, or returns what is no prediction."""
     batch, size, bands = contract.batch_limits[0], contract.native_tile, contract.bands or 1
     told = [torch.zeros((batch, bands, size, size), device=device), torch.full((batch,), 0.5, device=device)]

@@ -58,7 +58,7 @@ def program_options(file: str, options: Mapping[str, object]) -> ProgramOptions:
     told.refuse_others(OPTIONS, file)
     classes = told.whole("classes")
     check_label(file, classes, told.whole("label", least=0))
-    clip = None if told.values.get("clip") == "none" else told.number("clip", 1.0)
+    clip = None if told.values.get("clip") == "none" else told.number("clip", default=1.0)
     if clip is not None and clip <= 0:
         raise told.refused("clip", "a number above 0, or none")
     return ProgramOptions(
@@ -80,7 +80,7 @@ def _betas(told: Fields) -> tuple[float, ...]:
             raise told.refused("timesteps", f"{len(given)}, as many as there are betas, or leave it out")
         return given
     count = timesteps or 1000
-    start, end = told.number("beta_start", 0.1 / count), told.number("beta_end", 20.0 / count)
+    start, end = told.number("beta_start", default=0.1 / count), told.number("beta_end", default=20.0 / count)
     return told.variances("beta_end", betas(told.choice("betas", BETAS), count, start=start, end=end))
 
 

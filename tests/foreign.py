@@ -4,6 +4,7 @@ import sys
 import warnings
 from functools import cache
 from io import BytesIO
+from typing import Optional
 
 import numpy as np
 import torch
@@ -68,6 +69,16 @@ class Whole(Pixels):
 
     def forward(self, x, t):
         return self.told(x, t.floor(), torch.zeros_like(t))
+
+
+class PerhapsOfClasses(Pixels):
+    """Takes classes, and does without."""
+
+    def forward(self, x, t, y: Optional[torch.Tensor] = None):  # noqa: UP045  TorchScript reads it so
+        mean = torch.zeros_like(t)
+        if y is not None:
+            mean = 0.1 * y
+        return self.told(x, t, mean)
 
 
 class Two(Pixels):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.foreign import (
+    PerhapsOfClasses,
     Pixels,
     PixelsOfClasses,
     Pooled,
@@ -98,6 +99,22 @@ def test_classes_are_told_row_by_row(tmp_path, make):
     x, t, _ = examples(PixelsOfClasses())
     told = found.predict(x, t, [Condition(label=2)])
     assert torch.equal(told, PixelsOfClasses()(x, t, torch.tensor([2, 0])))
+
+
+def test_a_script_may_do_without_classes(tmp_path):
+    file, (x, t, y) = script(tmp_path, PerhapsOfClasses), examples(PixelsOfClasses())
+    assert torch.equal(loaded(file).predict(x, t, []), Pixels()(x, t))
+    of_classes = loaded(file, classes=3, label=1)
+    assert torch.equal(of_classes.predict(x, t, [Condition(label=1)] * 2), PixelsOfClasses()(x, t, y))
+
+
+def test_an_exported_program_is_not_loaded_again_to_look_at_it(tmp_path, monkeypatch):
+    file, real, loads = exported(tmp_path), torch.export.load, []
+    monkeypatch.setattr(torch.export, "load", lambda *told: (loads.append(told), real(*told))[1])
+    assert terms(file) == terms(file, predicts="v")
+    assert len(loads) == 1
+    exported(tmp_path, batch=4, size=24)
+    assert terms(file).native_tile == 24
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

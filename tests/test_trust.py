@@ -183,6 +183,14 @@ def test_a_plugin_without_a_contract_is_refused(tmp_path, monkeypatch):
         contract_of("acme", trusted=True)
 
 
+def test_a_plugin_of_classes_needs_one(tmp_path, monkeypatch):
+    of_classes = PLUGIN.replace('"weights"}', '"label"}').replace("tile=4", "tile=4, classes=3")
+    install(monkeypatch, tmp_path / "models", code=of_classes)
+    with pytest.raises(InputError, match=r"model\.label is missing; give the class that acme draws, 0 to 2"):
+        contract_of("acme", trusted=True)
+    assert contract_of({"name": "acme", "label": 1}, trusted=True).classes == 3
+
+
 def test_an_output_keeps_the_terms_it_was_planned_with(tmp_path, capfd, image):
     name = exported(tmp_path, batch=2, size=16)
     words = ["--task", "sr:2", "--model", name, *QUICK, "--trust-model"]
