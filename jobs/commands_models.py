@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..models.contract import Contract, label_of
+from ..models.contract import Contract, label_of, network_options, split_model
 from ..models.kinds import BUILT_IN, Kind, contract_of, identity_of, model_kind
 from ..models.plugins import installed, origin
 from ..models.shapes import Shapes
@@ -80,14 +80,15 @@ def list_models(*, as_json: bool) -> None:
 def inspect(*, target: str, model_option: tuple[str, ...], trust_model: bool, as_json: bool) -> None:
     """Say which network the weights file TARGET holds and how each fact is known, or the terms of another model.
 
-    What is neither in the shapes nor in the table of known checkpoints is assumed; a job's model options
-    of the same names say it better. A file that is not whole is refused.
+    What is neither in the shapes nor in the table of known checkpoints is assumed; model options of the same
+    names, here and in a job, say it better. A file that is not whole is refused.
     """
+    model = model_of(target, model_option)
     if model_kind(target) is not Kind.WEIGHTS:
-        _inspect_terms(model_of(target, model_option), trusted=trust_model, as_json=as_json)
+        _inspect_terms(model, trusted=trust_model, as_json=as_json)
         return
     shapes = shapes_of(target)
-    reading = read_weights(target)
+    reading = read_weights(target, network_options(target, split_model(model)[1]).told)
     import_module(CHECKPOINTS, __package__).refuse_difference(reading.config, shapes, file=target)
     if as_json:
         click.echo(json.dumps(_inspection(target, shapes, reading), indent=1))

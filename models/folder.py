@@ -48,6 +48,7 @@ class Folder:
     bands: int
     widths: tuple[int, ...]
     layers: int
+    groups: int
     image_size: int | None
     classes: int | None
     predicts: str
@@ -59,6 +60,11 @@ class Folder:
     def size_multiple(self) -> int:
         """Every level but the last halves the window."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def smallest_tile(self) -> int:
+        """One pixel at the last level, or two where a norm has a group a channel and would leave nothing of one."""
+        return self.size_multiple * (2 if min(self.widths) <= self.groups else 1)
 
 
 def folder_contract(name: str, options: Mapping[str, object]) -> Contract:
@@ -76,7 +82,7 @@ def folder_contract(name: str, options: Mapping[str, object]) -> Contract:
         bands=found.bands,
         size_multiple=multiple,
         native_tile=size,
-        smallest_tile=multiple,
+        smallest_tile=found.smallest_tile,
         value_range=None if found.clip is None else (-found.clip, found.clip),
         betas=found.betas,
         timesteps=len(found.betas),
@@ -114,6 +120,7 @@ def _read(root: Path, network_file: Path, scheduler_file: Path, *others: Path) -
         bands=bands,
         widths=_widths(network),
         layers=network.whole("layers_per_block", default=2) or 1,
+        groups=network.whole("norm_num_groups", default=32) or 1,
         image_size=_size(network),
         classes=_classes(network),
         predicts=PREDICTS[scheduler.choice("prediction_type", tuple(PREDICTS))],

@@ -50,7 +50,12 @@ def plugin(name: str) -> Plugin:
     if len(sharing) > 1:
         owners = " and ".join(sorted(entry.dist.name if entry.dist else "unknown" for entry in sharing))
         raise InputError(f"model {name} is brought by {owners}: uninstall all but one of them")
-    found: Plugin = sharing[0].load()
+    try:
+        found: Plugin = sharing[0].load()
+    except ImportError as error:
+        raise InputError(
+            f"plug-in {name} ({origin(name)}) cannot be imported ({error}): install what it needs"
+        ) from error
     return found
 
 

@@ -76,8 +76,11 @@ def _shapes(file: str, classes: int | None, stamp: tuple[int, ...]) -> Shapes:
             f"{file} takes windows of {window.dtype} and timesteps of {timesteps.dtype}, and is given both as "
             "float32, timesteps with fractions: export it with such examples"
         )
-    if window.ndim != 4 or not isinstance(window.shape[1], int):
-        raise InputError(f"{file} does not take windows (batch, band, row, column) of a fixed number of bands")
+    if window.ndim != 4 or timesteps.ndim != 1 or not isinstance(window.shape[1], int):
+        raise InputError(
+            f"{file} does not take windows (batch, band, row, column) of so many bands, and a timestep for each: "
+            "export it with such examples"
+        )
     batch, rows, columns = (_Side.of(program, window.shape[axis], file) for axis in (0, 2, 3))
     ends = [side.most for side in (rows, columns) if side.most is not None]
     sizes = max(rows.least, columns.least), min(ends, default=None)

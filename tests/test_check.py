@@ -36,6 +36,7 @@ UNTRAINED = {
     "ADM in halves": lambda folder: loaded(weights(folder), image_size=16, precision="bf16"),
     "ADM of classes": lambda folder: loaded(weights(folder, WITH_CLASSES), label=1, image_size=16),
     "diffusers": lambda folder: loaded(diffused(folder)),
+    "diffusers, a group a channel": lambda folder: loaded(diffused(folder, network={"norm_num_groups": 8})),
     "diffusers of classes": lambda folder: loaded(diffused(folder, network={"num_class_embeds": 4}), label=1),
     "diffusers, v": lambda folder: loaded(diffused(folder, prediction_type="v_prediction")),
     "diffusers, x0": lambda folder: loaded(diffused(folder, prediction_type="sample", scheduler="DDIM")),

@@ -150,6 +150,8 @@ def test_terms_follow_from_the_files(tmp_path):
     changed(tmp_path / "net", "config.json", sample_size=None)
     assert contract_of(str(tmp_path / "net")).native_tile == 64
     assert contract_of({"name": str(tmp_path / "net"), "image_size": 32}).native_tile == 32
+    changed(tmp_path / "net", "config.json", norm_num_groups=8)
+    assert contract_of(str(tmp_path / "net")).smallest_tile == 2 * found.smallest_tile
 
 
 def test_what_a_scheduler_leaves_out_is_its_default(tmp_path):

@@ -241,6 +241,36 @@ def test_answers_of_another_shape_and_timesteps_of_another_type_are_refused(tmp_
         terms(str(file))
 
 
+class Bare(torch.nn.Module):
+    """Whatever shapes it is given."""
+
+    def forward(self, x, t):
+        return x * t.mean()
+
+
+@pytest.mark.parametrize(
+    ("shape", "t", "dims", "says"),
+    [
+        ((2, 3, 16, 24), (2,), None, "takes no square windows, which tiles are: export it for those"),
+        (
+            (2, 3, 17, 17),
+            (2,),
+            {2: 2 * torch.export.Dim("h") + 1},
+            r"takes lengths .*, which is no multiple: export it",
+        ),
+        ((2, 3, 16), (2,), None, r"does not take windows \(batch, band, row, column\) of so many bands"),
+        ((2, 3, 16, 16), (), None, "and a timestep for each: export it with such examples"),
+        ((2, 3, 16, 16), (2,), {1: torch.export.Dim("c")}, "of so many bands"),
+    ],
+)
+def test_an_exported_program_of_other_shapes_is_refused(tmp_path, shape, t, dims, says):
+    file = tmp_path / "net.pt2"
+    told = torch.zeros(shape), torch.zeros(t)
+    torch.export.save(torch.export.export(Bare(), told, dynamic_shapes=(dims, None)), file)
+    with pytest.raises(InputError, match=says):
+        terms(str(file))
+
+
 def test_tiles_outside_a_programs_sizes_are_refused(tmp_path):
     fixed = terms(exported(tmp_path, batch=4, size=24))
     with pytest.raises(InputError, match=r"net\.pt2: it takes multiples of 24 from 24 to 24; the nearest is 24"):

@@ -183,6 +183,12 @@ def test_a_plugin_without_a_contract_is_refused(tmp_path, monkeypatch):
         contract_of("acme", trusted=True)
 
 
+def test_a_plugin_that_lacks_something_says_what(tmp_path, monkeypatch):
+    install(monkeypatch, tmp_path / "models", code="import no_such_module_of_acme\n")
+    with pytest.raises(InputError, match=r"acme \(acme-restore 1\.2\) cannot be imported \(No module named 'no_such_"):
+        contract_of("acme", trusted=True)
+
+
 def test_a_plugin_of_classes_needs_one(tmp_path, monkeypatch):
     of_classes = PLUGIN.replace('"weights"}', '"label"}').replace("tile=4", "tile=4, classes=3")
     install(monkeypatch, tmp_path / "models", code=of_classes)
