@@ -1,10 +1,9 @@
 """Small diffusers folders, saved by diffusers itself."""
 
 import json
-import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
@@ -32,15 +31,18 @@ def network(**changes):
 
 @cache
 def _saved(changes, safe):
-    folder = Path(mkdtemp(prefix="diffused-"))
-    network(**dict(changes)).save_pretrained(folder, safe_serialization=safe)
-    return folder
+    """What diffusers saves of a network: the bytes of each file by its name."""
+    with TemporaryDirectory() as folder:
+        network(**dict(changes)).save_pretrained(folder, safe_serialization=safe)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def diffused(folder, *, scheduler="DDPM", pipeline=False, safe=True, network=(), **settings):
     """A folder of a network and its scheduler, as its path: a bare one, or that of a pipeline."""
     target = folder / "unet" if pipeline else folder
-    shutil.copytree(_saved(tuple(dict(network).items()), safe), target, dirs_exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in _saved(tuple(dict(network).items()), safe).items():
+        (target / name).write_bytes(content)
     SCHEDULERS[scheduler](**settings).save_pretrained(folder / "scheduler" if pipeline else folder)
     if pipeline:
         parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", f"{scheduler}Scheduler"]}
