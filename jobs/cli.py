@@ -27,7 +27,7 @@ COMMANDS = {
     "resume": ("commands_run:resume", "Go on with a job that was stopped or changed."),
     "retry": ("commands_run:retry", "Run degraded tiles again, and mend what is damaged."),
     "verify": ("commands_look:verify", "Read back all that was written and name what is damaged."),
-    "models": ("commands_models:models", "List models, look into weights files, convert them."),
+    "models": ("commands_models:models", "List models, look into one, check it, convert weights."),
     "simulate": ("commands_look:simulate", "Say how long a job would take on a cluster."),
 }
 INTERRUPTED, TERMINATED = 130, 143

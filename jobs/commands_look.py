@@ -19,6 +19,7 @@ from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job
 from .forecast import Forecast, forecast, simulate_job, survey_image
 from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
+from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
 
@@ -32,13 +33,14 @@ def example(*lines: str) -> str:
 
 @click.command(epilog=example("tileloom plan job.yaml"))
 @click.argument("job")
+@trust_model
 @as_json
-def plan(*, job: str, as_json: bool) -> None:
+def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
     Reads the mask to count the tiles that have something to restore; writes nothing.
     """
-    print_plan(load_job(job), as_json=as_json)
+    print_plan(load_job(job), trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -88,6 +90,7 @@ def verify(*, output: Path, as_json: bool) -> None:
 @click.option("--startup", type=float, default=0.0, metavar="S", help="Seconds until a worker asked for is up.")
 @click.option("--images", type=click.IntRange(1), default=1, metavar="N", help="How many such images there are.")
 @click.option("--picture", metavar="FILE", help="Write a PNG of which slot works on which tile, and when.")
+@trust_model
 @as_json
 def simulate(
     *,
@@ -100,6 +103,7 @@ def simulate(
     startup: float,
     images: int,
     picture: str | None,
+    trust_model: bool,
     as_json: bool,
 ) -> None:
     """Say how long TARGET, a job file or the output of a job, would take on a cluster.
@@ -108,7 +112,8 @@ def simulate(
     """
     path = Path(target).absolute()
     state = open_state(path) if path.is_dir() else None
-    compiled = compile_job(stored_job(state) if state else load_job(path))
+    spec, contract = (stored_job(state), state.contract) if state else (load_job(path), None)
+    compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
         with Terminal(Console(stderr=True)) as watcher:
@@ -128,9 +133,9 @@ def simulate(
     _print(_simulation(found) if as_json else _simulation_lines(found))
 
 
-def print_plan(spec: JobSpec, *, as_json: bool) -> None:
+def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     """Print the forecast of a job, and refuse one that does not fit."""
-    compiled = compile_job(spec)
+    compiled = compile_job(spec, trusted=trusted)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)
     found = forecast(compiled, bits)

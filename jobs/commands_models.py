@@ -1,4 +1,4 @@
-"""The commands about models: what there is, what a weights file holds, and another form for it."""
+"""The commands about models: what there is, what one of them is, whether it keeps its terms, another form for it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Any
 
 import click
 
-from ..models.contract import BUILT_IN
+from ..models.contract import Contract, label_of, network_options, split_model
+from ..models.kinds import BUILT_IN, Kind, contract_of, identity_of, model_kind
+from ..models.plugins import installed, origin
 from ..models.shapes import Shapes
 from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
 from ..models.weights import read_weights, shapes_of, weights_digest
 from .commands_look import as_json, example
+from .options import model_of, model_option, trust_model
 
 # Loads torch: only to check or rewrite tensors.
 CHECKPOINTS = "..models.checkpoint"
+# Load torch, to run what is checked.
+CHECK, BUILD, DENOISER = "..models.check", "..models.build", "..models.denoiser"
 
 
 @click.group(epilog=example("tileloom models list", "tileloom models inspect 256x256_diffusion_uncond.pt"))
 def models() -> None:
-    """List the models there are, look into a weights file, or convert one.
+    """List the models there are, look into one, check it, or convert its weights.
 
-    A job names a model, or the path of its weights: `tileloom restore a.tif b.zarr --task sr:4 --model net.pt`.
+    A job names a model, or the path of its weights, diffusers folder or program:
+    `tileloom restore a.tif b.zarr --task sr:4 --model net.pt`.
     """
 
 
@@ -35,14 +41,20 @@ def models() -> None:
 )
 @as_json
 def list_models(*, as_json: bool) -> None:
-    """List the models that need no weights, and the published checkpoints that are known by their shapes."""
+    """List the models that need no weights, the plug-ins, and the published checkpoints known by their shapes.
+
+    Nothing of a plug-in is run for it.
+    """
+    plugins = {name: origin(name) for name in installed()}
     if as_json:
-        click.echo(
-            json.dumps({"built_in": list(BUILT_IN), "checkpoints": [_known(known) for known in KNOWN]}, indent=1)
-        )
+        checkpoints = [_known(known) for known in KNOWN]
+        listed = {"built_in": list(BUILT_IN), "plugins": plugins, "checkpoints": checkpoints}
+        click.echo(json.dumps(listed, indent=1))
         return
     for name in BUILT_IN:
         click.echo(f"{name}: built in, needs no weights")
+    for name, whose in plugins.items():
+        click.echo(f"{name}: a plug-in of {whose}, needs --trust-model")
     for known in KNOWN:
         facts = _known(known)
         classes = f", {facts['classes']} classes" if facts["classes"] else ""
@@ -54,24 +66,69 @@ def list_models(*, as_json: bool) -> None:
 
 
 @models.command(
-    short_help="Say which network a weights file holds.",
-    epilog=example("tileloom models inspect 256x256_diffusion_uncond.pt", "tileloom models inspect net.pt --json"),
+    short_help="Say what a model is.",
+    epilog=example(
+        "tileloom models inspect 256x256_diffusion_uncond.pt",
+        "tileloom models inspect net.pt --json",
+        "tileloom models inspect net.pt2 --trust-model",
+    ),
 )
 @click.argument("target")
+@model_option
+@trust_model
 @as_json
-def inspect(*, target: str, as_json: bool) -> None:
-    """Say which network the weights file TARGET holds, and how each fact of it is known.
+def inspect(*, target: str, model_option: tuple[str, ...], trust_model: bool, as_json: bool) -> None:
+    """Say which network the weights file TARGET holds and how each fact is known, or the terms of another model.
 
-    What is neither in the shapes nor in the table of known checkpoints is assumed; a job's model options
-    of the same names say it better. A file that is not whole is refused.
+    What is neither in the shapes nor in the table of known checkpoints is assumed; model options of the same
+    names, here and in a job, say it better. A file that is not whole is refused.
     """
+    model = model_of(target, model_option)
+    if model_kind(target) is not Kind.WEIGHTS:
+        _inspect_terms(model, trusted=trust_model, as_json=as_json)
+        return
     shapes = shapes_of(target)
-    reading = read_weights(target)
+    reading = read_weights(target, network_options(target, split_model(model)[1]).told)
     import_module(CHECKPOINTS, __package__).refuse_difference(reading.config, shapes, file=target)
     if as_json:
         click.echo(json.dumps(_inspection(target, shapes, reading), indent=1))
     else:
         click.echo("\n".join(_lines(target, shapes, reading)))
+
+
+def _inspect_terms(model: dict[str, Any], *, trusted: bool, as_json: bool) -> None:
+    contract = contract_of(model, trusted=trusted)
+    name, kind = model["name"], model_kind(model["name"])
+    if as_json:
+        digest = identity_of(model).get("weights")
+        told = {"file": name, "kind": kind.value, "contract": contract.stored(), "digest": digest}
+        click.echo(json.dumps(told, indent=1))
+    else:
+        click.echo("\n".join([f"{name}: {kind.value}", *_terms(contract)]))
+
+
+@models.command(
+    short_help="Run a model to see whether it keeps its terms.",
+    epilog=example(
+        "tileloom models check gaussian",
+        "tileloom models check ./ddpm-cat",
+        "tileloom models check net.pt2 --trust-model --model-option predicts=v",
+    ),
+)
+@click.argument("target")
+@model_option
+@trust_model
+def check(*, target: str, model_option: tuple[str, ...], trust_model: bool) -> None:
+    """Run the model TARGET on a few noisy windows to see whether it is a denoiser as a job needs it.
+
+    Shapes and types, finite values, rows that leave each other alone, the same answer every time, timesteps with
+    fractions, and that what it predicts is the noise. Needs a few dozen calls of the network.
+    """
+    model = model_of(target, model_option)
+    denoiser = import_module(BUILD, __package__).denoiser_of(model, trusted=trust_model)
+    told = import_module(DENOISER, __package__).Condition(label=label_of(model))
+    import_module(CHECK, __package__).check_denoiser(denoiser, told=told)
+    click.echo(f"{target}: keeps all that a denoiser promises")
 
 
 @models.command(
@@ -107,7 +164,7 @@ def _inspection(file: str, shapes: Shapes, reading: Reading) -> dict[str, Any]:
         "known_as": list(reading.known.files) if reading.known else [],
         "parameters": _parameters(shapes),
         "tensors": len(shapes),
-        "facts": {name: {"value": value, "known": origin} for name, value, origin in reading.facts()},
+        "facts": {name: {"value": value, "known": known} for name, value, known in reading.facts()},
         "digest": weights_digest(file),
     }
 
@@ -120,8 +177,24 @@ def _lines(file: str, shapes: Shapes, reading: Reading) -> Iterator[str]:
     yield f"{file}: {reading.kind}, {_parameters(shapes):,} parameters in {len(shapes)} tensors"
     if reading.known:
         yield f"known as: {', '.join(reading.known.files)}"
-    for name, value, origin in reading.facts():
-        yield f"{name}: {value} ({origin})"
-    assumed = [name for name, _, origin in reading.facts() if origin == ASSUMED]
+    for name, value, known in reading.facts():
+        yield f"{name}: {value} ({known})"
+    assumed = [name for name, _, known in reading.facts() if known == ASSUMED]
     if assumed:
         yield f"assumed: {', '.join(assumed)}; where that is wrong, say so with `--model-option`, such as betas=cosine"
+
+
+def _terms(contract: Contract) -> Iterator[str]:
+    """What a denoiser needs and promises, a line each."""
+    largest = "up" if contract.largest_tile is None else f"to {contract.largest_tile}"
+    yield f"bands: {contract.bands or 'any number'}"
+    sizes = f"multiples of {contract.size_multiple} from {contract.smallest_tile} {largest}"
+    yield f"tiles: {sizes}, its own is {contract.native_tile}"
+    low, high = contract.value_range or (None, None)
+    yield f"clean values: {'without bounds' if low is None else f'{low:g} to {high:g}'}"
+    yield f"classes: {contract.classes or 'none'}"
+    betas = contract.betas
+    ends = betas if isinstance(betas, str) else f"{betas[0]:.4g} to {betas[-1]:.4g}"
+    yield f"noise: {contract.timesteps} timesteps, betas {ends}"
+    least, most = contract.batch_limits
+    yield f"windows a call: {least} {'up' if most is None else f'to {most}'}"

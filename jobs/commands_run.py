@@ -16,7 +16,7 @@ from rich.console import Console
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
 from .commands_look import example, print_plan
 from .look import open_state, stored_job
-from .options import job_of, job_options
+from .options import job_of, job_options, trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
 from .state import HIDDEN
@@ -40,6 +40,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
         "tileloom restore scene.tif scene.zarr --task sr:4",
         "tileloom restore scene.tif scene.zarr --task sr:2,inpaint --mask clouds.tif --seed 7",
         "tileloom restore gray.png photo.zarr --task colorize --model gaussian --model-option length=8",
+        "tileloom restore scene.tif scene.zarr --task sr:4 --model net.pt2 --trust-model",
     ),
 )
 @click.argument("input")
@@ -47,29 +48,38 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @job_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
 @redo
+@trust_model
 @as_json
-def restore(*, dry_run: bool, redo: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401  every key of a job
+def restore(
+    *,
+    dry_run: bool,
+    redo: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  every key of a job
+) -> None:
     """Restore the image INPUT and publish it as the Zarr group OUTPUT.
 
     Once begun, the same command goes on where it was stopped.
     """
     spec = job_of(options)
     if dry_run:
-        print_plan(spec, as_json=as_json)
+        print_plan(spec, trusted=trust_model, as_json=as_json)
     else:
-        _run(spec, redo or "nothing", as_json=as_json)
+        _run(spec, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom run job.yaml", "tileloom run job.yaml --redo stale"))
 @click.argument("job")
 @redo
+@trust_model
 @as_json
-def run(*, job: str, redo: str | None, as_json: bool) -> None:
+def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool) -> None:
     """Run the job of the file JOB, or go on with it where it was stopped.
 
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _run(load_job(job), redo or "nothing", as_json=as_json)
+    _run(load_job(job), redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -77,8 +87,9 @@ def run(*, job: str, redo: str | None, as_json: bool) -> None:
 )
 @click.argument("target")
 @redo
+@trust_model
 @as_json
-def resume(*, target: str, redo: str | None, as_json: bool) -> None:
+def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool) -> None:
     """Go on with TARGET: a job file, or the output of a job."""
     path = Path(target).absolute()
     if path.is_dir():
@@ -87,18 +98,19 @@ def resume(*, target: str, redo: str | None, as_json: bool) -> None:
         spec = load_job(path)
         if not begun(spec):
             raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
-    _run(spec, redo or "nothing", as_json=as_json)
+    _run(spec, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
 @click.argument("output", type=click.Path(path_type=Path))
+@trust_model
 @as_json
-def retry(*, output: Path, as_json: bool) -> None:
+def retry(*, output: Path, trust_model: bool, as_json: bool) -> None:
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
     Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
     """
-    _run(stored_job(open_state(output.absolute())), "failed", as_json=as_json)
+    _run(stored_job(open_state(output.absolute())), "failed", trusted=trust_model, as_json=as_json)
 
 
 def begun(spec: JobSpec) -> bool:
@@ -106,12 +118,12 @@ def begun(spec: JobSpec) -> bool:
     return (Path(spec.output) / HIDDEN / "job.json").exists()
 
 
-def _run(spec: JobSpec, redo: str, *, as_json: bool) -> None:
+def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
     """Run a job and say what it came to; exit code 1 if a tile is degraded."""
     with _resumable(spec):
         runner = import_module(RUNNER, __package__)
         with Terminal(Console(stderr=True)) as watcher:
-            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo))
+            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo), trusted=trusted)
     if as_json:
         click.echo(json.dumps(summary.as_json(), indent=1))
     else:

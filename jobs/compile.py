@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..models.contract import Contract, contract_of
+from ..models.contract import Contract
+from ..models.kinds import contract_of
 from ..models.parity import SVD_COLORS
 from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
@@ -30,7 +31,10 @@ DEFAULT_BANDS = 3
 
 @dataclass(frozen=True)
 class Compiled:
-    """A job, checked and laid out; ``resolved`` is what its "auto" fields came to."""
+    """A job, checked and laid out; ``resolved`` is what its "auto" fields came to.
+
+    ``trusted``: a model that is code may be run.
+    """
 
     spec: JobSpec
     image: ImagePlan
@@ -38,6 +42,7 @@ class Compiled:
     calls_per_tile: int
     source: Source
     resolved: dict[str, Any]
+    trusted: bool = False
 
     @property
     def tile(self) -> int:
@@ -45,17 +50,21 @@ class Compiled:
         return self.image.plan.levels[0].tile
 
 
-def compile_job(spec: JobSpec) -> Compiled:
-    """Check a job against its input and model, and lay out its tiles."""
+def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: bool = False) -> Compiled:
+    """Check a job against its input and model, and lay out its tiles.
+
+    With a ``contract`` the model itself is not looked at; without, one that is code is run, only if ``trusted``.
+    """
     if "://" in spec.output:
         raise InputError(f"{spec.output}: only local folders are written; name one and copy the result there")
     _refuse_inside_another(Path(spec.output))
     source = open_source(spec.input)
     measurement = spec.measurement
-    contract = contract_of(spec.model)
+    contract = contract or contract_of(spec.model, trusted=trusted)
     bands = _bands(spec, source, measurement, contract)
     measurements, lifts, grids = _levels(spec, source, measurement, contract)
     contract.check((grids[0].tile, grids[0].tile), bands)
+    contract.check_batch(least_batch(spec, contract))
     _check_mask(spec, source, measurement)
     _check_quirks(spec, bands, grids[0])
     image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids)
@@ -77,7 +86,7 @@ def compile_job(spec: JobSpec) -> Compiled:
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(spec, image, contract, steps.calls, source, resolved)
+    return Compiled(spec, image, contract, steps.calls, source, resolved, trusted)
 
 
 def _refuse_inside_another(output: Path) -> None:
@@ -87,9 +96,9 @@ def _refuse_inside_another(output: Path) -> None:
             raise InputError(f"{output} lies inside {folder}, which is Zarr already: choose an output beside it")
 
 
-def least_batch(spec: JobSpec) -> int:
+def least_batch(spec: JobSpec, contract: Contract) -> int:
     """Tiles in one call of the network, at least: auto is found when the job begins."""
-    return 1 if spec.batch == "auto" else spec.batch
+    return contract.batch_limits[0] if spec.batch == "auto" else spec.batch
 
 
 def most_lanes(spec: JobSpec) -> int:

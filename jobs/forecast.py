@@ -70,7 +70,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
     plan, grid = image.plan, image.plan.levels[0]
-    batch, lanes = least_batch(spec), most_lanes(spec)
+    batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
     bill = make_bill(

@@ -110,7 +110,7 @@ def stored_job(state: JobState) -> JobSpec:
 
 def job_status(state: JobState) -> JobStatus:
     """How far a result has come; a run may be going on."""
-    compiled = compile_job(stored_job(state))
+    compiled = compile_job(stored_job(state), contract=state.contract)
     plan, ledger, bits = compiled.image.plan, state.ledger(), state.bits()
     levels: tuple[LevelStatus, ...] = ()
     if bits is not None:
@@ -160,7 +160,7 @@ def _shards(spec: PyramidSpec) -> int:
 
 def verify_output(state: JobState, watcher: Watcher) -> Verification:
     """Read back every committed tile and shard, and the coarser inputs, and list what is damaged."""
-    compiled = compile_job(stored_job(state))
+    compiled = compile_job(stored_job(state), contract=state.contract)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     try:
         ledger = state.ledger()

@@ -21,6 +21,17 @@ _TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME", "guidance__classifier
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
 _FLAGS = {"true": True, "false": False}
+model_option = click.option(
+    "--model-option",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the model, such as length=8; may be given again.",
+)
+trust_model = click.option(
+    "--trust-model",
+    is_flag=True,
+    help="Run a model that is code, a program or a plug-in: it can do whatever you can. Weights need no trust.",
+)
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
 
@@ -40,12 +51,7 @@ def job_options(command: Command) -> Command:
     keys = [(key, field) for key, field in _keys(JobSpec, "") if key not in _ARGUMENTS]
     for key, field in reversed(keys):
         if key == "model":
-            command = click.option(
-                "--model-option",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="An option of the model, such as length=8; may be given again.",
-            )(command)
+            command = model_option(command)
         command = _option(key, field)(command)
     return command
 
@@ -61,11 +67,16 @@ def job_of(options: Mapping[str, Any]) -> JobSpec:
             given.setdefault(key, {})[below] = value
         else:
             given[key] = value
-    model_options = _pairs(given.pop("model_option", ()))
+    model_options = given.pop("model_option", ())
     if model_options:
         name = given.get("model", JobSpec.model_fields["model"].default["name"])
-        given["model"] = {"name": name, **model_options}
+        given["model"] = model_of(name, model_options)
     return from_options(given)
+
+
+def model_of(name: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """A model as a job has it, from its name and the KEY=VALUE texts of ``--model-option``."""
+    return {"name": name, **_pairs(options)}
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, bool | int | float | str]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ..cluster.executor import ImageRun, LocalExecutor, RunReport
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
-from ..models.weights import is_weights, weights_digest
+from ..models.kinds import identity_of
+from ..models.weights import weights_digest
 from ..tiling.access import ImageAccess
 from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
@@ -105,6 +106,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,
+        trusted=compiled.trusted,
     )
 
 
@@ -116,14 +118,19 @@ def _affordable(compiled: Compiled) -> int | None:
 
 
 def run_job(
-    spec: JobSpec, watcher: Watcher, *, redo: Redo = Redo.NOTHING, on_reports: OnReports = lambda _: None
+    spec: JobSpec,
+    watcher: Watcher,
+    *,
+    redo: Redo = Redo.NOTHING,
+    on_reports: OnReports = lambda _: None,
+    trusted: bool = False,
 ) -> Summary:
     """Run a job, or go on with it; the output is the same whatever was done before.
 
-    ``on_reports`` is told of every settled tile.
+    ``on_reports`` is told of every settled tile. ``trusted``: a model that is code may be run.
     """
     began = perf_counter()
-    compiled = compile_job(spec)
+    compiled = compile_job(spec, trusted=trusted)
     output = Path(spec.output)
     if JobState.load(output) is None:
         full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
@@ -137,7 +144,7 @@ def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports
     stored = JobState.load(output)
     work = work_factory(compiled, batch=_batch(spec, stored))()
     parts = _parts(compiled, work.batch_shape[0], work.numeric_class)
-    state = _generation(spec, stored, parts, redo)
+    state = _generation(compiled, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     with _nothing_left_of_a_refused_job(state, stored):
         state.save()
@@ -185,7 +192,7 @@ def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = N
         compiled.image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
-        in_flight=least_batch(spec) * most_lanes(spec),
+        in_flight=least_batch(spec, compiled.contract) * most_lanes(spec),
         inputs_bytes=coarser_bytes(compiled.image, compiled.source),
         work_bytes=work_bytes,
         device_bytes=device_bytes,
@@ -197,7 +204,7 @@ def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> 
     mask = compiled.spec.mask
     return {
         **compiled.spec.identity(),
-        **_weights(compiled.spec.model),
+        **identity_of(compiled.spec.model),
         **_guide(compiled.spec),
         **compiled.resolved,
         "batch": batch,
@@ -207,24 +214,18 @@ def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> 
     }
 
 
-def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's weights by what they are: where they lie makes no difference."""
-    if not is_weights(model["name"]):
-        return {}
-    return {"model": {**model, "name": "weights"}, "weights": weights_digest(model["name"])}
-
-
 def _guide(spec: JobSpec) -> dict[str, Any]:
-    """The classifier that guides by what it is, likewise."""
+    """The classifier that guides by what it is: where it lies makes no difference."""
     if spec.guide is None:
         return {}
     told = {**spec.guidance.model_dump(), "classifier": "weights"}
     return {"guidance": told, "classifier": weights_digest(spec.guide.classifier)}
 
 
-def _generation(spec: JobSpec, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
+def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
     """The generation to work in: the current one, or for a redo a new one that inherits from it."""
-    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts)
+    spec = compiled.spec
+    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
     if stored is None:
         return state
     differences = changed(stored.parts, parts)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from ..models.parity import Parity
 from ..models.recipe import Guidance, Sampler
-from ..models.weights import is_weights
+from ..models.weights import is_path
 from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
 from .refusal import Meant, at_key, refusal
@@ -154,7 +154,7 @@ class JobSpec(_Strict):
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")
     model: Model = Field(
         default={"name": "gaussian"},
-        description="The denoiser, or the path of its weights, with its own options beside its name.",
+        description="The denoiser, or the path of its weights, folder or program, with its options beside its name.",
     )
     steps: Count = Field(default=50, description="Steps of the schedule, each one a call of the network.")
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
@@ -327,7 +327,7 @@ def _rooted_model(model: object, base: str) -> object:
     """A model whose name, where that is the path of its weights, is absolute."""
     if isinstance(model, Mapping) and "name" in model:
         return {**model, "name": _rooted_model(model["name"], base)}
-    return _rooted(model, base) if isinstance(model, str) and is_weights(model) else model
+    return _rooted(model, base) if isinstance(model, str) and is_path(model) else model
 
 
 def changed(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.worker import Prior
+from ..models.contract import Contract
 from ..tiling.box import TileKey
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.frontier import TileState
@@ -46,13 +47,15 @@ class JobState:
     """The job of an output folder and its current generation.
 
     ``parts`` is all that decides the result's bytes, by name: the job's fields, digests of the inputs,
-    the numeric class of the machine. ``inherits`` names the folders of the earlier generations that
-    this one may build on, newest first, until it is finished.
+    the numeric class of the machine. ``contract`` holds the model's terms, so that to look at a result is
+    not to load a model. ``inherits`` names the folders of the earlier generations that this one may
+    build on, newest first, until it is finished.
     """
 
     output: Path
     spec: dict[str, Any]
     parts: dict[str, Any]
+    contract: Contract
     generation: int = 0
     inherits: tuple[str, ...] = ()
 
@@ -69,8 +72,11 @@ class JobState:
             raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
         try:
             stored = json.loads(path.read_bytes())
-            return cls(output, stored["spec"], stored["parts"], stored["generation"], tuple(stored["inherits"]))
-        except (ValueError, KeyError, TypeError) as error:
+            contract = Contract.restored(stored["contract"])
+            return cls(
+                output, stored["spec"], stored["parts"], contract, stored["generation"], tuple(stored["inherits"])
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged: choose another output or remove {output}") from error
 
     def save(self) -> None:
@@ -80,6 +86,7 @@ class JobState:
             {
                 "spec": self.spec,
                 "parts": self.parts,
+                "contract": self.contract.stored(),
                 "generation": self.generation,
                 "inherits": list(self.inherits),
             },

@@ -6,22 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .ancestral import Ddpm
-from .contract import Model, contract_of, label_of, split_model
+from .contract import Model, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
 from .denoiser import Condition, Denoiser, Pull
 from .device import CPU, best_device, own_memory
 from .engine import Engine, memory_of
+from .folder_network import load_folder
 from .gaussian import Gaussian
 from .guidance import Guided
+from .kinds import Kind, contract_of, trusted_kind
 from .networks import load_classifier, load_denoiser
 from .noise import PositionNoise
 from .parity import AS_WRITTEN, Parity
+from .plugins import load_plugin
 from .probe import fastest_shape, most_lanes
+from .program_network import load_exported, load_torchscript
 from .recipe import Guidance, Sampler
 from .repaint import Repaint
 from .schedule import schedule
 from .solvers import Ddnm, Solver, Walk
-from .weights import is_weights
 
 _WALKS: dict[Sampler, type[Walk]] = {
     "ddnm": Ddnm,
@@ -30,13 +33,21 @@ _WALKS: dict[Sampler, type[Walk]] = {
     "ddpm": Ddpm,
     "ddim": Ddim,
 }
-_DENOISERS: dict[str, Callable[[Mapping[str, object]], Denoiser]] = {"gaussian": Gaussian.of}
+_BUILT_IN: dict[str, Callable[[Mapping[str, object]], Denoiser]] = {"gaussian": Gaussian.of}
+_LOADERS: dict[Kind, Callable[..., Denoiser]] = {
+    Kind.WEIGHTS: load_denoiser,
+    Kind.FOLDER: load_folder,
+    Kind.TORCHSCRIPT: load_torchscript,
+    Kind.EXPORTED: load_exported,
+    Kind.PLUGIN: load_plugin,
+}
 
 
-def denoiser_of(model: Model, *, device: str = CPU) -> Denoiser:
-    """The denoiser of a model, its weights loaded onto a device where it has any."""
+def denoiser_of(model: Model, *, device: str = CPU, trusted: bool = False) -> Denoiser:
+    """The denoiser of a model, its weights loaded onto a device where it has any; code is run only if trusted."""
+    kind = trusted_kind(model, trusted=trusted)
     name, options = split_model(model)
-    return load_denoiser(model, device=device) if is_weights(name) else _DENOISERS[name](options)
+    return _BUILT_IN[name](options) if kind is Kind.BUILT_IN else _LOADERS[kind](model, device=device)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class EngineFactory:
     ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
     machine's memory (None: no limit). ``jumps`` are parameters of
     :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
+    ``trusted``: a model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -65,11 +77,14 @@ class EngineFactory:
     jumps: Mapping[str, int] = field(default_factory=dict)
     guidance: Guidance | None = None
     parity: Parity = AS_WRITTEN
+    trusted: bool = False
 
     def __call__(self) -> Engine:
         """Load the network and fix the batch."""
         device = best_device()
-        contract, denoiser, solver = contract_of(self.model), self._denoiser(device), self.solver(device)
+        contract = contract_of(self.model, trusted=self.trusted)
+        denoiser, solver = self._denoiser(device), self.solver(device)
+        fewest, most = contract.batch_limits
 
         def make(batch: int, lanes: int) -> Engine:
             return Engine(
@@ -83,20 +98,23 @@ class EngineFactory:
             )
 
         def affordable(batch: int, lanes: int) -> bool:
+            if most is not None and batch > most:
+                return False
             own = own_memory(device)
             limit = self.affordable if own is None else own
             shape = (batch, self.bands, self.tile, self.tile)
             return limit is None or memory_of(denoiser, shape, lanes=lanes, states=batch * lanes) <= limit
 
+        batch = self.batch or (fewest if fewest > 1 else None)
         if contract.batches:
-            found = fastest_shape(make, batch=self.batch, lanes=self.lanes, device=device, affordable=affordable)
+            found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, affordable=affordable)
         else:
-            found = self.batch or 1, self.lanes or most_lanes(device)
+            found = batch or 1, self.lanes or most_lanes(device)
         return make(*found)
 
     def solver(self, device: str) -> Solver:
         """What walks the job's tiles, its tensors on a device."""
-        contract = contract_of(self.model)
+        contract = contract_of(self.model, trusted=self.trusted)
         steps = schedule(
             contract.betas,
             steps=self.steps,
@@ -118,7 +136,7 @@ class EngineFactory:
         return Condition(factor=self.factor, label=label_of(self.model), pull=pull)
 
     def _denoiser(self, device: str) -> Denoiser:
-        denoiser = denoiser_of(self.model, device=device)
+        denoiser = denoiser_of(self.model, device=device, trusted=self.trusted)
         if self.guidance is None:
             return denoiser
         self.guidance.check(self.tile)

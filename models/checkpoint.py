@@ -18,7 +18,7 @@ from ..tiling.errors import InputError, StoreError
 from .adm import AdmClassifier, AdmUNet
 from .adm_config import AdmConfig, ClassifierConfig
 from .shapes import Shapes, difference, looks_like
-from .weights import SAFE, refuse_no_file
+from .weights import SAFE, program_in, refuse_no_file
 
 Network = AdmUNet | AdmClassifier
 
@@ -42,8 +42,8 @@ def load_tensors(file: str) -> dict[str, Tensor]:
 def _torch_tensors(file: str, *, device: str) -> dict[str, Tensor]:
     """The tensors of a state dict, bare or beside other things under ``state_dict``."""
     zipped = zipfile.is_zipfile(file)
-    if zipped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()):
-        raise InputError(f"{file} is a TorchScript program, which is code, not weights: give its state dict")
+    if program_in(file) is not None:
+        raise InputError(f"{file} is a program, which is code, not weights: give its state dict")
     try:
         content = torch.load(file, map_location=device, weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:

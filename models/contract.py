@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from ..tiling.errors import InputError
-from .adm_config import AdmConfig
+from .adm_config import NORM_GROUPS, AdmConfig
 from .signatures import Reading, Told
-from .weights import is_weights, read_weights
+from .weights import read_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Covariance = Literal["exponential", "matern32", "matern52"]
@@ -23,8 +23,10 @@ class Contract:
 
     Sizes are pixels of the network's window. ``bands`` None means any number; ``value_range`` None
     means values without bounds, so that predictions are never clipped. ``conditions`` names what the
-    network is told besides the noisy window and its timestep; ``betas`` and ``timesteps`` are the
-    noise schedule it was made for. ``batches``: several windows in one call may be faster than one by one.
+    network is told besides the noisy window and its timestep, ``classes`` counts those it draws;
+    ``betas`` (a name, or one by one) and ``timesteps`` are the noise schedule it was made for.
+    ``batches``: several windows in one call may be faster than one by one; ``batch_limits`` are the
+    fewest and the most that one call takes, None for any number.
     """
 
     name: str
@@ -35,8 +37,23 @@ class Contract:
     value_range: tuple[float, float] | None = (-1.0, 1.0)
     conditions: tuple[str, ...] = ()
     batches: bool = True
-    betas: str = "linear"
+    betas: str | tuple[float, ...] = "linear"
     timesteps: int = 1000
+    classes: int | None = None
+    largest_tile: int | None = None
+    batch_limits: tuple[int, int | None] = (1, None)
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Self:
+        """The contract that :meth:`stored` wrote."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        return cls(**values)
+
+    def stored(self) -> dict[str, Any]:
+        """All of it as plain JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check(self, tile: tuple[int, int], bands: int) -> None:
         """Refuse a window (rows, columns) or a number of bands that the network cannot take."""
@@ -44,14 +61,25 @@ class Contract:
             raise InputError(
                 f"model {self.name} works on {self.bands} bands, the image has {bands}; choose another model"
             )
-        multiple = self.size_multiple
+        multiple, least, most = self.size_multiple, self.smallest_tile, self.largest_tile
         for size in tile:
-            if size < self.smallest_tile or size % multiple:
-                nearest = max(round(size / multiple), -(-self.smallest_tile // multiple)) * multiple
+            if size < least or size % multiple or (most is not None and size > most):
+                nearest = max(round(size / multiple), -(-least // multiple)) * multiple
+                nearest = nearest if most is None else min(nearest, most // multiple * multiple)
                 raise InputError(
                     f"tile {size} does not suit model {self.name}: it takes multiples of {multiple} "
-                    f"from {self.smallest_tile} up; the nearest is {nearest}"
+                    f"from {least} {'up' if most is None else f'to {most}'}; the nearest is {nearest}"
                 )
+
+    def check_batch(self, batch: int) -> None:
+        """Refuse a number of windows that one call does not take."""
+        least, most = self.batch_limits
+        if batch < least or (most is not None and batch > most):
+            takes = f"at least {least}" if most is None else f"{least} to {most}" if least < most else f"exactly {most}"
+            raise InputError(
+                f"batch is {batch}, but one call of model {self.name} takes {takes} windows: "
+                f"set batch to {least}, or to auto"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +119,14 @@ class GaussianSpec:
 def split_model(model: Model) -> tuple[str, dict[str, object]]:
     """The model's name and its options, from either way of writing them: a name, or a mapping with ``name``.
 
-    A name may be the path of a weights file.
+    A name may be the path of a file or folder.
     """
     if isinstance(model, str):
         return model, {}
     options = dict(model)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise InputError(f"model.name is missing; name one of {', '.join(sorted(_CONTRACTS))}")
+        raise InputError("model.name is missing; name one, such as gaussian")
     return name, options
 
 
@@ -173,39 +201,35 @@ def network_contract(file: str, reading: Reading, label: int | None) -> Contract
             f"{file} turns {config.in_channels} channels into {config.out_channels}, so that it needs more than "
             "the noisy image: name the file of a network without such inputs"
         )
-    if config.num_classes is None and label is not None:
-        raise InputError(f"model.label is {label}, but {file} knows no classes: leave the label out")
-    if config.num_classes is not None and (label is None or not 0 <= label < config.num_classes):
-        given = "missing" if label is None else label
-        raise InputError(f"model.label is {given}; give the class that {file} draws, 0 to {config.num_classes - 1}")
+    check_label(file, config.num_classes, label)
     return Contract(
         Path(file).name,
         bands=config.in_channels,
         size_multiple=config.size_multiple,
         native_tile=reading.image_size,
-        smallest_tile=config.size_multiple,
+        # Of a single pixel with a channel a group, a norm would leave nothing.
+        smallest_tile=config.size_multiple * (2 if min(config.widths) <= NORM_GROUPS else 1),
         betas=reading.betas,
+        classes=config.num_classes,
     )
 
 
-def contract_of(model: Model) -> Contract:
-    """The contract of a model, by name and options, without loading it; of a weights file the shapes are read."""
-    name, options = split_model(model)
-    if is_weights(name):
-        asked = network_options(name, options)
-        return network_contract(name, read_weights(name, asked.told), asked.label)
-    if name not in _CONTRACTS:
-        raise InputError(
-            f"no model is called {name!r}; there are {', '.join(sorted(_CONTRACTS))}, "
-            "or give the path of a weights file such as model.safetensors"
-        )
-    return _CONTRACTS[name](options)
+def check_label(file: str, classes: int | None, label: int | None) -> None:
+    """Refuse a class that a network does not draw, and a network of classes without one."""
+    if classes is None and label is not None:
+        raise InputError(f"model.label is {label}, but {file} knows no classes: leave the label out")
+    if classes is not None and (label is None or not 0 <= label < classes):
+        given = "missing" if label is None else label
+        raise InputError(f"model.label is {given}; give the class that {file} draws, 0 to {classes - 1}")
 
 
-def _gaussian(options: Mapping[str, object]) -> Contract:
+def weights_contract(name: str, options: Mapping[str, object]) -> Contract:
+    """The contract of a weights file, of which the shapes are read."""
+    asked = network_options(name, options)
+    return network_contract(name, read_weights(name, asked.told), asked.label)
+
+
+def gaussian_contract(options: Mapping[str, object]) -> Contract:
+    """The contract of a field: any number of bands, any window, values without bounds."""
     gaussian_spec(options)
     return Contract("gaussian", native_tile=64, smallest_tile=4, value_range=None, conditions=("level",), batches=False)
-
-
-_CONTRACTS: dict[str, Callable[[Mapping[str, object]], Contract]] = {"gaussian": _gaussian}
-BUILT_IN = tuple(sorted(_CONTRACTS))

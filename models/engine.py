@@ -24,6 +24,7 @@ from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
 from .denoiser import Denoiser
 from .device import device_class, fix_arithmetic, own_memory
+from .rows import dependent_row
 from .solvers import Question, Solver, TileState
 
 _POSITION = struct.Struct("<I")
@@ -208,18 +209,17 @@ class Engine:
 
     @torch.inference_mode()
     def _refuse_dependent_rows(self) -> None:
-        """Run one set of rows in several arrangements: full, reversed, rotated, and half of it before padding."""
+        """Run one set of rows in several arrangements."""
         questions = self._trial()
-        rows = list(range(self._batch))
-        seen: dict[int, Tensor] = {}
-        for order in (rows, rows[::-1], rows[1:] + rows[:1], rows[: -(-self._batch // 2)]):
-            eps_BCHW = self._forward([questions[row] for row in order])
-            for row, eps_CHW in zip(order, eps_BCHW, strict=False):
-                if not torch.equal(seen.setdefault(row, eps_CHW), eps_CHW):
-                    raise DependentRows(
-                        f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
-                        "gives a tile other values in another slot or company; choose another batch size"
-                    )
+
+        def forward(order: Sequence[int]) -> Tensor:
+            return self._forward([questions[row] for row in order])
+
+        if dependent_row(forward, self._batch) is not None:
+            raise DependentRows(
+                f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
+                "gives a tile other values in another slot or company; choose another batch size"
+            )
 
 
 def _name(tile: TileInputs | TileState) -> str:

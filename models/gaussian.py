@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..tiling.work import Floats
-from .contract import Contract, Covariance, GaussianSpec, contract_of, gaussian_spec
+from .contract import Contract, Covariance, GaussianSpec, gaussian_contract, gaussian_spec
 from .denoiser import Condition
 from .schedule import schedule
 
@@ -101,7 +101,7 @@ class Gaussian:
     @property
     def contract(self) -> Contract:
         """Any number of bands, any window, values without bounds."""
-        return contract_of("gaussian")
+        return gaussian_contract({})
 
     @property
     def numerics(self) -> Mapping[str, str]:

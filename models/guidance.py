@@ -30,9 +30,10 @@ class Guided:
 
     @cached_property
     def contract(self) -> Contract:
-        """The denoiser's terms, under a name of its own, since a tile's bits depend on who guides."""
-        terms = self.denoiser.contract
-        return replace(terms, name=f"{terms.name}, guided")
+        """The denoiser's terms, at the classifier's size, under a name of its own: bits depend on who guides."""
+        terms, size = self.denoiser.contract, self.classifier.config.image_size
+        terms = replace(terms, name=f"{terms.name}, guided")
+        return terms if size is None else replace(terms, native_tile=size, smallest_tile=size, largest_tile=size)
 
     @property
     def numerics(self) -> Mapping[str, str]:

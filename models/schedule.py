@@ -23,14 +23,29 @@ Table = NDArray[np.float64]
 Kind = Literal["reverse", "undo"]
 
 
-def betas(name: str, count: int = 1000) -> Table:
-    """The variance added at each of ``count`` steps, by the schedule's name: "linear" or "cosine"."""
+def betas(name: str, count: int = 1000, *, start: float | None = None, end: float | None = None) -> Table:
+    """The variance added at each of ``count`` steps, by the schedule's name.
+
+    "linear", "scaled_linear" (linear in the square root) and "sigmoid" run from ``start`` to ``end``, if left
+    out from 0.1 / count to 20 / count; "cosine" has ends of its own.
+    """
+    low = 0.1 / count if start is None else start
+    high = 20.0 / count if end is None else end
     if name == "linear":
-        return np.linspace(0.1 / count, 20.0 / count, count)
+        return np.linspace(low, high, count)
+    if name == "scaled_linear":
+        return np.linspace(math.sqrt(low), math.sqrt(high), count) ** 2
+    if name == "sigmoid":
+        return low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, count)))
     if name == "cosine":
         left = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
         return np.array([min(1 - after / before, 0.999) for before, after in pairwise(left)])
-    raise InputError(f"schedule {name!r} is not known: use linear or cosine")
+    raise InputError(f"schedule {name!r} is not known: use linear, scaled_linear, sigmoid or cosine")
+
+
+def beta_table(given: str | Sequence[float], count: int) -> Table:
+    """The betas of a chain of ``count`` steps, given by name or one by one."""
+    return betas(given, count) if isinstance(given, str) else np.array(given, np.float64)
 
 
 def space_timesteps(total: int, spec: str | Sequence[int]) -> tuple[int, ...]:
@@ -213,7 +228,7 @@ class Schedule:
 
 
 def schedule(
-    name: str = "linear",
+    name: str | Sequence[float] = "linear",
     *,
     steps: int,
     travel_length: int = 1,
@@ -221,7 +236,7 @@ def schedule(
     total: int = 1000,
     jumps: Mapping[str, int] = MappingProxyType({}),
 ) -> Schedule:
-    """The usual schedule: ``steps`` of ``total``, evenly spaced.
+    """The usual schedule: ``steps`` of ``total``, evenly spaced; betas by name, or all ``total`` of them.
 
     Every stretch of ``travel_length`` steps is walked ``travel_repeat`` times (DDNM's time travel; 1 for none).
     ``jumps`` are further parameters of :func:`jump_times`, by name.
@@ -231,4 +246,4 @@ def schedule(
             raise InputError(f"{field} is {value}: it must be at least 1")
     timesteps = space_timesteps(total, [steps])
     times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
-    return Schedule(respace(betas(name, total), timesteps), timesteps, times)
+    return Schedule(respace(beta_table(name, total), timesteps), timesteps, times)

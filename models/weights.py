@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from hashlib import blake2b, file_digest
 from importlib import import_module
 from pathlib import Path
@@ -14,14 +15,28 @@ from .signatures import Reading, Told, read
 
 SAFE = ".safetensors"
 SUFFIXES = (SAFE, ".pt", ".pth", ".ckpt", ".bin")
+# Suffixes that only programs have; they may have those of weights too.
+TORCHSCRIPT, EXPORTED = ".ts", ".pt2"
 
 # Loads torch: only to look into a file that is no .safetensors.
 _TORCH_READER = ".checkpoint"
+_DIGEST = 16
 
 
-def is_weights(name: str) -> bool:
-    """Whether a model's name is the path of a file."""
-    return "/" in name or Path(name).suffix in SUFFIXES
+def is_path(name: str) -> bool:
+    """Whether a model's name is the path of a file or folder."""
+    return "/" in name or Path(name).suffix in (*SUFFIXES, TORCHSCRIPT, EXPORTED)
+
+
+def program_in(file: str) -> str | None:
+    """The suffix of the kind of program that a file holds, by what its archive lists: nothing of it is loaded."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return TORCHSCRIPT
+    return EXPORTED if any(name.endswith("/archive_format") for name in names) else None
 
 
 def shapes_of(file: str) -> Shapes:
@@ -46,10 +61,23 @@ def refuse_no_file(file: str) -> None:
 
 
 def weights_digest(file: str) -> str:
-    """A digest of a file's bytes."""
+    """A digest of a weights file's bytes."""
     refuse_no_file(file)
-    with Path(file).open("rb") as opened:
-        return file_digest(opened, lambda: blake2b(digest_size=16)).hexdigest()
+    return digest_of(file)
+
+
+def digest_of(*files: str) -> str:
+    """A digest of the bytes of one file, or of several with their names, wherever they lie."""
+    digests = [_digest(Path(file)) for file in files]
+    if len(files) == 1:
+        return digests[0]
+    named = "".join(f"{Path(file).name} {digest}\n" for file, digest in zip(files, digests, strict=True))
+    return blake2b(named.encode(), digest_size=_DIGEST).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, lambda: blake2b(digest_size=_DIGEST)).hexdigest()
 
 
 def read_weights(file: str, told: Told | None = None) -> Reading:

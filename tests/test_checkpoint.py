@@ -14,10 +14,11 @@ from tests.pipeline import job, restore, result, scene
 from tileloom.jobs.run import Redo
 from tileloom.models.build import denoiser_of
 from tileloom.models.checkpoint import blank, convert, load_tensors, with_weights
-from tileloom.models.contract import contract_of, label_of
+from tileloom.models.contract import label_of
+from tileloom.models.kinds import contract_of
 from tileloom.models.networks import load_classifier, load_denoiser
 from tileloom.models.signatures import Told
-from tileloom.models.weights import is_weights, read_weights, shapes_of, weights_digest
+from tileloom.models.weights import is_path, read_weights, shapes_of, weights_digest
 from tileloom.tiling.errors import InputError, JobChanged, StoreError
 
 KINDS = ["net.safetensors", "net.pt", "net.pth", "net.ckpt", "net.bin"]
@@ -80,7 +81,7 @@ def test_pickled_objects_are_code_too(tmp_path, content):
 def test_a_program_is_no_weights_file(tmp_path):
     traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     traced.save(tmp_path / "net.pt")
-    with pytest.raises(InputError, match="is a TorchScript program, which is code"):
+    with pytest.raises(InputError, match="is a program, which is code"):
         shapes_of(str(tmp_path / "net.pt"))
 
 
@@ -117,10 +118,18 @@ def test_what_is_no_weights_file_is_refused_by_its_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "is_file"),
-    [("gaussian", False), ("net.pt", True), ("a/net.safetensors", True), ("./folder", True), ("terra.v2", False)],
+    [
+        ("gaussian", False),
+        ("net.pt", True),
+        ("a/net.safetensors", True),
+        ("./folder", True),
+        ("terra.v2", False),
+        ("a.ts", True),
+        ("a.pt2", True),
+    ],
 )
 def test_a_models_name_is_a_path_by_its_look(name, is_file):
-    assert is_weights(name) == is_file
+    assert is_path(name) == is_file
 
 
 # --- loading ---
@@ -188,7 +197,7 @@ def test_a_classifier_guides_and_denoises_not(tmp_path):
 def test_a_contract_follows_from_the_file(tmp_path):
     found = contract_of({"name": weights(tmp_path), "betas": "cosine", "image_size": 32})
     assert (found.name, found.bands, found.size_multiple, found.native_tile) == ("net.safetensors", 3, 2, 32)
-    assert (found.betas, found.timesteps, found.value_range, found.smallest_tile) == ("cosine", 1000, (-1.0, 1.0), 2)
+    assert (found.betas, found.timesteps, found.value_range, found.smallest_tile) == ("cosine", 1000, (-1.0, 1.0), 4)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tileloom.models.contract import GaussianSpec, contract_of, gaussian_spec, split_model
+from tileloom.models.contract import GaussianSpec, gaussian_spec, split_model
 from tileloom.models.denoiser import Condition
 from tileloom.models.gaussian import Gaussian, axis_covariance, correlation, sample_field
+from tileloom.models.kinds import contract_of
 from tileloom.tiling.errors import InputError
 
 BETAS = np.linspace(1e-4, 0.02, 1000)

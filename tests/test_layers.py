@@ -11,7 +11,13 @@ from packaging.utils import canonicalize_name
 from tests.house import BESIDE, PROJECT, ROOT, SOURCES, relative
 
 # What `tileloom plan` and the job file need before a worker exists.
-TORCH_FREE = ("tileloom", "tileloom.models.contract", "tileloom.jobs.spec", "tileloom.jobs.task")
+TORCH_FREE = (
+    "tileloom",
+    "tileloom.models.contract",
+    "tileloom.models.kinds",
+    "tileloom.jobs.spec",
+    "tileloom.jobs.task",
+)
 
 
 def parsed(file):
@@ -47,7 +53,7 @@ def test_a_breach_of_the_layers_would_be_found(tmp_path, monkeypatch):
     for name in ("", "tiling", "models", "cluster", "jobs"):
         (tmp_path / "tileloom" / name).mkdir()
         (tmp_path / "tileloom" / name / "__init__.py").touch()
-    for name in ("models/contract.py", "jobs/spec.py"):
+    for name in ("models/contract.py", "models/kinds.py", "jobs/spec.py"):
         (tmp_path / "tileloom" / name).touch()
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     command = [

@@ -68,6 +68,15 @@ def test_what_is_assumed_is_marked_and_how_to_mend_it_is_said(tmp_path, capfd):
     assert found["digest"] == weights_digest(file)
 
 
+def test_what_is_said_of_it_is_shown_as_said(tmp_path, capfd):
+    file = weights(tmp_path)
+    said = tileloom(capfd, "models", "inspect", file, "--model-option", "betas=cosine", "--model-option", "heads=2")
+    assert {"betas: cosine (as asked)", "heads: 2 (as asked)"} <= set(said.out.splitlines())
+    assert "assumed: attention_order, image_size;" in said.out
+    wrong = tileloom(capfd, "models", "inspect", file, "--model-option", "beta=cosine")
+    assert (wrong.code, len(wrong.errors)) == (2, 1)
+
+
 def test_a_classifiers_size_is_in_its_shapes(tmp_path, capfd):
     found = tileloom(capfd, "models", "inspect", weights(tmp_path, CLASSIFIER, name="c.pt"), "--json").json
     assert found["kind"] == "an ADM classifier"

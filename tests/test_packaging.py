@@ -64,6 +64,11 @@ def test_the_wheel_imports_where_the_repository_is_not(build, tmp_path):
     assert ran.stdout.split() == [tileloom.__version__, str(tmp_path / "tileloom" / "__init__.py")]
 
 
+def test_the_dev_extra_has_every_other_one():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert {line for lines in extras.values() for line in lines} == set(extras["dev"])
+
+
 def test_the_constraints_pin_everything_that_is_drawn_in():
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
     assert all(str(pin.specifier).startswith("==") for pin in pins)

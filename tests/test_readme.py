@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.foreign import exported
 from tests.house import ROOT
 from tests.images import smooth, write_png, write_tiff
 
@@ -38,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     write_tiff(tmp_path / "clouds.tif", hole(64, 72))
     write_png(tmp_path / "photo.png", image[:1, :32, :36])
     write_png(tmp_path / "scratches.png", hole(64, 72))
+    exported(tmp_path, name="denoiser.pt2")
     (job,) = blocks("yaml")
     (tmp_path / "job.yaml").write_text(job)
     return tmp_path

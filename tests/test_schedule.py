@@ -23,8 +23,8 @@ def test_cosine_betas_follow_the_squared_cosine_and_stop_at_0_999():
 
 
 def test_an_unknown_schedule_is_refused_by_name():
-    with pytest.raises(InputError, match="'sigmoid' is not known: use linear or cosine"):
-        betas("sigmoid")
+    with pytest.raises(InputError, match="'quadratic' is not known: use linear, scaled_linear, sigmoid or cosine"):
+        betas("quadratic")
 
 
 @pytest.mark.parametrize(
