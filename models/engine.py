@@ -31,7 +31,7 @@ _POSITION = struct.Struct("<I")
 _FORMAT = "state 1"
 _DIGEST = 16
 # Windows of float32 that a state holds (the noisy window, the inputs and the constraints made of them),
-# and that a lane needs while it advances one tile (the guess, the mean, the noise and its wide integers).
+# and that a lane needs for each tile it advances (the guess, the mean, the noise and its wide integers).
 _STATE_WINDOWS = 8
 _LANE_WINDOWS = 16
 # A shape is tried so often, or for so long.
@@ -180,6 +180,7 @@ class Engine:
         with torch.inference_mode():
             asked = [state.solver.ask(state) for state in states]
             answers_BCHW = self._forward(asked)[: len(states)]
+            states = _drawn_ahead(states)
             told = [state.solver.tell(state, one) for state, one in zip(states, answers_BCHW, strict=True)]
             # One question to the device for all tiles: each would wait for everything before it.
             finite = (_finite(answers_BCHW) & _finite(torch.stack([state.x_CHW for state in told]))).tolist()
@@ -232,7 +233,16 @@ def memory_of(denoiser: Denoiser, batch_shape: tuple[int, ...], *, lanes: int, s
     tables, forward = denoiser.memory(batch_shape)
     batch, *shape = batch_shape
     window = 4 * prod(shape)
-    return tables + lanes * (forward + (_LANE_WINDOWS + batch) * window) + states * _STATE_WINDOWS * window
+    return tables + lanes * (forward + _LANE_WINDOWS * batch * window) + states * _STATE_WINDOWS * window
+
+
+def _drawn_ahead(states: Sequence[TileState]) -> list[TileState]:
+    """The states with their next noise, drawn together for all tiles of a job."""
+    ahead: dict[int, TileState] = {}
+    for solver in {id(state.solver): state.solver for state in states}.values():
+        mine = [at for at, state in enumerate(states) if state.solver is solver]
+        ahead.update(zip(mine, solver.draw_ahead([states[at] for at in mine]), strict=True))
+    return [ahead[at] for at in range(len(states))]
 
 
 def _finite(x_BCHW: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ AS241 inverse distribution function (1988), computed from exactly rounded operat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,6 +70,15 @@ _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 _ATANH_SERIES = tuple(1.0 / (2 * k + 1) for k in range(11))
 
 
+class Address(NamedTuple):
+    """A window of one draw on a level of an image; ``box`` in pixels of the level."""
+
+    image: str
+    level: int
+    draw: int
+    box: Box
+
+
 class NoiseField(Protocol):
     """Standard normal noise over the whole plane of every level of every image."""
 
@@ -77,8 +87,8 @@ class NoiseField(Protocol):
         """Where windows lie."""
         ...
 
-    def window(self, image: str, level: int, draw: int, box: Box, bands: int) -> Tensor:
-        """The noise of one draw on ``box``, in pixels of the level: float32 (bands, rows, columns)."""
+    def windows(self, addresses: Sequence[Address], bands: int) -> Tensor:
+        """The noise of windows of one size: float32 (window, bands, rows, columns)."""
         ...
 
 
@@ -89,30 +99,39 @@ class PositionNoise:
     seed: int
     device: str = "cpu"
 
-    def window(self, image: str, level: int, draw: int, box: Box, bands: int) -> Tensor:
-        """The noise of one draw on ``box``, in pixels of the level: float32 (bands, rows, columns).
+    def windows(self, addresses: Sequence[Address], bands: int) -> Tensor:
+        """The noise of windows of one size: float32 (window, bands, rows, columns).
 
-        Neither the window nor the number of bands changes a value. One counter serves four bands of a pixel.
+        Neither a window, its company nor the number of bands changes a value. One counter serves four bands
+        of a pixel. Many windows cost an accelerator hardly more than one: it counts operations, not pixels.
         """
-        if box.top < 0 or box.left < 0:
-            raise ValueError(f"noise begins at row 0 and column 0, not at {box}")
-        groups = -(-bands // 4)
-        counter = (
-            torch.arange(box.top, box.bottom, device=self.device)[:, None],
-            torch.arange(groups, device=self.device)[:, None, None] | level << 24,
-            torch.arange(box.left, box.right, device=self.device),
-            torch.tensor(draw, device=self.device),
+        for box in (address.box for address in addresses):
+            if box.top < 0 or box.left < 0:
+                raise ValueError(f"noise begins at row 0 and column 0, not at {box}")
+        groups, shape = -(-bands // 4), addresses[0].box.shape
+        where = torch.tensor(
+            [(box.top, level, box.left, draw, *self._key(image)) for image, level, draw, box in addresses]
         )
-        words = torch.stack(philox(counter, self._key(image)), dim=1)
-        return normal(words.reshape(4 * groups, *box.shape)[:bands])
+        top, level, left, draw, k0, k1 = where.to(self.device).T[..., None, None, None]
+        counter = (
+            top + torch.arange(shape[0], device=self.device)[:, None],
+            torch.arange(groups, device=self.device)[:, None, None] | level << 24,
+            left + torch.arange(shape[1], device=self.device),
+            draw,
+        )
+        words = torch.stack(philox(counter, (k0, k1)), dim=2)
+        return normal(words.reshape(-1, 4 * groups, *shape)[:, :bands])
 
     def _key(self, image: str) -> tuple[int, int]:
         digest = blake2b(f"{self.seed}\0{image}".encode(), digest_size=8).digest()
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four random 32-bit words for every counter of four, all held in int64; counters may broadcast."""
+Words = int | Tensor
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Words, Words]) -> tuple[Tensor, ...]:
+    """Four random 32-bit words for every counter of four, all held in int64; counters and keys may broadcast."""
     a, b, c, d = counter
     k0, k1 = key
     for _ in range(_ROUNDS):

@@ -52,12 +52,21 @@ class Repaint(Ddpm):
 
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """The steps to the next question, its window mixed with what is known; the last one pastes that in."""
+        drawn = state.drawn
         state = super().tell(state, answer_CHW)
         assert isinstance(state, RepaintState)
         if self.finished(state):
             return replace(state, x_CHW=state.known.apply(state.x_CHW, 1.0)) if self.paste else state
         abar = float(self.schedule.abar[self.schedule.times[state.position]])
-        draw = len(self.schedule.times) + state.position
-        noise_CHW = self.noise.window(state.image, state.key.level, draw, state.box, self.bands)
+        noise_CHW = self.noise_of(replace(state, drawn=drawn), self._draw_of_the_known(state.position))
         known_CHW = sqrt(abar) * state.known.values + sqrt(1 - abar) * noise_CHW
         return replace(state, x_CHW=torch.where(state.known.mask, known_CHW, state.x_CHW))
+
+    def coming_draws(self, position: int) -> list[int]:
+        """Also the noise that known pixels get at the position that is reached."""
+        draws = super().coming_draws(position)
+        after = draws[-1]
+        return [*draws, self._draw_of_the_known(after)] if self.schedule.times[after] >= 0 else draws
+
+    def _draw_of_the_known(self, position: int) -> int:
+        return len(self.schedule.times) + position

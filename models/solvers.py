@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import sqrt
@@ -15,7 +16,7 @@ from ..tiling.box import Box, TileKey
 from ..tiling.work import TileInputs
 from .constraints import Constraint, constraints_for
 from .denoiser import Answer, Condition, split_answer
-from .noise import NoiseField
+from .noise import Address, NoiseField
 from .parity import AS_WRITTEN, Parity
 from .schedule import Schedule
 
@@ -26,7 +27,7 @@ class TileState:
 
     ``solver`` is what walks it; ``origin`` is a digest of all it began from, the solver's settings
     included; ``sigma`` is the measurement's noise in model range; ``constraints`` are what is known of
-    the tile, in the order they are imposed.
+    the tile, in the order they are imposed. ``drawn`` is noise that was drawn ahead, by number of the draw.
     """
 
     solver: Solver
@@ -38,6 +39,7 @@ class TileState:
     constraints: tuple[Constraint, ...]
     x_CHW: Tensor
     position: int = 0
+    drawn: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Question(NamedTuple):
@@ -59,6 +61,10 @@ class Solver(Protocol):
     @property
     def told(self) -> Condition:
         """What the network is told of every tile, but for the tile's level."""
+        ...
+
+    def draw_ahead(self, states: Sequence[TileState]) -> list[TileState]:
+        """The same states with the noise that their next answers will need: many are cheaper together."""
         ...
 
     @property
@@ -115,7 +121,8 @@ class Walk(ABC):
     def begin(self, inputs: TileInputs) -> TileState:
         """The tile in pure noise, or where it is carried on from another one, in that."""
         if inputs.start is None:
-            x_CHW = self.noise.window(inputs.image, inputs.key.level, 0, inputs.box, self.bands)
+            first = Address(inputs.image, inputs.key.level, 0, inputs.box)
+            x_CHW = self.noise.windows([first], self.bands)[0]
         else:
             x_CHW = torch.tensor(inputs.start, device=self.device)
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
@@ -145,7 +152,7 @@ class Walk(ABC):
         state = self.reverse(state, answer, x0_CHW)
         while not self.finished(state) and times[state.position + 1] > times[state.position]:
             state = self.undo(state, x0_CHW)
-        return state
+        return replace(state, drawn={})
 
     def eps(self, state: TileState, answer: Answer) -> Tensor:
         """The noise that the clean guess is made from."""
@@ -174,7 +181,31 @@ class Walk(ABC):
 
     def draw(self, state: TileState) -> Tensor:
         """The noise of the transition that leaves the state's position."""
-        return self.noise.window(state.image, state.key.level, state.position + 1, state.box, self.bands)
+        return self.noise_of(state, state.position + 1)
+
+    def noise_of(self, state: TileState, draw: int) -> Tensor:
+        """One draw of a tile's noise."""
+        ahead = state.drawn.get(draw)
+        return self.noise.windows([_address(state, draw)], self.bands)[0] if ahead is None else ahead
+
+    def coming_draws(self, position: int) -> list[int]:
+        """The draws of one reverse step and the undo steps that follow it."""
+        times, after = self.schedule.times, position + 1
+        while times[after] >= 0 and times[after + 1] > times[after]:
+            after += 1
+        return list(range(position + 1, after + 1))
+
+    def draw_ahead(self, states: Sequence[TileState]) -> list[TileState]:
+        """The same states with the noise that their next answers will need: many are cheaper together."""
+        drawn: list[dict[int, Tensor]] = [{} for _ in states]
+        coming = [self.coming_draws(state.position) for state in states]
+        # One draw of each at a time, so that no more is in the making than a window a tile.
+        for nth in range(max(map(len, coming))):
+            asked = [(at, draws[nth]) for at, draws in enumerate(coming) if nth < len(draws)]
+            addresses = [_address(states[at], draw) for at, draw in asked]
+            for (at, draw), noise_CHW in zip(asked, self.noise.windows(addresses, self.bands), strict=True):
+                drawn[at][draw] = noise_CHW
+        return [replace(state, drawn=ahead) for state, ahead in zip(states, drawn, strict=True)]
 
     @cached_property
     def _settings(self) -> bytes:
@@ -182,6 +213,10 @@ class Walk(ABC):
         steps = self.schedule
         others = [f"{own.name}={getattr(self, own.name)}" for own in fields(self) if own.name != "schedule"]
         return f"{type(self).__name__}{steps.timesteps}{steps.times}{others}".encode() + steps.betas.tobytes()
+
+
+def _address(state: TileState, draw: int) -> Address:
+    return Address(state.image, state.key.level, draw, state.box)
 
 
 def impose(constraints: tuple[Constraint, ...], x0_CHW: Tensor, lam: float | Tensor = 1.0) -> Tensor:

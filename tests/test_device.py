@@ -15,7 +15,7 @@ from tileloom.models.ddim import Ddim, DdnmImplicit
 from tileloom.models.device import CPU, CUDA, best_device, device_class, own_memory
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
-from tileloom.models.noise import PositionNoise, normal
+from tileloom.models.noise import Address, PositionNoise, normal
 from tileloom.models.repaint import Repaint
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
@@ -80,9 +80,10 @@ def test_the_device_is_what_torch_finds():
 @pytest.mark.parametrize("device", DEVICES)
 def test_noise_has_the_same_bits_on_every_device(device):
     box = Box(1000, 3, 1090, 77)
-    ours = PositionNoise(7, device).window("scene", 2, 5, box, 6)
+    addresses = [Address("scene", 2, 5, box), Address("another", 0, 900, box.shift(7, 70))]
+    ours = PositionNoise(7, device).windows(addresses, 6)
     assert ours.device.type == device
-    assert torch.equal(ours.cpu(), PositionNoise(7).window("scene", 2, 5, box, 6))
+    assert torch.equal(ours.cpu(), PositionNoise(7).windows(addresses, 6))
 
 
 def test_normals_are_the_same_where_every_tail_is_computed(monkeypatch):

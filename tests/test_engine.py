@@ -1,92 +1,27 @@
-"""The engine: a tile's bits in any company, states that travel, failures that stay alone, and what is refused."""
+"""The engine: a tile's bits in any company, failures that stay alone, and what is refused."""
 
 from dataclasses import replace
-from functools import cache
 from itertools import count as naturals
 from random import Random
 from threading import Barrier, current_thread, main_thread
-from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import conv2d
 
+from tests.engines import CALLS, STEPS, Network, Wrapped, alone, engine, engine_of, gaussian
 from tests.tiles import BANDS, LEVELS, TILE, run, tile
 from tileloom.models.ancestral import Ddpm
-from tileloom.models.contract import Contract, GaussianSpec
 from tileloom.models.ddim import Ddim
 from tileloom.models.denoiser import Condition
-from tileloom.models.engine import Engine
-from tileloom.models.gaussian import Gaussian
 from tileloom.models.noise import PositionNoise
 from tileloom.models.parity import Parity
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
-from tileloom.tiling.measurement import MaskSite, Measurement
-
-FACTOR = 2
-STEPS = schedule(steps=5, travel_length=2, travel_repeat=2)
-CALLS = STEPS.calls
-
-
-class Network:
-    """A small convolution over the whole batch at once, told of timestep and level."""
-
-    contract = Contract("network", value_range=None, smallest_tile=4)
-    numerics = MappingProxyType({"precision": "fp32"})
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(0)
-        self._kernel = 0.2 * torch.randn((BANDS, BANDS, 3, 3), generator=generator)
-
-    def predict(self, x_BCHW, t_B, conditions):
-        level_B = torch.zeros(len(x_BCHW))
-        level_B[: len(conditions)] = torch.tensor([float(told.factor**told.level) for told in conditions])
-        gain_B, shift_B = 1 - t_B / 2000, level_B / 10
-        return conv2d(x_BCHW, self._kernel, padding=1) * gain_B[:, None, None, None] + shift_B[:, None, None, None]
-
-    def memory(self, batch_shape):
-        return 4 * self._kernel.numel(), 8 * int(np.prod(batch_shape))
-
-
-class Wrapped(Network):
-    """A network that is watched or spoiled: ``spoil`` gets its output, then its inputs."""
-
-    def __init__(self, spoil):
-        super().__init__()
-        self._spoil = spoil
-
-    def predict(self, x_BCHW, t_B, conditions):
-        return self._spoil(super().predict(x_BCHW, t_B, conditions), x_BCHW, t_B, conditions)
-
-
-def engine(denoiser=None, *, batch=3, lanes=1, steps=STEPS, seed=4, clip=None, solver=None, **more):
-    bands = more.pop("bands", BANDS)
-    told = Condition(factor=more.pop("factor", FACTOR))
-    options = {"tile": (TILE, TILE), "levels": LEVELS, **more}
-    solver = solver or Ddnm(steps, PositionNoise(seed), bands, clip, told=told)
-    return Engine(denoiser or Network(), solver, bands=bands, batch=batch, lanes=lanes, **options)
-
-
-@cache
-def alone(make, batch, at):
-    """The result of a tile that had every forward pass to itself."""
-    work = _engine_of(make, batch, 1)
-    return work.finish(run(work, work.begin(tile(at)))).tobytes()
-
-
-@cache
-def _engine_of(make, batch, lanes):
-    return engine(make(), batch=batch, lanes=lanes)
-
-
-def gaussian():
-    return Gaussian(GaussianSpec("exponential", length=4.0, band_correlation=0.3))
 
 
 @pytest.mark.parametrize("make", [gaussian, Network])
@@ -94,7 +29,7 @@ def gaussian():
 @given(seed=st.integers(0, 2**32), batch=st.sampled_from([1, 2, 3, 5]))
 @settings(max_examples=12)
 def test_a_tile_has_the_same_bits_alone_and_in_any_company(make, lanes, seed, batch):
-    work = _engine_of(make, batch, lanes)
+    work = engine_of(make, batch, lanes)
     rng = Random(seed)
     waiting, flights, results = rng.sample(range(7), 7), {}, {}
     while waiting or flights:
@@ -212,41 +147,6 @@ def test_a_tile_takes_as_many_steps_as_it_says():
     assert (work.slots, work.batch_shape, work.calls_per_tile) == (2, (2, BANDS, TILE, TILE), CALLS)
 
 
-@given(at=st.integers(0, 6), after=st.integers(0, CALLS))
-def test_a_saved_state_goes_on_with_the_same_bits(at, after):
-    here, there = _engine_of(Network, 3, 1), _engine_of(Network, 3, 2)
-    packed = here.pack(run(here, here.begin(tile(at)), after))
-    state = there.unpack(tile(at), packed)
-    assert there.pack(state) == packed
-    assert there.finish(run(there, state, CALLS - after)).tobytes() == alone(Network, 3, at)
-
-
-def test_a_saved_state_is_little_more_than_its_window():
-    work = _engine_of(Network, 3, 1)
-    packed = work.pack(run(work, work.begin(tile(1)), 2))
-    assert isinstance(packed, bytes)
-    assert len(packed) <= 4 * BANDS * TILE * TILE + 32
-
-
-@given(position=st.integers(0), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_noticed(position, bit):
-    work = _engine_of(Network, 3, 1)
-    packed = bytearray(work.pack(work.begin(tile(1))))
-    packed[position % len(packed)] ^= 1 << bit
-    with pytest.raises(CorruptChunk, match=r"image scene-1, tile level 1 row 1 column 1 .* is damaged"):
-        work.unpack(tile(1), bytes(packed))
-
-
-@given(length=st.integers(0))
-def test_a_state_of_another_length_is_noticed(length):
-    work = _engine_of(Network, 3, 1)
-    packed = work.pack(work.begin(tile(1)))
-    with pytest.raises(CorruptChunk, match="damaged"):
-        work.unpack(tile(1), packed[: length % len(packed)])
-    with pytest.raises(CorruptChunk, match="damaged"):
-        work.unpack(tile(1), packed + packed[:1])
-
-
 def test_windows_need_not_be_square():
     work = engine(gaussian(), tile=(4, 12))
     inputs = tile(
@@ -256,45 +156,6 @@ def test_windows_need_not_be_square():
     x_CHW = work.finish(run(work, work.unpack(inputs, work.pack(state)), CALLS - 3))
     assert x_CHW.tobytes() == work.finish(run(work, state, CALLS - 3)).tobytes()
     np.testing.assert_allclose(x_CHW.reshape(2, 2, 2, 6, 2).mean(axis=(2, 4)), inputs.y, atol=1e-6)
-
-
-FOREIGN = {
-    "image": {"image": "scene-9"},
-    "tile": {"key": TileKey(1, 1, 2)},
-    "place": {"box": Box(0, 4, TILE, 4 + TILE)},
-    "measurement": {"y": tile(4).y},
-    "known pixels": {"measured": tile(4).measured},
-    "context": {"context": tile(3).context},
-    "no context": {"context": None, "context_mask": None},
-    "noise level": {"measurement": replace(tile(1).measurement, sigma=0.1)},
-}
-
-
-@pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
-def test_a_state_of_other_inputs_is_refused(changes):
-    work = _engine_of(Network, 3, 1)
-    packed = work.pack(run(work, work.begin(tile(1)), 2))
-    with pytest.raises(CorruptChunk, match="of other inputs or another schedule"):
-        work.unpack(tile(1, **changes), packed)
-
-
-OTHERS = {
-    "steps": {"steps": schedule(steps=6)},
-    "as many calls": {"steps": schedule(steps=CALLS)},
-    "order of steps": {"steps": replace(STEPS, times=(4, 3, 4, 3, 2, 3, 2, 1, 2, 1, 0, 1, 0, -1))},
-    "range": {"clip": (-1.0, 1.0)},
-    "betas": {"steps": schedule("cosine", steps=5, travel_length=2, travel_repeat=2)},
-    "seed": {"seed": 5},
-    "model": {"denoiser": gaussian()},
-}
-
-
-@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
-def test_a_state_of_another_job_is_refused(options):
-    work = _engine_of(Network, 3, 1)
-    packed = work.pack(run(work, work.begin(tile(1)), 2))
-    with pytest.raises(CorruptChunk, match="of other inputs or another schedule"):
-        engine(**options).unpack(tile(1), packed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -325,7 +186,7 @@ def test_a_tile_without_finite_values_fails_alone(value, lanes):
 
 
 def test_a_measurement_that_is_not_finite_fails_its_tile():
-    work = _engine_of(Network, 3, 1)
+    work = engine_of(Network, 3, 1)
     y = tile(0).y.copy()
     y[0, 1, 1] = np.nan
     failure, companion = work.step([work.begin(tile(0, y=y)), work.begin(tile(1))])
@@ -383,78 +244,6 @@ def test_a_network_that_never_repeats_itself_is_refused():
 
     with pytest.raises(TileloomError, match="other values in another slot or company"):
         engine(Wrapped(restless), batch=1)
-
-
-def test_the_numeric_class_names_what_bits_depend_on():
-    found = engine(batch=3).numeric_class
-    assert found.pop("device").strip()
-    assert found == {
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "precision": "fp32",
-        "batch_shape": "3x2x8x8",
-    }
-    assert engine(batch=3, lanes=2, seed=9).numeric_class == engine(batch=3).numeric_class
-    assert engine(batch=2).numeric_class != engine(batch=3).numeric_class
-
-
-def test_the_numeric_class_has_what_the_denoiser_says_of_itself():
-    network = Network()
-    network.numerics = {"precision": "bf16", "compiled": "yes"}
-    found = engine(network).numeric_class
-    assert (found["precision"], found["compiled"]) == ("bf16", "yes")
-
-
-def test_a_rate_is_told_in_tile_calls_a_second():
-    calls = []
-
-    def watch(eps_BCHW, x_BCHW, t_B, conditions):
-        calls.append(len(conditions))
-        return eps_BCHW
-
-    work = engine(Wrapped(watch), batch=4, lanes=2)
-    calls.clear()
-    assert 0 < work.rate() < float("inf")
-    assert set(calls) == {4}
-    assert len(calls) % 2 == 0
-
-
-def test_memory_grows_with_states_batch_lanes_and_tile():
-    work = engine(batch=3)
-    bills = [work.memory(batch) for batch in range(1, 6)]
-    steps = np.diff(bills)
-    assert all(steps == steps[0])
-    assert steps[0] > 0
-    for larger in (engine(batch=4), engine(lanes=2), engine(tile=(16, 8))):
-        assert larger.memory(3) > work.memory(3)
-
-
-@pytest.mark.parametrize("task", [Measurement(), Measurement(2, gray=True, mask=MaskSite.TARGET)])
-def test_the_bill_covers_what_a_state_holds(task):
-    y = np.zeros((1 if task.gray else BANDS, TILE // task.scale, TILE // task.scale), np.float32)
-    full = np.zeros((BANDS, TILE, TILE), np.float32)
-    half = np.arange(TILE) % 2 * np.ones((TILE, 1)) > 0
-    inputs = replace(
-        tile(0, measurement=task, y=y, measured=y + 1 > 0, context=full, context_mask=half),
-        coarse=full[:, ::2, ::2],
-        coarse_mask=half[::2, ::2],
-        visible=half if task.mask is MaskSite.TARGET else None,
-    )
-    work = engine()
-    held = [value for value in vars_of(work.begin(inputs)) if isinstance(value, torch.Tensor)]
-    given_ = [value for value in map(inputs.__getattribute__, inputs.__slots__) if isinstance(value, np.ndarray)]
-    size = sum(one.numel() * one.element_size() for one in held) + sum(array.nbytes for array in given_)
-    assert len(held) >= 5
-    assert work.memory(4) - work.memory(3) >= size
-
-
-def vars_of(state):
-    """Everything a state and its constraints hold."""
-    yield state.x_CHW
-    for constraint in state.constraints:
-        for value in vars(constraint).values():
-            yield from vars(value).values() if hasattr(value, "A") else [value]
 
 
 @pytest.fixture
@@ -518,7 +307,7 @@ def test_a_number_of_bands_that_the_network_does_not_know_is_refused():
 
 
 def test_a_tile_of_another_size_or_bands_is_refused():
-    work = _engine_of(Network, 3, 1)
+    work = engine_of(Network, 3, 1)
     with pytest.raises(InputError, match=r"image scene-0, tile level 0 row 0 column 1 .* is not 8x8 pixels"):
         work.begin(tile(0, box=Box(0, 4, TILE, 5 + TILE)))
     with pytest.raises(

@@ -7,11 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tileloom.models.noise import PositionNoise, normal, philox
+from tileloom.models.noise import Address, PositionNoise, normal, philox
 from tileloom.tiling.box import Box
 
 FIELD = PositionNoise(7)
 BOX = Box(0, 0, 64, 64)
+
+
+def window(field, image, level, draw, box, bands):
+    return field.windows([Address(image, level, draw, box)], bands)[0]
+
+
 TOP = 2**32 - 1
 
 
@@ -79,7 +85,7 @@ def test_a_value_does_not_depend_on_its_place_in_the_tensor():
 
 
 def test_moments_are_those_of_the_standard_normal():
-    values = FIELD.window("scene", 0, 0, Box(0, 0, 400, 400), 4).double()
+    values = window(FIELD, "scene", 0, 0, Box(0, 0, 400, 400), 4).double()
     count = values.numel()
     for power, moment, spread in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
         assert (values**power).mean().item() == pytest.approx(moment, abs=4.5 * math.sqrt(spread / count))
@@ -87,9 +93,9 @@ def test_moments_are_those_of_the_standard_normal():
 
 
 def test_windows_are_float32_bands_rows_columns():
-    window = FIELD.window("scene", 2, 5, Box(3, 4, 10, 20), 3)
-    assert window.shape == (3, 7, 16)
-    assert window.dtype == torch.float32
+    noise = window(FIELD, "scene", 2, 5, Box(3, 4, 10, 20), 3)
+    assert noise.shape == (3, 7, 16)
+    assert noise.dtype == torch.float32
 
 
 @given(
@@ -101,32 +107,32 @@ def test_windows_are_float32_bands_rows_columns():
 def test_overlapping_windows_share_their_noise_to_the_bit(origin, shape, grown, bands):
     box = Box(*origin, origin[0] + shape[0], origin[1] + shape[1])
     outer = Box(max(0, box.top - grown[0]), max(0, box.left - grown[1]), box.bottom + grown[2], box.right + grown[3])
-    whole = FIELD.window("scene", 1, 3, outer, bands)
-    assert torch.equal(FIELD.window("scene", 1, 3, box, bands), whole[:, *box.within(outer)])
+    whole = window(FIELD, "scene", 1, 3, outer, bands)
+    assert torch.equal(window(FIELD, "scene", 1, 3, box, bands), whole[:, *box.within(outer)])
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_the_number_of_bands_changes_no_value(few, many):
     few, many = sorted((few, many))
     box = Box(11, 5, 20, 17)
-    assert torch.equal(FIELD.window("scene", 0, 0, box, few), FIELD.window("scene", 0, 0, box, many)[:few])
+    assert torch.equal(window(FIELD, "scene", 0, 0, box, few), window(FIELD, "scene", 0, 0, box, many)[:few])
 
 
 def related_windows():
     return {
-        "reference": FIELD.window("scene", 0, 0, BOX, 1),
-        "next draw": FIELD.window("scene", 0, 1, BOX, 1),
-        "late draw": FIELD.window("scene", 0, 70_000, BOX, 1),
-        "next level": FIELD.window("scene", 1, 0, BOX, 1),
-        "other image": FIELD.window("scenf", 0, 0, BOX, 1),
-        "next seed": PositionNoise(8).window("scene", 0, 0, BOX, 1),
-        "negative seed": PositionNoise(-7).window("scene", 0, 0, BOX, 1),
-        "second band": FIELD.window("scene", 0, 0, BOX, 2)[1:],
-        "fifth band": FIELD.window("scene", 0, 0, BOX, 5)[4:],
-        "next row": FIELD.window("scene", 0, 0, BOX.shift(1, 0), 1),
-        "next column": FIELD.window("scene", 0, 0, BOX.shift(0, 1), 1),
-        "far column": FIELD.window("scene", 0, 0, BOX.shift(0, 2**24), 1),
-        "rows for columns": FIELD.window("scene", 0, 0, BOX, 1).mT,
+        "reference": window(FIELD, "scene", 0, 0, BOX, 1),
+        "next draw": window(FIELD, "scene", 0, 1, BOX, 1),
+        "late draw": window(FIELD, "scene", 0, 70_000, BOX, 1),
+        "next level": window(FIELD, "scene", 1, 0, BOX, 1),
+        "other image": window(FIELD, "scenf", 0, 0, BOX, 1),
+        "next seed": window(PositionNoise(8), "scene", 0, 0, BOX, 1),
+        "negative seed": window(PositionNoise(-7), "scene", 0, 0, BOX, 1),
+        "second band": window(FIELD, "scene", 0, 0, BOX, 2)[1:],
+        "fifth band": window(FIELD, "scene", 0, 0, BOX, 5)[4:],
+        "next row": window(FIELD, "scene", 0, 0, BOX.shift(1, 0), 1),
+        "next column": window(FIELD, "scene", 0, 0, BOX.shift(0, 1), 1),
+        "far column": window(FIELD, "scene", 0, 0, BOX.shift(0, 2**24), 1),
+        "rows for columns": window(FIELD, "scene", 0, 0, BOX, 1).mT,
     }
 
 
@@ -137,15 +143,24 @@ def test_every_part_of_the_address_gives_unrelated_noise():
 
 
 def test_seed_and_image_do_not_run_together():
-    one = PositionNoise(1).window("1a", 0, 0, BOX, 1)
-    assert not torch.equal(one, PositionNoise(11).window("a", 0, 0, BOX, 1))
+    one = window(PositionNoise(1), "1a", 0, 0, BOX, 1)
+    assert not torch.equal(one, window(PositionNoise(11), "a", 0, 0, BOX, 1))
 
 
 def test_negative_coordinates_are_refused():
     with pytest.raises(ValueError, match="begins at row 0"):
-        FIELD.window("scene", 0, 0, Box(-1, 0, 3, 3), 1)
+        window(FIELD, "scene", 0, 0, Box(-1, 0, 3, 3), 1)
 
 
 def test_the_bits_of_a_window_are_frozen():
-    window = PositionNoise(2024).window("scene-1", 1, 42, Box(100, 2000, 164, 2064), 3)
-    assert blake2b(window.numpy().tobytes(), digest_size=16).hexdigest() == "7b5064fc3f86ce2a380ebc6e62ad94c7"
+    noise = window(PositionNoise(2024), "scene-1", 1, 42, Box(100, 2000, 164, 2064), 3)
+    assert blake2b(noise.numpy().tobytes(), digest_size=16).hexdigest() == "7b5064fc3f86ce2a380ebc6e62ad94c7"
+
+
+def test_windows_are_the_same_drawn_together():
+    boxes = [Box(0, 0, 9, 7), Box(40, 3, 49, 10), Box(4, 4, 13, 11)]
+    addresses = [Address(f"scene {at}", at, 7 * at, box) for at, box in enumerate(boxes)]
+    together = FIELD.windows([*addresses, addresses[0]], 5)
+    assert together.shape == (4, 5, 9, 7)
+    for noise, address in zip(together, [*addresses, addresses[0]], strict=True):
+        assert torch.equal(noise, window(FIELD, *address, 5))

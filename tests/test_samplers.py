@@ -13,7 +13,7 @@ from tileloom.models.ddim import Ddim, DdnmImplicit
 from tileloom.models.denoiser import Condition
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
-from tileloom.models.noise import PositionNoise
+from tileloom.models.noise import Address, PositionNoise
 from tileloom.models.operators import Operator, operator_for
 from tileloom.models.parity import SVD_COLORS, Parity
 from tileloom.models.repaint import Repaint
@@ -247,7 +247,7 @@ def test_repaint_asks_of_windows_whose_known_pixels_have_the_noise_of_their_leve
     repaint, inputs = solver(Repaint), holed()
     values, known = known_of(inputs)
     state = repaint.begin(inputs)
-    assert torch.equal(state.x_CHW, NOISE.window(inputs.image, inputs.key.level, 0, inputs.box, BANDS))
+    assert torch.equal(state.x_CHW, NOISE.windows([Address(inputs.image, inputs.key.level, 0, inputs.box)], BANDS)[0])
     seen = set()
     while not repaint.finished(state := repaint.tell(state, EPS)):
         abar = float(STEPS.abar[STEPS.times[state.position]])

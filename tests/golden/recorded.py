@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,8 +14,8 @@ class RecordedNoise:
     draws: dict = field(repr=False)
     device = "cpu"
 
-    def window(self, image, level, draw, box, bands):
-        return self.draws[box][draw]
+    def windows(self, addresses, bands):
+        return torch.stack([self.draws[box][draw] for _, _, draw, box in addresses])
 
 
 @dataclass
