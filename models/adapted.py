@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .contract import Contract
 from .denoiser import Condition, labels_of
@@ -24,7 +24,7 @@ class Adapted:
     """A network and what its output means.
 
     ``weight_bytes`` is what it keeps, ``live_channels`` how many numbers live at once for each pixel of
-    a window: an estimate from above.
+    a window: an estimate from above. ``networks`` are its modules, where it is made of such.
     """
 
     contract: Contract
@@ -32,6 +32,7 @@ class Adapted:
     prediction: Prediction
     weight_bytes: int
     live_channels: int
+    networks: Sequence[nn.Module] = ()
 
     @property
     def numerics(self) -> Mapping[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..tiling.errors import InputError
 from .contract import Contract
@@ -89,3 +89,18 @@ class Denoiser(Protocol):
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
         """Bytes of its weights or tables, and of what one forward pass holds besides."""
         ...
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A denoiser made of torch modules, whose layers can be looked at one by one."""
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """All of its modules."""
+        ...
+
+
+def networks_of(denoiser: Denoiser) -> Sequence[nn.Module]:
+    """The modules of a denoiser; none of one that is something else."""
+    return denoiser.networks if isinstance(denoiser, Layered) else ()

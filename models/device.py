@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -25,6 +27,12 @@ def fix_arithmetic() -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it, networks run as they are written, although they are to be compiled."""
+    # Where nothing was to be compiled, torch's compiler is not even loaded, which takes a second.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def device_class(device: str) -> dict[str, str]:

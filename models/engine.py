@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from math import inf, prod
 from time import perf_counter
@@ -22,9 +23,9 @@ from torch import Tensor
 from ..tiling.box import TileKey
 from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
-from .denoiser import Denoiser
-from .device import device_class, fix_arithmetic, own_memory
-from .rows import dependent_row
+from .denoiser import Denoiser, networks_of
+from .device import device_class, fix_arithmetic, own_memory, uncompiled
+from .rows import dependent_row, layers_apart, run_apart, run_together
 from .solvers import Question, Solver, TileState
 
 _POSITION = struct.Struct("<I")
@@ -72,7 +73,7 @@ class Engine:
         fix_arithmetic()
         # OpenMP keeps the number of threads for each calling thread, so every lane sets its own.
         self._pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
-        self._pool.submit(self._refuse_dependent_rows).result()
+        self._pool.submit(self._settle_rows).result()
 
     def beside(self, solver: Solver) -> Engine:
         """The same running batch for another job's tiles: states of both may be stepped in one call of either."""
@@ -98,11 +99,13 @@ class Engine:
     @property
     def numeric_class(self) -> dict[str, str]:
         """What a tile's bits depend on besides the job."""
+        apart = sum(layers_apart(network) for network in networks_of(self._denoiser))
         return {
             **device_class(self._solver.device),
             "torch": torch.__version__,
             "numpy": np.__version__,
             **self._denoiser.numerics,
+            **({"layers that run row by row": str(apart)} if apart else {}),
             "batch_shape": "x".join(map(str, self.batch_shape)),
         }
 
@@ -209,14 +212,22 @@ class Engine:
         ]
 
     @torch.inference_mode()
-    def _refuse_dependent_rows(self) -> None:
-        """Run one set of rows in several arrangements."""
-        questions = self._trial()
+    def _settle_rows(self) -> None:
+        """See that a row's bits do not depend on its slot, if need be by running some layers row by row."""
+        trial, networks = self._trial(), networks_of(self._denoiser)
 
         def forward(order: Sequence[int]) -> Tensor:
-            return self._forward([questions[row] for row in order])
+            return self._forward([trial[row] for row in order])
 
-        if dependent_row(forward, self._batch) is not None:
+        for network in networks:
+            run_together(network)
+        with uncompiled():
+            dependent = dependent_row(forward, self._batch)
+            for network in networks if dependent is not None else ():
+                run_apart(network, partial(self._forward, trial))
+        if dependent is not None or self._denoiser.numerics.get("compiled") == "yes":
+            dependent = dependent_row(forward, self._batch)
+        if dependent is not None:
             raise DependentRows(
                 f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
                 "gives a tile other values in another slot or company; choose another batch size"

@@ -33,7 +33,8 @@ def load_folder(model: Model, *, device: str = "cpu") -> Adapted:
         return sample
 
     prediction = Prediction(folder.predicts, folder.betas, folder.variance)
-    return Adapted(contract, predicted, prediction, bytes_of(network.parameters()), _live_channels(folder))
+    weight_bytes = bytes_of(network.parameters())
+    return Adapted(contract, predicted, prediction, weight_bytes, _live_channels(folder), networks=(network,))
 
 
 def _with_weights(folder: Folder) -> torch.nn.Module:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adm import AdmClassifier
 from .contract import Contract
-from .denoiser import Condition, Denoiser, Pull
+from .denoiser import Condition, Denoiser, Pull, networks_of
 from .networks import class_gradient
 
 _NONE = Pull(label=0, scale=0.0)
@@ -34,6 +34,11 @@ class Guided:
         terms, size = self.denoiser.contract, self.classifier.config.image_size
         terms = replace(terms, name=f"{terms.name}, guided")
         return terms if size is None else replace(terms, native_tile=size, smallest_tile=size, largest_tile=size)
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The denoiser's and the classifier."""
+        return (*networks_of(self.denoiser), self.classifier)
 
     @property
     def numerics(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
@@ -33,6 +33,11 @@ class AdmDenoiser:
     network: AdmUNet
     contract: Contract
     compiled: bool = False
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The U-Net."""
+        return (self.network,)
 
     @property
     def numerics(self) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from .device import CPU
+from .device import CPU, uncompiled
 from .engine import DependentRows, Engine
 
 # Of the batches that come this near to the fastest the smallest is taken, of the lanes the most: a busy
@@ -42,7 +42,7 @@ def fastest_shape(
         except (DependentRows, torch.OutOfMemoryError):
             return 0.0
 
-    with torch.compiler.set_stance("force_eager"):
+    with uncompiled():
         if lanes is None:
             lanes = max(_near_best({count: rate(batch or 1, count) for count in {1, most_lanes(device)}}))
         return batch or _batch(lambda batch: rate(batch, lanes), LARGEST_ON_CPU if device == CPU else LARGEST), lanes

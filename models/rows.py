@@ -1,11 +1,16 @@
-"""Whether the rows of a batch leave each other alone, which is what lets unrelated tiles share a pass."""
+"""Whether the rows of a batch leave each other alone, which is what lets unrelated tiles share a pass.
+
+Some kernels share out their sums by a row's slot. A layer that has such a one runs row by row instead: every
+row then meets the kernel for a batch of one, and always at the same place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Takes which rows to run, in this order, from the first slot on; returns what came out, slot by slot.
 Forward = Callable[[Sequence[int]], Tensor]
@@ -23,3 +28,47 @@ def dependent_row(forward: Forward, count: int) -> int | None:
             if not torch.equal(seen.setdefault(row, told_CHW), told_CHW):
                 return row
     return None
+
+
+def layers_apart(network: nn.Module) -> int:
+    """How many layers run row by row."""
+    return sum("forward" in vars(layer) for layer in _candidates(network))
+
+
+def run_together(network: nn.Module) -> None:
+    """Let every layer run on whole batches again."""
+    for layer in _candidates(network):
+        vars(layer).pop("forward", None)
+
+
+def run_apart(network: nn.Module, forward: Callable[[], object]) -> None:
+    """Let those layers run row by row whose kernels heed a row's slot in the shapes that ``forward`` brings up."""
+    dependent: list[nn.Module] = []
+
+    def judge(layer: nn.Module, inputs: tuple[Tensor, ...], told: Tensor) -> None:
+        if _heeds_slots(partial(type(layer).forward, layer), inputs[0], told):
+            dependent.append(layer)
+
+    handles = [layer.register_forward_hook(judge) for layer in _candidates(network)]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer in dependent:
+        vars(layer)["forward"] = partial(_row_by_row, partial(type(layer).forward, layer))
+
+
+def _candidates(network: nn.Module) -> list[nn.Module]:
+    """The layers whose kernels libraries choose by shape."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
+
+
+def _heeds_slots(layer: Callable[[Tensor], Tensor], given: Tensor, told: Tensor) -> bool:
+    if len(given) == 1:
+        return False
+    return any(not torch.equal(layer(given.roll(by, 0)), told.roll(by, 0)) for by in {1, len(given) // 2})
+
+
+def _row_by_row(layer: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    return torch.cat([layer(row) for row in torch.split(given, 1)])

@@ -352,6 +352,33 @@ def test_tiles_keep_their_bits_in_company_and_over_a_pause(name):
     assert engine.finished(states[0])
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_drawn_ahead_is_all_that_is_asked_for(name, monkeypatch):
+    """Two tiles through every kind of transition, time travel included."""
+    walk = solver(KINDS[name])
+    states = [walk.begin(holed()), walk.begin(replace(holed(), image="another"))]
+    alone, asked = list(states), []
+    windows = PositionNoise.windows
+
+    def counted(field, addresses, bands):
+        asked.append(addresses)
+        return windows(field, addresses, bands)
+
+    monkeypatch.setattr(PositionNoise, "windows", counted)
+    while not walk.finished(states[0]):
+        ahead = walk.draw_ahead(states)
+        assert {len(addresses) for addresses in asked} == {2}
+        asked.clear()
+        answers = [state.x_CHW / 2 for state in states]
+        states = [walk.tell(state, answer) for state, answer in zip(ahead, answers, strict=True)]
+        assert asked == []
+        alone = [walk.tell(state, answer) for state, answer in zip(alone, answers, strict=True)]
+        asked.clear()
+        for ours, theirs in zip(states, alone, strict=True):
+            assert torch.equal(ours.x_CHW, theirs.x_CHW)
+            assert ours.drawn == {}
+
+
 def test_a_saved_state_belongs_to_its_sampler_and_its_settings():
     walks = [solver(kind) for kind in KINDS.values()]
     walks += [
