@@ -181,6 +181,6 @@ def test_a_job_runs_on_the_device_and_its_result_names_it(tmp_path):
     pipeline.restore(spec)
     found = pipeline.result(spec)
     np.testing.assert_allclose(found.reshape(3, 16, 2, 20, 2).mean(axis=(2, 4)), y, atol=1e-5)
-    again = pipeline.beside(spec, tmp_path)
+    again = pipeline.beside(spec, tmp_path / "beside")
     pipeline.restore(again)
     pipeline.assert_same_bytes(again, spec)
