@@ -156,12 +156,14 @@ def gains(smoke: bool) -> dict[str, float]:
 
 
 def fill(images: int, side: int) -> float:
-    """The share of batch slots that held a tile over a whole job of several images of side x side tiles."""
+    """The share of batch slots that held a tile over a whole job of images, ``side`` tiles wide and unequally high."""
     size, stride, guard = 16, 12, 2
-    grid = Grid(size + stride * (side - 1), size + stride * (side - 1), size, stride, guard)
-    factory = EngineFactory(steps=8, tile=size, bands=1, batch=4, lanes=2)
+    grids = [
+        Grid(size + stride * (side + at - 1), size + stride * (side - 1), size, stride, guard) for at in range(images)
+    ]
+    factory = EngineFactory(steps=8, tile=size, bands=1, batch=8, lanes=2)
     with TemporaryDirectory() as folder:
-        plans = {at: make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at in range(images)}
+        plans = {at: make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at, grid in enumerate(grids)}
         worker: Worker[Any] = Worker(factory, plans, settings=b"")
         frontier = Frontier()
         runs = {}
