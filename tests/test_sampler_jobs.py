@@ -188,6 +188,10 @@ def test_another_classifier_is_another_job(tmp_path):
         ({"task": "sr:2", "eta": 0.5}, "--eta: sampler ddnm takes none"),
         ({"task": "sr:2", "parity": {"simplified": True}}, "--parity-simplified: only sampler ddim-ddnm has it"),
         ({"task": "sr:2", "parity": {"svd_colors": True}}, "--parity-svd-colors: the task has no colorize"),
+        (
+            {"task": "sr:2", "parity": {"coarse_everywhere": True}},
+            "--parity-coarse-everywhere: the task knows no pixels exactly",
+        ),
         ({"task": "sr:2", "parity": {"carry": True}, "guard": 2}, "--parity-carry: tiles go on from whole tiles"),
         ({"task": "sr:2", "parity": {"half_stride": True}, "weave": "naive"}, "--parity-half-stride: naive tiles"),
         ({"task": "sr:2", "guidance": {"label": 3}}, "--guidance-label: no classifier pulls to it"),
