@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, sampling, schedules
+from tests.golden import networks, sampling, schedules, windows
 from tests.golden.arrays import Golden
 from tests.golden.digests import altered
 
@@ -12,12 +12,12 @@ KINDS = {
     "unet_": networks.unet,
     "classifier_": networks.classifier,
     "schedules": schedules.replay,
-    "ddnm_tile_": sampling.woven,
-    "ddnmplus_tile_": sampling.woven,
+    "ddnm_": sampling.woven,
+    "ddnmplus_": sampling.woven,
     "msr_": sampling.woven,
     "hir_": sampling.woven,
-    "repaint_": sampling.repaint,
-    "ddim_ddnm_": sampling.implicit,
+    "repaint_": windows.repaint,
+    "ddim_ddnm_": windows.implicit,
 }
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}
