@@ -68,6 +68,15 @@ def test_every_window_is_pulled_to_a_class_of_its_own_or_to_none():
         assert bool(pulls[row].any()) == bool(scale)
 
 
+def test_only_attention_pooling_ties_tiles_to_the_classifiers_size():
+    ours, any_size = guided(), replace(nets.CLASSIFIER, pool="adaptive")
+    assert (ours.contract.smallest_tile, ours.contract.largest_tile) == (SIZE, SIZE)
+    free = replace(ours, classifier=nets.network(any_size, seed=1))
+    assert free.contract == replace(ours.denoiser.contract, name=ours.contract.name)
+    x, t = nets.images(2, size=(SIZE + 8, SIZE))
+    assert free.predict(x, t, [Condition(pull=Pull(1))] * 2).shape == (2, 9, SIZE + 8, SIZE)
+
+
 def test_a_guided_engine_keeps_tiles_bits_in_company():
     walk = Ddpm(schedule(steps=4), PositionNoise(5), 3, (-1.0, 1.0), told=PULLED)
     engine = Engine(guided(), walk, tile=(SIZE, SIZE), bands=3, batch=2)
