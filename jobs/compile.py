@@ -142,6 +142,7 @@ def _image(
         measurements=measurements,
         lifts=lifts,
         result=result,
+        coarse_everywhere=spec.parity.coarse_everywhere,
     )
 
 

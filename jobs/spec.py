@@ -126,6 +126,9 @@ class ParitySpec(_Strict):
     released_pinv: Flag = Field(
         default=False, description="Masked blocks are spread back as released, so that results do not fit y exactly."
     )
+    coarse_everywhere: Flag = Field(
+        default=False, description="The coarser level settles pixels beside known ones too, at the price of a crease."
+    )
     half_stride: Flag = Field(default=False, description="Tiles half a tile apart, without guard bands.")
     svd_colors: Flag = Field(default=False, description="Gray weighs three bands 0.3333, 0.3334 and 0.3333.")
     simplified: Flag = Field(default=False, description="The noise of the short program, for sampler ddim-ddnm.")
@@ -250,6 +253,8 @@ class JobSpec(_Strict):
                 )
         if self.parity.svd_colors and not measurement.gray:
             raise at_key("parity.svd_colors", "the task has no colorize that would use it: drop it")
+        if self.parity.coarse_everywhere and not measurement.exact:
+            raise at_key("parity.coarse_everywhere", "the task knows no pixels exactly, so it is so anyway: drop it")
         if self.parity.carry and (self.weave == "naive" or self.guard not in ("auto", 0)):
             raise at_key("parity.carry", "tiles go on from whole tiles, which needs weave msr and guard 0: set both")
         if self.parity.half_stride and self.weave == "naive":

@@ -30,10 +30,17 @@ class Guided:
 
     @cached_property
     def contract(self) -> Contract:
-        """The denoiser's terms, at the classifier's size, under a name of its own: bits depend on who guides."""
-        terms, size = self.denoiser.contract, self.classifier.config.image_size
+        """The denoiser's terms, under a name of its own since bits depend on who guides, at the classifier's size.
+
+        Only attention pooling fixes one, whatever size the classifier was trained at.
+        """
+        terms, config = self.denoiser.contract, self.classifier.config
         terms = replace(terms, name=f"{terms.name}, guided")
-        return terms if size is None else replace(terms, native_tile=size, smallest_tile=size, largest_tile=size)
+        if config.pool != "attention" or config.image_size is None:
+            return terms
+        return replace(
+            terms, native_tile=config.image_size, smallest_tile=config.image_size, largest_tile=config.image_size
+        )
 
     @property
     def networks(self) -> Sequence[nn.Module]:

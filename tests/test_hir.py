@@ -76,6 +76,12 @@ def test_beside_known_pixels_the_finer_level_decides_alone(tmp_path):
         assert differs.mean() > 1e-3
 
 
+def test_a_coarse_pass_that_is_imposed_everywhere_settles_pixels_beside_known_ones_too(tmp_path):
+    spec, image, mask = hole_job(tmp_path, levels=2, parity={"coarse_everywhere": True})
+    assert_keeps_the_coarser(spec, [within(HOLE, 2)])
+    assert np.array_equal(result(spec)[:, ~mask], image[:, ~mask])
+
+
 @pytest.mark.parametrize(
     ("task", "scale", "levels"), [("sr:4", 4, 2), ("sr:8", 8, 3), ("colorize", 1, 3), ("colorize,sr:4", 4, 2)]
 )

@@ -68,6 +68,15 @@ def test_every_window_is_pulled_to_a_class_of_its_own_or_to_none():
         assert bool(pulls[row].any()) == bool(scale)
 
 
+def test_only_attention_pooling_ties_tiles_to_the_classifiers_size():
+    ours, any_size = guided(), replace(nets.CLASSIFIER, pool="adaptive")
+    assert (ours.contract.smallest_tile, ours.contract.largest_tile) == (SIZE, SIZE)
+    free = replace(ours, classifier=nets.network(any_size, seed=1))
+    assert free.contract == replace(ours.denoiser.contract, name=ours.contract.name)
+    x, t = nets.images(2, size=(SIZE + 8, SIZE))
+    assert free.predict(x, t, [Condition(pull=Pull(1))] * 2).shape == (2, 9, SIZE + 8, SIZE)
+
+
 def test_a_guided_engine_keeps_tiles_bits_in_company():
     walk = Ddpm(schedule(steps=4), PositionNoise(5), 3, (-1.0, 1.0), told=PULLED)
     engine = Engine(guided(), walk, tile=(SIZE, SIZE), bands=3, batch=2)
@@ -188,6 +197,10 @@ def test_another_classifier_is_another_job(tmp_path):
         ({"task": "sr:2", "eta": 0.5}, "--eta: sampler ddnm takes none"),
         ({"task": "sr:2", "parity": {"simplified": True}}, "--parity-simplified: only sampler ddim-ddnm has it"),
         ({"task": "sr:2", "parity": {"svd_colors": True}}, "--parity-svd-colors: the task has no colorize"),
+        (
+            {"task": "sr:2", "parity": {"coarse_everywhere": True}},
+            "--parity-coarse-everywhere: the task knows no pixels exactly",
+        ),
         ({"task": "sr:2", "parity": {"carry": True}, "guard": 2}, "--parity-carry: tiles go on from whole tiles"),
         ({"task": "sr:2", "parity": {"half_stride": True}, "weave": "naive"}, "--parity-half-stride: naive tiles"),
         ({"task": "sr:2", "guidance": {"label": 3}}, "--guidance-label: no classifier pulls to it"),

@@ -140,7 +140,7 @@ def test_every_key_can_be_set(tmp_path):
         "guidance": {"classifier": "/far/net.pt", "label": 3, "scale": 2.5},
         "parity": {
             **{"carry": False, "released_lambda": False, "released_pinv": True},
-            **{"half_stride": False, "svd_colors": True, "simplified": False},
+            **{"coarse_everywhere": False, "half_stride": False, "svd_colors": True, "simplified": False},
         },
         "seed": 2**64 - 1,
         "tile": 96,

@@ -35,7 +35,8 @@ class ImagePlan:
     """Everything a worker must know of an image; ``name`` is its id in the job, and keys its noise.
 
     ``measurements[k]`` is what is known at level k, ``lifts[k]`` how its observation became level k + 1's.
-    ``root`` holds this generation's canvases, coarser inputs and ledger.
+    ``root`` holds this generation's canvases, coarser inputs and ledger. ``coarse_everywhere`` imposes coarse
+    pixels beside known ones too.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ImagePlan:
     measurements: tuple[Measurement, ...]
     lifts: tuple[Lift, ...]
     result: PyramidSpec
+    coarse_everywhere: bool = False
 
     @property
     def scale(self) -> int:
@@ -192,7 +194,8 @@ class ImageAccess:
         window = box.coarsen(self.plan.factor)
         lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == level + 1]
         pixels, mask = self._committed(level + 1, window, [window], lost)
-        if pixels is None or mask is None or not self.observations[level].measurement.exact:
+        everywhere = self.image.coarse_everywhere or not self.observations[level].measurement.exact
+        if pixels is None or mask is None or everywhere:
             return pixels, mask
         mask &= ~self._near_known(level, box)
         # Pixels that are not taken must not make a tile stale.

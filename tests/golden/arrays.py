@@ -82,6 +82,27 @@ class Golden:
         expected = self[name]
         return Compared(name, _largest(ours, expected, np.where(expected == 0, 1, np.abs(expected))), tolerance)
 
+    def truncated(self, name, ours, tolerance):
+        """Whole numbers cut from ours, which must lie in the step that each of them names.
+
+        They may differ by one wherever rounding crosses a whole number.
+        """
+        theirs = self[name].astype(np.float64)
+        if ours.shape != theirs.shape:
+            return Compared(name, np.inf, tolerance)
+        ours = ours.clip(0, np.iinfo(self[name].dtype).max)
+        return Compared(name, _largest(ours, ours.clip(theirs, theirs + 1)), tolerance)
+
+    def words(self, name, ours):
+        """Words compare by how many of them differ."""
+        theirs = self[name]
+        differ = np.inf if theirs.shape != (len(ours),) else np.count_nonzero(theirs != np.array(ours))
+        return Compared(name, float(differ), 0)
+
+    def each(self, measure, ours, *how):
+        """What comes of those arrays, by name, that the file has."""
+        return [getattr(self, measure)(name, value, *how) for name, value in ours.items() if name in self]
+
     def exact(self, name, ours):
         """Whole numbers."""
         return self.absolute(name, ours, 0)
@@ -94,7 +115,7 @@ class Golden:
         """What the config says of how many transitions a walk has."""
         ours = {"n_transitions": walk.calls + walk.undos, "n_reverse": walk.calls, "n_undo": walk.undos}
         off = [abs(ours[key] - said) for key, said in facts.items() if key in ours]
-        return Compared(f"{name} counts", max(off), 0)
+        return Compared(f"{name} counts", max(off, default=0), 0)
 
 
 def _largest(ours, expected, scale=1.0):

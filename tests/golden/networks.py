@@ -1,5 +1,6 @@
 """Replays single passes of U-Nets and classifiers."""
 
+import re
 from dataclasses import fields, replace
 
 import torch
@@ -10,6 +11,12 @@ from tileloom.models.checkpoint import with_weights
 from tileloom.models.networks import class_gradient
 
 PASS, HALF, GRADIENT = 2e-5, 5e-2, 1e-4
+# How a network that an output names differs from the file's.
+OTHERWISE = {
+    "_legacy": {"use_new_attention_order": False},
+    "_new": {"use_new_attention_order": True},
+    "_fp16torso": {"precision": "fp16"},
+}
 # Facts of the recorded programs that change nothing here, each with the one value it may have.
 FIXED = {"dropout": 0.0, "num_heads_upsample": -1, "conv_resample": True}
 
@@ -41,21 +48,13 @@ def classifier_of(golden):
 @torch.inference_mode()
 def unet(golden):
     """Files unet_*: every output, by whatever of the inputs it has of its own."""
-    networks = {
-        "out": lambda: unet_of(golden),
-        "out_legacy": lambda: unet_of(golden, use_new_attention_order=False),
-        "out_new": lambda: unet_of(golden, use_new_attention_order=True),
-        "out_nonsquare": lambda: unet_of(golden),
-        "out_frac": lambda: unet_of(golden),
-        "out_fp16torso": lambda: unet_of(golden, precision="fp16"),
-    }
-    for name, network in networks.items():
-        if name in golden:
+    for name in golden:
+        if re.fullmatch("out(_.*)?", name):
             own = name.removeprefix("out")
             inputs = [golden.optional(part + own if part + own in golden else part) for part in ("x", "t", "y")]
-            yield golden.absolute(name, network()(*inputs), HALF if "fp16" in name else PASS)
-    for name in ("emb", "emb_odd33"):
-        if name in golden:
+            network = unet_of(golden, **OTHERWISE.get(own, {}))
+            yield golden.absolute(name, network(*inputs), HALF if own == "_fp16torso" else PASS)
+        elif re.fullmatch("emb(_odd.*)?", name):
             yield golden.absolute(name, timestep_embedding(golden.tensor("emb_t"), golden[name].shape[1]), PASS)
 
 
@@ -68,6 +67,6 @@ def classifier(golden):
     if "logprob" in golden:
         yield golden.absolute("logprob", scores.log_softmax(dim=1), PASS)
     if "guidance_grad_scaled" in golden:
-        scale = golden.config["classifier_scale"]
+        scale = golden.config.get("classifier_scale", 1.0)
         gradient = class_gradient(network, x, t, golden.tensor("y"), scale=scale)
         yield golden.of_its_largest("guidance_grad_scaled", gradient, GRADIENT)

@@ -8,14 +8,14 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class RecordedNoise:
-    """The draws of a file: ``draws`` by box, each by the number that the product gives it."""
+    """The draws of a file: ``draws`` by image and box, each by the number that the product gives it."""
 
     name: str
     draws: dict = field(repr=False)
     device = "cpu"
 
     def windows(self, addresses, bands):
-        return torch.stack([self.draws[box][draw] for _, _, draw, box in addresses])
+        return torch.stack([self.draws[image, box][draw] for image, _, draw, box in addresses])
 
 
 @dataclass
@@ -27,12 +27,13 @@ class Notes:
     states: dict = field(default_factory=dict)
     travelled: dict = field(default_factory=dict)
 
-    def take(self, book, box, tensor):
-        getattr(self, book).setdefault(box, []).append(tensor.numpy().copy())
+    def take(self, book, place, tensor):
+        getattr(self, book).setdefault(place, []).append(tensor.numpy().copy())
 
-    def all(self, book, boxes):
-        """Everything of one kind, tile by tile, with the batch axis that files have."""
-        return np.stack([one for box in boxes for one in getattr(self, book)[box]])[:, None]
+    def all(self, book, boxes, images):
+        """Everything of one kind, tile by tile, with the axis of images that files have."""
+        noted = getattr(self, book)
+        return np.stack([[one for box in boxes for one in noted[str(image), box]] for image in range(images)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,10 @@ class _Noted:
     """The last constraint of a tile, which only looks."""
 
     notes: Notes
-    box: object
+    place: tuple
 
     def apply(self, x0, lam):
-        self.notes.take("agreed", self.box, x0)
+        self.notes.take("agreed", self.place, x0)
         return x0
 
 
@@ -53,20 +54,21 @@ def noting(kind, notes):
     class Noting(kind):
         def begin(self, inputs):
             state = super().begin(inputs)
-            return replace(state, constraints=(*state.constraints, _Noted(notes, inputs.box)))
+            return replace(state, constraints=(*state.constraints, _Noted(notes, (inputs.image, inputs.box))))
 
         def reverse(self, state, answer, x0_CHW):
             told = super().reverse(state, answer, x0_CHW)
-            notes.take("guesses", state.box, x0_CHW)
+            place = state.image, state.box
+            notes.take("guesses", place, x0_CHW)
             # A last step may impose what is known on its result once more.
-            del notes.agreed.get(state.box, [])[len(notes.guesses[state.box]) :]
-            notes.take("states", state.box, told.x_CHW)
-            notes.take("travelled", state.box, told.x_CHW)
+            del notes.agreed.get(place, [])[len(notes.guesses[place]) :]
+            notes.take("states", place, told.x_CHW)
+            notes.take("travelled", place, told.x_CHW)
             return told
 
         def undo(self, state, x0_CHW):
             told = super().undo(state, x0_CHW)
-            notes.take("travelled", state.box, told.x_CHW)
+            notes.take("travelled", (state.image, state.box), told.x_CHW)
             return told
 
     return Noting

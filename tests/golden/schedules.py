@@ -2,7 +2,7 @@
 
 import re
 
-from tileloom.models.schedule import Schedule, betas, jump_times, respace, schedule, space_timesteps
+from tileloom.models.schedule import Schedule, betas, jump_times, respace, space_timesteps
 
 TABLES = {
     "betas": "betas",
@@ -34,11 +34,10 @@ def replay(golden):
     for key, facts in golden.config.get("jumps", {}).items():
         yield from _jumps(golden, key, dict(facts))
     for key, facts in golden.config.get("travel", {}).items():
-        walk = schedule(
-            steps=facts["T_sampling"], travel_length=facts["travel_length"], travel_repeat=facts["travel_repeat"]
-        )
-        yield golden.exact(key, walk.times)
-        yield golden.count(key, facts, walk)
+        total = facts["T_sampling"]
+        times = jump_times(total, jump_length=facts["travel_length"], jump_n_sample=facts["travel_repeat"])
+        yield golden.exact(key, times)
+        yield golden.count(key, facts, chain(betas("linear", total), range(total), times))
 
 
 def _respaced(golden, key, total, spec):

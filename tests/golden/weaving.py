@@ -4,19 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import zarr
 
+from tests.golden.scenes import BANDS, Observed, engine_of
 from tileloom.cluster.executor import ImageRun, LocalExecutor
 from tileloom.cluster.worker import Worker
-from tileloom.models.engine import Engine
-from tileloom.models.operators import Operator
-from tileloom.models.parity import AS_WRITTEN, Parity
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier, OnError, TileState
 from tileloom.tiling.grid import Grid, grid_align
 from tileloom.tiling.ledger import Ledger
-from tileloom.tiling.measurement import MaskSite, Measurement
+from tileloom.tiling.measurement import Lift, Measurement
 from tileloom.tiling.plan import WeavePlan
 from tileloom.tiling.pyramid import PyramidSpec
 from tileloom.tiling.raster import RasterPlan
@@ -26,80 +23,71 @@ from tileloom.tiling.scaling import Scaling
 AS_IT_IS = Scaling(-1.0, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
-    """An image to restore: ``given`` is the measurement, or the clean image that it is yet to be made of.
+    """An image to restore in tiles; ``coarse`` is a finished coarser level of it, ``factor`` pixels a value."""
 
-    All are (band, row, column); ``known`` (row, column) is 1 where pixels are known; ``coarse`` is a finished coarser
-    level, ``factor`` pixels a value.
-    """
-
-    measurement: Measurement
-    given: np.ndarray
-    measured: bool
+    name: str
+    observed: Observed
     tile: int
-    known: np.ndarray | None = None
     coarse: np.ndarray | None = None
     factor: int = 2
     carry: bool = False
-    parity: Parity = AS_WRITTEN
-
-    @property
-    def y(self):
-        if self.measured or (self.measurement.scale == 1 and not self.measurement.gray):
-            return self.given
-        return self.operator.A(torch.from_numpy(self.given)).numpy()
-
-    @property
-    def operator(self):
-        """What measures the clean image as a whole."""
-        visible = torch.from_numpy(self.known) if self.measurement.mask is MaskSite.TARGET else None
-        shape = self.given.shape[1:]
-        return Operator(self.measurement, bands=3, shape=shape, visible=visible, parity=self.parity)
-
-    @property
-    def size(self):
-        scale = self.measurement.scale if self.measured else 1
-        return tuple(scale * side for side in self.given.shape[1:])
 
     @property
     def chain(self):
         """What is known at each level, and how it came from the finer one's."""
+        measurement = self.observed.measurement
         if self.coarse is None:
-            return (self.measurement,), ()
-        coarser, lift = self.measurement.coarsen(self.factor)
-        return (self.measurement, coarser), (lift,)
+            return (measurement,), ()
+        coarser, lift = measurement.coarsen(self.factor) or _nothing_left(measurement.scale, self.factor)
+        return (measurement, coarser), (lift,)
 
     def plan(self):
-        """Tiles half a tile apart without guard bands, as they were recorded."""
-        height, width = self.size
+        """Tiles half a tile apart without guard bands, as they were recorded; the only one has no neighbour."""
+        height, width = self.observed.shape
         chain, _ = self.chain
         grids = []
         for level, measurement in enumerate(chain):
             align = grid_align(measurement.align, self.factor if level + 1 < len(chain) else None)
-            grids.append(Grid(height, width, self.tile, self.tile // 2, 0, align))
+            stride = self.tile // 2 if max(height, width) > self.tile else self.tile
+            grids.append(Grid(height, width, self.tile, stride, 0, align))
             height, width = height // self.factor, width // self.factor
         return (RasterPlan if self.carry else WeavePlan)(tuple(grids), factor=self.factor)
 
     def image(self, folder):
         """The scene's files in a folder, and what a worker is told of them."""
         folder.mkdir()
-        mask = None if self.known is None else _stored(folder / "mask", (self.known == 0)[None].astype(np.uint8))
+        observed = self.observed
+        lost = None if observed.known is None else ~observed.known[:1]
+        if lost is not None and (lost == observed.known).any():
+            raise ValueError("mask differs from band to band, and an image has one for all")
         chain, lifts = self.chain
         return ImagePlan(
-            name="image",
-            input=_stored(folder / "y", self.y),
-            mask=mask,
+            name=self.name,
+            input=_stored(folder / "y", observed.y),
+            mask=None if lost is None else _stored(folder / "mask", lost.astype(np.uint8)),
             root=str(folder / "work"),
-            bands=len(self.given) if not self.measurement.gray else 3,
+            bands=BANDS,
             scaling=AS_IT_IS,
             result_scaling=AS_IT_IS,
             nodata=None,
             plan=self.plan(),
             measurements=chain,
             lifts=lifts,
-            result=PyramidSpec(3, *self.size, "float32", None, chunk=16, shard=16),
+            result=PyramidSpec(BANDS, *observed.shape, "float32", None, chunk=16, shard=16),
+            coarse_everywhere=observed.parity.coarse_everywhere,
         )
+
+
+def _nothing_left(scale, factor):
+    """A level whose pixels are means of measured ones: the product has no use for it, a finished one is just read.
+
+    What is measured of it decides nothing then, but that its pixels are not the measurement's own.
+    """
+    if factor % scale:
+        raise ValueError(f"blocks of {scale} pixels and coarse pixels of {factor} do not fit each other")
+    return Measurement(sigma=1.0), Lift(pool=factor // scale)
 
 
 def _stored(path, array):
@@ -128,18 +116,12 @@ def at_random(plan):
     return in_order(lambda tile: int(places[tile]))
 
 
-def weave(scene, denoiser, solver, folder, order=raster, *, raw=False):
-    """The image as it is published, its tiles restored in an order; ``raw``: as the solver left it."""
+def weave(scene, denoiser, solver, folder, order=raster):
+    """The image as it is published, its tiles restored in an order."""
     image = scene.image(Path(folder))
     plan = image.plan
-    engine = Engine(
-        denoiser,
-        solver,
-        tile=(scene.tile, scene.tile),
-        bands=image.bands,
-        batch=1,
-        levels=len(plan.levels),
-    )
+    tile = (scene.tile, scene.tile)
+    engine = engine_of(denoiser, solver, tile, levels=len(plan.levels))
     worker = Worker(lambda: engine, {0: image}, settings=b"")
     access = worker.access(0)
     for level, box in access.lifts():
@@ -155,13 +137,14 @@ def weave(scene, denoiser, solver, folder, order=raster, *, raw=False):
     LocalExecutor(worker).run(frontier, {at: run}, on_reports=lambda reports: None)
     if stopped := frontier.stopped(at):
         raise ValueError(stopped)
-    box = plan.levels[0].image
-    return access.canvas(0).read(box) if raw else access.render(box, set())
+    return access.render(plan.levels[0].image, set())
 
 
 def _finish(access, coarse):
     """Level 1 as if its tiles had been restored to this."""
     grid = access.plan.levels[1]
+    if coarse.shape[1:] != grid.image.shape:
+        raise ValueError(f"hir_ref is {coarse.shape[1:]}, and the coarser image {grid.image.shape}")
     padded = np.zeros((len(coarse), *grid.box.shape), np.float32)
     padded[:, *grid.image.slices] = coarse
     for tile in access.plan.tiles(1):
