@@ -52,29 +52,36 @@ SMALL = replace(FULL, channel_mult=(1, 2, 2))
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to run tiles; ``mixed``: every tile at another timestep."""
+    """One way to run tiles; ``mixed``: every tile at another timestep; ``last``: channels last, None as is usual."""
 
     precision: str = "fp32"
     batch: int = 1
     lanes: int = 1
     mixed: bool = True
+    last: bool | None = None
     compiled: bool = False
 
     @property
     def name(self) -> str:
         """As a figure's name."""
-        extra = ("" if self.mixed else "_uniform") + ("_compiled" if self.compiled else "")
+        marks = {"_uniform": not self.mixed, "_channels_last": self.last is True, "_compiled": self.compiled}
+        extra = "".join(mark for mark, has in marks.items() if has)
         return f"{self.precision}_batch{self.batch}_lanes{self.lanes}{extra}"
 
 
 def shapes(smoke: bool) -> list[Shape]:
-    """Every batch and number of lanes in both precisions, one of each with uniform timesteps and one compiled."""
+    """Every batch and number of lanes in both precisions; one of each with uniform timesteps, and one compiled."""
     kinds = [Shape(precision, batch, lanes) for precision in ("fp32", "bf16") for batch in BATCHES for lanes in LANES]
-    if smoke:
-        return [shape for shape in kinds if shape.batch in (1, 4) and shape.lanes == LANES[-1]]
     likes = [Shape(precision, 4, LANES[-1]) for precision in ("fp32", "bf16")]
-    kinds += [replace(shape, mixed=False) for shape in likes]
-    return kinds + [replace(shape, compiled=True) for shape in likes]
+    last = replace(likes[0], last=True)
+    if smoke:
+        return [*likes, last]
+    return [
+        *kinds,
+        last,
+        *(replace(shape, mixed=False) for shape in likes),
+        *(replace(s, compiled=True) for s in likes),
+    ]
 
 
 @dataclass
@@ -93,7 +100,9 @@ class Bench:
 
     def factory(self, shape: Shape) -> EngineFactory:
         """What makes the engine of a shape."""
-        model: Mapping[str, object] = {"name": self.model, "precision": shape.precision, "compile": shape.compiled}
+        model: dict[str, object] = {"name": self.model, "precision": shape.precision, "compile": shape.compiled}
+        if shape.last is not None:
+            model["channels_last"] = shape.last
         return EngineFactory(model, steps=STEPS, tile=TILE, bands=BANDS, batch=shape.batch, lanes=shape.lanes)
 
     def runner(self, shape: Shape) -> Callable[[], float]:
