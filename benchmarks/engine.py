@@ -192,7 +192,9 @@ def measure(smoke: bool) -> Figures:
     if best_device() != CPU:
         return measure_accelerator(smoke)
     found = gains(smoke)
-    best = {kind: max(gain for name, gain in found.items() if name.startswith(kind)) for kind in ("fp32", "bf16")}
+    # A job's tiles are at unlike timesteps; uniform ones only show that this costs nothing.
+    mixed = {name: gain for name, gain in found.items() if "uniform" not in name}
+    best = {kind: max(gain for name, gain in mixed.items() if name.startswith(kind)) for kind in ("fp32", "bf16")}
     return {
         "lanes_gain": best["fp32"],
         "total_gain": best["bf16"],
