@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.frontier import Frontier, Item, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.plan import WeavePlan
-from .worker import Outcome, Prior, Report, Ticket, Worker
+from ..tiling.work import TileWork
+from .worker import Outcome, Prior, Report, Ticket, Usage, Worker
+
+R = TypeVar("R")
+Chore = Callable[[ImageAccess], R]
+"""A task of an image that is no tile: checking, surveying, publishing. It is picklable, and may be done twice."""
+
+WorkFor = Callable[[int | None], Callable[[], TileWork[Any]]]
+"""What makes a worker's work with a batch, or with one that it finds where that is None."""
+
+
+@dataclass(frozen=True)
+class CrewSpec:
+    """What a job asks of a cluster: how many workers, and what each has to itself.
+
+    ``address`` None starts Ray on this machine, for this job alone. ``patience`` is the seconds that one call
+    may take, ``capacity`` those that may pass without any worker; ``restarts`` is how often workers may die.
+    """
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+    patience: float = 3600.0
+    capacity: float = 600.0
+    restarts: int = 20
 
 
 @dataclass
@@ -32,8 +58,37 @@ class RunReport:
     failures: int = 0
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a job has to know of its workers' work; bytes for all the slots of one worker."""
+
+    numeric_class: Mapping[str, str]
+    batch: int
+    slots: int
+    memory: int
+    device_memory: int | None
+
+
 class Executor(Protocol):
-    """Runs a frontier to its end."""
+    """Has workers, and lets them do what a job asks for."""
+
+    @property
+    def description(self) -> Description:
+        """What every one of its workers works with."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What its workers did, added up."""
+        ...
+
+    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
+        """Tell the workers of the images to come; ``settings`` is what else decides a tile's bytes."""
+        ...
+
+    def each(self, image: int, chores: Iterable[Chore[R]]) -> Iterator[R]:
+        """What chores of an image come to, in their order."""
+        ...
 
     def run(
         self, frontier: Frontier, images: Mapping[int, ImageRun], *, on_reports: Callable[[list[Report]], None]
@@ -42,12 +97,36 @@ class Executor(Protocol):
         ...
 
 
+def describe(work: TileWork[Any]) -> Description:
+    """What a job has to know of a worker's work."""
+    return Description(work.numeric_class, work.batch_shape[0], work.slots, work.memory(work.slots), work.device_memory)
+
+
 class LocalExecutor:
     """One worker in this process: the oracle that every other executor must equal."""
 
     def __init__(self, worker: Worker[Any]) -> None:
         """Drive ``worker``."""
         self._worker = worker
+
+    @property
+    def description(self) -> Description:
+        """What the worker works with."""
+        return describe(self._worker.work)
+
+    @property
+    def usage(self) -> Usage:
+        """What the worker did."""
+        return self._worker.usage
+
+    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
+        """Tell the worker of the images to come; ``settings`` is what else decides a tile's bytes."""
+        self._worker.open(images, settings=settings)
+
+    def each(self, image: int, chores: Iterable[Chore[R]]) -> Iterator[R]:
+        """What chores of an image come to, in their order."""
+        access = self._worker.access(image)
+        return (chore(access) for chore in chores)
 
     def run(
         self, frontier: Frontier, images: Mapping[int, ImageRun], *, on_reports: Callable[[list[Report]], None]

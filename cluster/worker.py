@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
@@ -18,6 +20,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 CACHE_BYTES = 64 * 2**20
 """Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
+_NO_IMAGES: Mapping[int, ImagePlan] = MappingProxyType({})
 # Torch's own error is known by its name, as this layer does not load torch; on a CPU it is a mere RuntimeError.
 _NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc")
 
@@ -86,6 +89,10 @@ class Usage:
         """The share of offered batch slots that held a tile."""
         return self.calls / self.offered if self.offered else 0.0
 
+    def __add__(self, other: Usage) -> Usage:
+        """What two workers did."""
+        return Usage(*(getattr(self, own.name) + getattr(other, own.name) for own in fields(self)))
+
 
 class Worker(Generic[S]):
     """Restores tiles of any images in one running batch."""
@@ -93,19 +100,23 @@ class Worker(Generic[S]):
     def __init__(
         self,
         make_work: Callable[[], TileWork[S]],
-        images: Mapping[int, ImagePlan],
+        images: Mapping[int, ImagePlan] = _NO_IMAGES,
         *,
-        settings: bytes,
+        settings: bytes = b"",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """Load the network and open the images; ``settings`` is what else decides a tile's bytes."""
+        """Load the network, and open images if they are known by now."""
         self.work = make_work()
         self.usage = Usage()
-        self._plans = dict(images)
         self._cache_bytes = cache_bytes
-        self._open()
-        self._settings = settings
         self._flights: list[_Flight[S]] = []
+        self._waiting: deque[Ticket] = deque()
+        self.open(images, settings=settings)
+
+    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
+        """Open the images; ``settings`` is what else decides a tile's bytes."""
+        self._plans, self._settings = dict(images), settings
+        self._open()
 
     def _open(self) -> None:
         """Open the images with an empty cache."""
@@ -117,16 +128,31 @@ class Worker(Generic[S]):
         """Tickets the running batch has room for."""
         return self.work.slots - len(self._flights)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it holds tiles."""
+        return bool(self._flights or self._waiting)
+
     def access(self, image: int) -> ImageAccess:
         """The opened image."""
         return self._images[image]
 
-    def advance(self, tickets: Sequence[Ticket]) -> list[Report]:
-        """Take tiles into the running batch and step it until at least one tile is settled."""
-        reports = [report for ticket in tickets if (report := self._board(ticket))]
-        while self._flights and not reports:
+    def advance(self, tickets: Sequence[Ticket], more: Callable[[], Sequence[Ticket]] = tuple) -> list[Report]:
+        """Take tiles into the running batch and step it until at least one tile is settled.
+
+        Tickets beyond the free slots wait their turn. ``more`` is asked before each step for tickets that have
+        come in the meantime.
+        """
+        reports: list[Report] = []
+        self._waiting.extend(tickets)
+        while True:
+            self._waiting.extend(more())
+            while self._waiting and self.free:
+                if report := self._board(self._waiting.popleft()):
+                    reports.append(report)
+            if reports or not self._flights:
+                return reports
             reports += self._step()
-        return reports
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
 from .commands_look import example, print_plan
 from .look import open_state, stored_job
-from .options import job_of, job_options, trust_model
+from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
 from .state import HIDDEN
@@ -69,27 +69,33 @@ def restore(
         _run(spec, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
-@click.command(epilog=example("tileloom run job.yaml", "tileloom run job.yaml --redo stale"))
+@click.command(
+    epilog=example(
+        "tileloom run job.yaml", "tileloom run job.yaml --redo stale", "tileloom run job.yaml --cluster-workers 4"
+    )
+)
 @click.argument("job")
+@cluster_options
 @redo
 @trust_model
 @as_json
-def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool) -> None:
+def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the job of the file JOB, or go on with it where it was stopped.
 
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _run(load_job(job), redo or "nothing", trusted=trust_model, as_json=as_json)
+    _run(on_cluster(load_job(job), cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(
     epilog=example("tileloom resume scene.zarr", "tileloom resume job.yaml --redo stale"),
 )
 @click.argument("target")
+@cluster_options
 @redo
 @trust_model
 @as_json
-def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool) -> None:
+def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Go on with TARGET: a job file, or the output of a job."""
     path = Path(target).absolute()
     if path.is_dir():
@@ -98,19 +104,20 @@ def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool) -
         spec = load_job(path)
         if not begun(spec):
             raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
-    _run(spec, redo or "nothing", trusted=trust_model, as_json=as_json)
+    _run(on_cluster(spec, cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
 @click.argument("output", type=click.Path(path_type=Path))
+@cluster_options
 @trust_model
 @as_json
-def retry(*, output: Path, trust_model: bool, as_json: bool) -> None:
+def retry(*, output: Path, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
     Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
     """
-    _run(stored_job(open_state(output.absolute())), "failed", trusted=trust_model, as_json=as_json)
+    _run(on_cluster(stored_job(open_state(output.absolute())), cluster), "failed", trusted=trust_model, as_json=as_json)
 
 
 def begun(spec: JobSpec) -> bool:

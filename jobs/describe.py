@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .. import __version__
@@ -23,7 +24,8 @@ def attributes_of(compiled: Compiled, *, parts: dict[str, Any], counts: dict[str
             version=__version__,
             source=spec.input,
             source_digest=parts["input"],
-            job=parts,
+            # In one order, in whichever a job file has its keys.
+            job=json.loads(json.dumps(parts, sort_keys=True)),
             model=str(spec.model["name"]),
             seeds=[spec.seed],
             counts=counts,

@@ -12,12 +12,18 @@ from pydantic.fields import FieldInfo
 
 from ..tiling.errors import InputError
 from .refusal import parts
-from .spec import JobSpec, from_options
+from .spec import ClusterSpec, JobSpec, from_options, with_cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Options whose value stays the text it is; all others become numbers where they look like one.
-_TEXTS = {"mask": "FILE", "task": "TASK", "model": "NAME", "guidance__classifier": "FILE"}
+_TEXTS = {
+    "mask": "FILE",
+    "task": "TASK",
+    "model": "NAME",
+    "guidance__classifier": "FILE",
+    "cluster__address": "ADDRESS",
+}
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
 _FLAGS = {"true": True, "false": False}
@@ -54,6 +60,19 @@ def job_options(command: Command) -> Command:
             command = model_option(command)
         command = _option(key, field)(command)
     return command
+
+
+def cluster_options(command: Command) -> Command:
+    """Give a command an option for every key of a job's cluster, which says where it runs."""
+    for key, field in reversed(list(_keys(ClusterSpec, f"cluster{_DOT}"))):
+        command = _option(key, field)(command)
+    return command
+
+
+def on_cluster(spec: JobSpec, options: Mapping[str, Any]) -> JobSpec:
+    """A job that runs where the options of :func:`cluster_options` say, and else where it did."""
+    given = {name.removeprefix(f"cluster{_DOT}"): value for name, value in options.items() if value is not None}
+    return with_cluster(spec, given) if given else spec
 
 
 def job_of(options: Mapping[str, Any]) -> JobSpec:

@@ -23,9 +23,16 @@ class Watcher(Protocol):
         """So many pieces more are finished."""
         ...
 
+    def say(self, text: str) -> None:
+        """Something that an operator would want to know."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Something that an operator would want to know."""
 
     def begin(self, phase: str, total: int, *, unit: str) -> None:
         """A phase of ``total`` pieces begins."""
@@ -84,3 +91,7 @@ class Terminal:
             self._console.print(
                 f"{self._phase}: {self._count} of {self._total}, {shown}, {left:.0f} s left", highlight=False
             )
+
+    def say(self, text: str) -> None:
+        """Something that an operator would want to know."""
+        self._console.print(text, highlight=False, markup=False)

@@ -8,44 +8,30 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..cluster.executor import ImageRun, LocalExecutor, RunReport
-from ..cluster.worker import Report, Worker
+from ..cluster.executor import Executor, LocalExecutor, RunReport
+from ..cluster.worker import Worker
 from ..models.build import EngineFactory
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
-from ..tiling.access import ImageAccess
-from ..tiling.errors import InputError, JobChanged, TileFailed, TileloomError
-from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
-from ..tiling.ledger import Ledger
-from ..tiling.pyramid import Pyramid
+from ..tiling.errors import InputError, JobChanged, TileloomError
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
+from ..tiling.work import TileWork
 from .bill import Bill, affordable_memory, coarser_bytes, make_bill, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes
-from .describe import attributes_of
+from .phases import OnReports, prepare, publish, restore
 from .progress import Watcher
 from .spec import JobSpec, changed
-from .state import (
-    HIDDEN,
-    DegradedTile,
-    JobState,
-    degraded_tiles,
-    earlier_results,
-    only_run,
-    settings_bytes,
-    tile_states,
-)
+from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, only_run, settings_bytes
 
-OnReports = Callable[[list[Report]], None]
+# Loads ray: only for a job that asks for workers.
+_RAY_EXECUTOR = "..cluster.ray_executor"
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
-POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 
 
 class Redo(Enum):
@@ -97,7 +83,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         tile=compiled.tile,
         bands=compiled.image.bands,
         batch=batch,
-        lanes=None if spec.lanes == "auto" else spec.lanes,
+        lanes=_lanes(spec),
         affordable=_affordable(compiled),
         levels=len(plan.levels),
         factor=plan.factor,
@@ -110,11 +96,21 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
     )
 
 
+def _lanes(spec: JobSpec) -> int | None:
+    """The lanes of one worker: those asked for, or as many as it has cores; None where a trial has to tell."""
+    if spec.lanes != "auto":
+        return spec.lanes
+    return max(1, round(spec.crew.cpus)) if spec.cluster.workers else None
+
+
 def _affordable(compiled: Compiled) -> int | None:
     """Bytes that the engine may take, beside all that the job takes without it."""
     memory = affordable_memory(compiled.spec.max_memory)
     nothing = (0,) * len(compiled.image.plan.levels)
-    return None if memory is None else memory - _bill(compiled, nothing, work_bytes=0).memory_bytes
+    if memory is None:
+        return None
+    left = memory - _bill(compiled, nothing, work_bytes=0).memory_bytes
+    return left // (compiled.spec.cluster.workers or 1)
 
 
 def run_job(
@@ -135,40 +131,57 @@ def run_job(
     if JobState.load(output) is None:
         full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
-    with only_run(output):
-        return _run(compiled, watcher, redo, on_reports, began)
+    with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
+        return _run(compiled, executor, watcher, redo, on_reports, began)
 
 
-def _run(compiled: Compiled, watcher: Watcher, redo: Redo, on_reports: OnReports, began: float) -> Summary:
+@contextmanager
+def _executor(compiled: Compiled, stored: JobState | None, watcher: Watcher) -> Iterator[Executor]:
+    """Who works: this process, or workers on a cluster."""
+    spec = compiled.spec
+
+    def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
+        return work_factory(compiled, batch=_batch(spec, stored) or found)
+
+    if spec.cluster.workers is None:
+        yield LocalExecutor(Worker(work_for(None)))
+        return
+    ray = import_module(_RAY_EXECUTOR, __package__)
+    with ray.RayExecutor(work_for, spec.crew, say=watcher.say) as executor:
+        yield executor
+
+
+def _run(
+    compiled: Compiled, executor: Executor, watcher: Watcher, redo: Redo, on_reports: OnReports, began: float
+) -> Summary:
     spec, output = compiled.spec, Path(compiled.spec.output)
     stored = JobState.load(output)
-    work = work_factory(compiled, batch=_batch(spec, stored))()
-    parts = _parts(compiled, work.batch_shape[0], work.numeric_class)
+    parts = _parts(compiled, executor.description.batch, executor.description.numeric_class)
     state = _generation(compiled, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     with _nothing_left_of_a_refused_job(state, stored):
         state.save()
-        worker = Worker(lambda: work, {0: compiled.image}, settings=settings_bytes(parts))
-        bits = _prepare(worker.access(0), state, watcher)
-        needs, own = work.memory(work.slots), work.device_memory
+        executor.open({0: compiled.image}, settings=settings_bytes(parts))
+        bits = prepare(compiled.image, executor, state, watcher)
+        needs, own = executor.description.memory, executor.description.device_memory
         solve = tiles_to_solve(bits, compiled.image.plan)
         bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, device_bytes=needs)
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, device_memory=own)
     ledger = state.ledger()
-    report = _restore(compiled, worker, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
+    report = restore(compiled, executor, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
     given_up = {compiled.image.plan.index(tile.key) for tile in degraded}
-    _publish(compiled, worker.access(0), state, ledger, counts=counts, degraded=given_up, watcher=watcher)
+    publish(compiled, executor, state, ledger, counts=counts, degraded=given_up, watcher=watcher)
     summary = Summary(
         output=output,
         bill=bill,
         report=report,
         degraded=degraded,
-        calls=worker.usage.calls,
+        calls=executor.usage.calls,
         calls_per_tile=compiled.calls_per_tile,
-        fill=worker.usage.fill,
+        fill=executor.usage.fill,
         seconds=perf_counter() - began,
     )
     write_json(output / HIDDEN / "report.json", summary.as_json())
@@ -256,86 +269,3 @@ def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> 
         raise
     except OSError as error:
         raise TileloomError(f"{state.output} cannot be written: {error}") from error
-
-
-def _prepare(access: ImageAccess, state: JobState, watcher: Watcher) -> NDArray[np.uint8]:
-    """Check the input, make the coarser ones, and survey what is to be restored; all of it once."""
-    done = state.bits()
-    if done is not None:
-        return done
-    plan = access.plan
-    checks, lifts, surveys = access.checks(), access.lifts(), access.surveys()
-    watcher.begin("survey", len(checks) + len(lifts) + len(surveys), unit="tasks")
-    for box in checks:
-        access.check(box)
-        watcher.advance(1)
-    for level, box in lifts:
-        access.lift(level, box)
-        watcher.advance(1)
-    bits = np.zeros(plan.count, np.uint8)
-    for level, tiles in surveys:
-        grid, at = plan.levels[level], plan.tiles(level)
-        by_row = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
-        by_row[tiles.slices] = access.survey(level, tiles)
-        watcher.advance(1)
-    state.save_bits(bits)
-    return bits
-
-
-def _restore(
-    compiled: Compiled,
-    worker: Worker[Any],
-    state: JobState,
-    ledger: Ledger,
-    *,
-    bits: NDArray[np.uint8],
-    watcher: Watcher,
-    on_reports: OnReports,
-) -> RunReport:
-    """Run every tile that is not done."""
-    spec, plan = compiled.spec, compiled.image.plan
-    states = tile_states(bits, ledger)
-    frontier = Frontier(policy=POLICIES[spec.priority], retries=spec.retries, on_error=OnError(spec.on_error))
-    image = frontier.add(compiled.image.name, plan, state=states)
-    watcher.begin("restore", int(np.count_nonzero(states == TileState.TODO)), unit="tiles")
-    run = ImageRun(plan, ledger, set(frontier.degraded(image)), earlier_results(state, plan.count))
-
-    def told(reports: list[Report]) -> None:
-        finished = sum(report.outcome != "failed" for report in reports)
-        watcher.advance(finished, f"{worker.usage.calls} calls")
-        on_reports(reports)
-
-    report = LocalExecutor(worker).run(frontier, {image: run}, on_reports=told)
-    if stopped := frontier.stopped(image):
-        raise TileFailed(f"{stopped}; mend the cause and run `tileloom resume {state.output}`")
-    if not frontier.finished(image):
-        raise TileloomError(f"nothing can run and tiles are left: {'; '.join(frontier.why())}")
-    return report
-
-
-def _publish(
-    compiled: Compiled,
-    access: ImageAccess,
-    state: JobState,
-    ledger: Ledger,
-    *,
-    counts: dict[str, int],
-    degraded: set[int],
-    watcher: Watcher,
-) -> None:
-    """Write the pyramid, every shard once; a new generation lays it out afresh."""
-    if not ledger.facts.get("laid out"):
-        attributes = attributes_of(compiled, parts=state.parts, counts=counts)
-        Pyramid.create(state.output, compiled.image.result, attributes=attributes)
-        ledger.commit(facts={"laid out": True})
-    pyramid = Pyramid.open(state.output)
-    tasks = [(level, *shard) for level in range(len(pyramid.arrays)) for shard in pyramid.tasks(level)]
-    todo = [task for task in tasks if task not in ledger.shards]
-    watcher.begin("publish", len(todo), unit="shards")
-    for level, row, col in todo:
-        if level == 0:
-            pyramid.write_base((row, col), lambda box: access.render(box, degraded))
-        else:
-            pyramid.write_coarser(level, (row, col))
-        ledger.commit(shards=[(level, row, col)])
-        watcher.advance(1)

@@ -5,6 +5,7 @@ Every refusal is one sentence that names the key and says what was meant.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, path
@@ -12,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from ..cluster.executor import CrewSpec
 from ..models.parity import Parity
 from ..models.recipe import Guidance, Sampler
 from ..models.weights import is_path
@@ -23,7 +25,7 @@ from .yamlfile import read_yaml
 
 PATHS = ("input", "output", "mask")
 # How and where a job runs: none of it changes a byte of the result.
-RUNNING = {"output", "retries", "on_error", "lanes", "priority", "keep_scratch", "max_memory"}
+RUNNING = {"output", "retries", "on_error", "lanes", "priority", "keep_scratch", "cluster", "max_memory"}
 
 
 def _named(model: object) -> object:
@@ -53,6 +55,8 @@ Factor = Annotated[int, Field(ge=2), Meant("a whole number from 2 up")]
 Seed = Annotated[int, Field(ge=0, lt=2**64), Meant("a whole number from 0 to 2^64 - 1")]
 Flag = Annotated[bool, Meant("true or false")]
 Number = Annotated[float, Meant("a number")]
+Share = Annotated[float, Field(ge=0), Meant("a number from 0 up")]
+Positive = Annotated[float, Field(gt=0), Meant("a number above 0")]
 Noise = Annotated[float, Field(ge=0, le=1), Meant("a number from 0 to 1")]
 AutoCount = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Meant("a whole number from 1 up, or auto")]
 AutoWhole = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], Meant("a whole number from 0 up, or auto")]
@@ -132,6 +136,28 @@ class ParitySpec(_Strict):
     half_stride: Flag = Field(default=False, description="Tiles half a tile apart, without guard bands.")
     svd_colors: Flag = Field(default=False, description="Gray weighs three bands 0.3333, 0.3334 and 0.3333.")
     simplified: Flag = Field(default=False, description="The noise of the short program, for sampler ddim-ddnm.")
+
+
+class ClusterSpec(_Strict):
+    """Workers beside this process, each an actor of Ray with a network of its own."""
+
+    workers: Count | None = Field(
+        default=None, description="Workers; if left out, this process does all, and nothing is started."
+    )
+    address: Annotated[str, Field(min_length=1), Meant("the address of a Ray cluster, such as auto")] | None = Field(
+        default=None, description="The Ray cluster of the workers; if left out, one is started here for the job alone."
+    )
+    cpus: Share | None = Field(
+        default=None, description="Cores of each worker; if left out, an even share of this machine's."
+    )
+    gpus: Share = Field(default=0.0, description="Accelerators of each worker, 0.5 for half of one.")
+    patience: Positive = Field(
+        default=3600.0, description="Seconds after which a worker that was not heard of is ended and replaced."
+    )
+    capacity: Positive = Field(
+        default=600.0, description="Seconds to wait for a cluster that has no room for any worker."
+    )
+    restarts: Whole = Field(default=20, description="How often workers may die before the job ends.")
 
 
 class Publish(_Strict):
@@ -217,6 +243,7 @@ class JobSpec(_Strict):
     )
     keep_scratch: Flag = Field(default=True, description="Keep the working arrays once the result is published.")
     publish: Annotated[Publish, Mapped] = Field(default=Publish(), description="How the result is cut into files.")
+    cluster: Annotated[ClusterSpec, Mapped] = Field(default=ClusterSpec(), description="Workers beside this process.")
     max_memory: Bytes | None = Field(
         default=None, description="Refuse a job whose bill is higher: bytes, or a text such as 4GB or 512MiB."
     )
@@ -233,6 +260,8 @@ class JobSpec(_Strict):
             raise at_key("mask", "the task has inpaint, which needs the image of what is missing: name its file")
         if measurement.mask is MaskSite.NONE and self.mask is not None:
             raise at_key("mask", "the task has no inpaint that would use it: add inpaint to the task, or drop the mask")
+        if self.cluster.address is not None and self.cluster.workers is None:
+            raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
         if self.bands is not None and not measurement.gray:
             raise at_key("bands", "only colorize adds bands, and the task has none: leave bands out")
         self._sampler_suits(measurement)
@@ -278,6 +307,14 @@ class JobSpec(_Strict):
         return Guidance(told.classifier, self._label, told.scale)
 
     @property
+    def crew(self) -> CrewSpec:
+        """The workers that are asked for."""
+        told = self.cluster
+        count = told.workers or 1
+        cpus = max(1, len(os.sched_getaffinity(0)) // count) if told.cpus is None else told.cpus
+        return CrewSpec(count, cpus, told.gpus, told.address, told.patience, told.capacity, told.restarts)
+
+    @property
     def quirks(self) -> Parity:
         """The published programs' behaviour that is asked for."""
         return Parity(**self.parity.model_dump())
@@ -306,6 +343,17 @@ def from_options(options: Mapping[str, object]) -> JobSpec:
     """The job of a command line: keys as in a job file, None for what was not given."""
     given = {key: value for key, value in options.items() if value is not None}
     return _job(given, base=path.abspath("."), named=lambda key: "--" + re.sub("[._]", "-", key))
+
+
+def with_cluster(spec: JobSpec, given: Mapping[str, object]) -> JobSpec:
+    """A job with other workers, by the options of a command line."""
+    try:
+        cluster = ClusterSpec.model_validate({**spec.cluster.model_dump(), **given})
+    except ValidationError as error:
+        raise refusal(error, ClusterSpec, lambda key: f"--cluster-{key}") from None
+    if cluster.address is not None and cluster.workers is None:
+        raise InputError("--cluster-workers is missing, and --cluster-address names a cluster for them: say how many")
+    return spec.model_copy(update={"cluster": cluster})
 
 
 def _job(content: Mapping[str, object], *, base: str, named: Callable[[str], str]) -> JobSpec:

@@ -23,7 +23,7 @@ from tests.pipeline import (
 )
 from tileloom.cluster.executor import ImageRun, LocalExecutor
 from tileloom.cluster.worker import Worker
-from tileloom.jobs import run
+from tileloom.jobs import phases, run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.state import tile_states
 from tileloom.tiling.errors import TileFailed
@@ -55,7 +55,7 @@ def reference(request, tmp_path_factory):
 
 
 def _run_in_order(spec, policy, monkeypatch):
-    monkeypatch.setitem(run.POLICIES, "critical-path", policy)
+    monkeypatch.setitem(phases.POLICIES, "critical-path", policy)
     restore(spec)
 
 

@@ -1,0 +1,256 @@
+"""The actors of a job on a Ray cluster: started, heard, watched over and replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from math import ceil
+from socket import create_connection
+from time import monotonic
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from ..tiling.access import ImagePlan
+from ..tiling.errors import InputError, TileloomError
+from ..tiling.frontier import Item
+from .executor import CrewSpec, Description, WorkFor
+from .tile_actor import RemoteTileActor
+from .worker import Usage
+
+# Seconds after which whoever listens looks up although nothing was heard.
+TICK = 0.5
+# Calls that one look hears at most.
+_MANY = 64
+# Seconds without any worker after which that is said, and then again.
+_QUIET = 10.0
+# Seconds in which a cluster has to answer at all.
+_ANSWER = 10.0
+# Both are read when torch loads, which is once an actor unpickles what makes its work.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(eq=False)
+class Hand:
+    """An actor and what it was given: tiles, and calls by method and the moment they were made."""
+
+    name: str
+    actor: Any
+    calls: dict[Any, tuple[str, float]] = field(default_factory=dict)
+    held: set[Item] = field(default_factory=set)
+    usage: Usage = field(default_factory=Usage)
+    node: str = ""
+    slots: int = 0
+    opened: bool = False
+    heard: float = 0.0
+
+    def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  Ray's own type has no name
+        """Start a call; what it comes to is heard later."""
+        made = getattr(self.actor, method).remote(*arguments)
+        self.calls[made] = method, monotonic()
+        return made
+
+    def under_way(self, method: str) -> int:
+        """Calls of a method that have not come back."""
+        return sum(called == method for called, _ in self.calls.values())
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a call came to."""
+
+    hand: Hand
+    call: Any
+    told: Any
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An actor that is gone with its calls; ``alone``: it died by itself, not with its node."""
+
+    hand: Hand
+    alone: bool
+    reason: str
+
+
+class Crew:
+    """As many actors as a job asks for, as far as the cluster has room; all of one numeric class and batch."""
+
+    description: Description
+
+    def __init__(self, work_for: WorkFor, spec: CrewSpec, *, say: Callable[[str], None]) -> None:
+        """Connect, start one worker, and with the batch that it has the others."""
+        self._spec, self._say = spec, say
+        self._numbers = count(1)
+        self._deaths = 0
+        self._images: tuple[Mapping[int, ImagePlan], bytes] | None = None
+        self._manned = self._said = monotonic()
+        self.gone = Usage()
+        self.hands: list[Hand] = []
+        self._started = _connect(spec)
+        try:
+            self._size, self._make_work = 1, work_for(None)
+            while not any(hand.slots for hand in self.hands):
+                list(self.listen())
+            self._size, self._make_work = spec.workers, work_for(self.description.batch)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the actors, and Ray if it was started for this job."""
+        for hand in self.hands:
+            ray.kill(hand.actor)
+        if self._started:
+            ray.shutdown()
+
+    @property
+    def ready(self) -> list[Hand]:
+        """The hands that know the images and can be given work."""
+        return [hand for hand in self.hands if hand.opened]
+
+    def open(self, images: Mapping[int, ImagePlan], settings: bytes) -> None:
+        """Tell every hand, and those to come, of the images."""
+        self._images = images, settings
+        for hand in self.hands:
+            if hand.slots:
+                hand.opened = False
+                hand.call("open", images, settings)
+
+    def listen(self) -> Iterator[Heard | Lost]:
+        """What calls have come to since, and who was lost; whoever was lost is replaced."""
+        while len(self.hands) < self._size:
+            self.hands.append(self._hired())
+        calls = {call: hand for hand in self.hands for call in hand.calls}
+        done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK)
+        if done:
+            done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
+        for call in done:
+            if calls[call] in self.hands:
+                yield from self._heard(calls[call], call)
+        for hand in list(self.hands):
+            if self._overdue(hand):
+                yield self._lose(hand, f"a call took more than {self._spec.patience:g} s")
+        self._wait_for_capacity()
+
+    def _hired(self) -> Hand:
+        spec = self._spec
+        needs = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": _ENVIRONMENT}}
+        actor = RemoteTileActor.options(**needs).remote(self._make_work)
+        hand = Hand(f"worker {next(self._numbers)}", actor)
+        hand.call("load")
+        return hand
+
+    def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
+        method, _ = hand.calls[call]
+        hand.heard = monotonic()
+        try:
+            told = ray.get(call)
+        except RayTaskError as error:
+            raise _own(error, hand) from error
+        except RayError as error:
+            # The call stays among the hand's, so that whoever hears of the loss knows what was lost.
+            yield self._lose(hand, " ".join(str(error).split()))
+            return
+        del hand.calls[call]
+        if method == "load":
+            self._loaded(hand, *told)
+        elif method == "open":
+            hand.opened = True
+        elif method != "give":
+            yield Heard(hand, call, told)
+
+    def _loaded(self, hand: Hand, node: str, description: Description) -> None:
+        """A worker has its network: the first one says what all must be, the others must be so."""
+        if not hasattr(self, "description"):
+            self.description = description
+        differences = _differences(self.description.numeric_class, description.numeric_class)
+        if differences:
+            raise TileloomError(
+                f"{hand.name} on node {node[:8]} computes otherwise than the others ({differences}), and bytes would "
+                "depend on who does what: give the job workers of one kind"
+            )
+        hand.node, hand.slots = node, description.slots
+        if self._images:
+            hand.call("open", *self._images)
+
+    def _overdue(self, hand: Hand) -> bool:
+        """Whether a call takes longer than any may; a worker that waits for a place on the cluster is none of these."""
+        calls = [made for method, made in hand.calls.values() if method != "load"]
+        return bool(calls) and monotonic() - max(hand.heard, min(calls)) > self._spec.patience
+
+    def _lose(self, hand: Hand, reason: str) -> Lost:
+        """Strike a hand off; one that died by itself counts as a death."""
+        self.hands.remove(hand)
+        self.gone += hand.usage
+        ray.kill(hand.actor)
+        up = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        alone = not hand.node or hand.node in up
+        self._deaths += alone
+        if self._deaths > self._spec.restarts:
+            raise TileloomError(
+                f"workers died {self._deaths} times, which is more than restarts allows ({self._spec.restarts}); "
+                f"the last one: {reason}"
+            )
+        self._say(f"{hand.name} was lost {'' if alone else 'with its node '}and is replaced: {reason}")
+        return Lost(hand, alone, reason)
+
+    def _wait_for_capacity(self) -> None:
+        """Say that nobody works, and after a while give up."""
+        now = monotonic()
+        if any(hand.slots for hand in self.hands):
+            self._manned = self._said = now
+        elif now - self._manned > self._spec.capacity:
+            raise TileloomError(f"no worker could be had for {self._spec.capacity:g} s: {self._lacks()}")
+        elif now - self._said > _QUIET:
+            self._said = now
+            self._say(f"waiting for a worker: {self._lacks()}")
+
+    def _lacks(self) -> str:
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return (
+            f"each needs {self._spec.cpus:g} CPUs and {self._spec.gpus:g} GPUs, the cluster has "
+            f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all"
+        )
+
+
+def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """What a worker has otherwise, in words."""
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name}: {theirs.get(name)} in place of {ours.get(name)}" for name in names)
+
+
+def _connect(spec: CrewSpec) -> bool:
+    """Join the cluster, or start one on this machine; whether this process was not connected before."""
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if spec.address is None:
+        cpus, gpus = ceil(spec.cpus * spec.workers), ceil(spec.gpus * spec.workers)
+        ray.init("local", num_cpus=max(1, cpus), num_gpus=gpus, include_dashboard=False, **quiet)
+        return True
+    try:
+        _refuse_silence(spec.address)
+        ray.init(spec.address, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"the cluster at {spec.address} cannot be reached ({why}): check the address") from None
+    return True
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would try again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        with create_connection((host, int(port)), timeout=_ANSWER):
+            pass
+
+
+def _own(error: RayTaskError, hand: Hand) -> BaseException:
+    """What was raised on the worker, as it was raised there."""
+    cause = error.cause
+    if isinstance(cause, TileloomError | OSError):
+        return cause
+    return TileloomError(f"{hand.name} failed: {type(cause).__name__}: {cause}")

@@ -1,0 +1,258 @@
+"""Workers on Ray: the bytes of one process whatever their number, and whatever becomes of them on the way."""
+
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from benchmarks._image import make_image
+from tests.stubwork import Faults, StubFactory
+from tileloom.cluster.crew import Lost
+from tileloom.cluster.executor import CrewSpec, ImageRun, LocalExecutor
+from tileloom.cluster.ray_executor import RayExecutor
+from tileloom.cluster.worker import Worker
+from tileloom.tiling.errors import TileloomError
+from tileloom.tiling.frontier import Frontier, OnError
+from tileloom.tiling.grid import Grid
+from tileloom.tiling.ledger import Ledger, Status
+
+TILE, BANDS = 16, 2
+SHAPE = (BANDS, TILE, TILE)
+GRIDS = [Grid(TILE + 12 * 3, TILE + 12 * 4, TILE, 12, 2), Grid(TILE + 12 * 2, TILE + 12 * 2, TILE, 12, 2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for all tests of this module: with more cores than there are, since stubs only sleep."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=8, num_gpus=0, object_store_memory=100_000_000, **quiet)
+    yield
+    ray.shutdown()
+
+
+@dataclass
+class Woven:
+    """A run of two images: where it worked, what it committed, what was said, and who was struck."""
+
+    folder: Path
+    report: object
+    said: list
+    faults: Faults
+    ledgers: list = field(default_factory=list)
+
+    @property
+    def entries(self):
+        return [{entry.tile: entry for entry in ledger.entries()} for ledger in self.ledgers]
+
+    @property
+    def chunks(self):
+        """Every chunk of every canvas, by its place."""
+        files = [file for file in self.folder.glob("*/work/canvas-*/c/**/*") if file.is_file()]
+        return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
+
+
+def woven(folder, executor_of, *, faults=(), always=(), pause=0.0, retries=2, **settings):
+    """Weave both images; ``faults`` strike once, ``always`` each time."""
+    folder.mkdir()
+    (folder / "faults").mkdir()
+    planned = Faults(folder / "faults")
+    for name in faults:
+        planned.plan(name)
+    for name in always:
+        planned.plan(name, once=False)
+    images = {at: make_image(folder / str(at), grid, bands=BANDS, chunk=32) for at, grid in enumerate(GRIDS)}
+    said = []
+    factory = StubFactory(SHAPE, folder / "faults", pause=pause)
+    with executor_of(factory, said.append, **settings) as executor:
+        executor.open(images, settings=b"job")
+        if isinstance(executor, RayExecutor):
+            # Stubs are so quick that the first worker would be through before the others have come.
+            all_present(executor, settings.get("workers", 2))
+        frontier = Frontier(retries=retries, on_error=OnError.DEGRADE)
+        runs = {}
+        for at, image in images.items():
+            frontier.add(f"image {at}", image.plan, state=np.zeros(image.plan.count, np.uint8))
+            runs[at] = ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))
+        report = executor.run(frontier, runs, on_reports=lambda reports: None)
+        assert all(frontier.finished(at) for at in images)
+    return Woven(folder, report, said, planned, [run.ledger for run in runs.values()])
+
+
+def all_present(executor, workers):
+    """Listen until all workers know the images; what one could be told meanwhile is of no account yet."""
+    while len(executor._crew.ready) < workers:
+        assert all(isinstance(event, Lost) for event in executor._crew.listen())
+
+
+class Here(LocalExecutor):
+    """The executor in this process, as a context like the other."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def here(factory, say):
+    return Here(Worker(factory))
+
+
+def on_ray(factory, say, *, workers=2, **more):
+    spec = CrewSpec(**{"workers": workers, "cpus": 0.5, "patience": 60, "capacity": 60, **more})
+    return RayExecutor(lambda batch: factory, spec, say=say)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The run in one process."""
+    return woven(tmp_path_factory.mktemp("here") / "run", here)
+
+
+def assert_same(run, expected):
+    assert run.chunks == expected.chunks
+    assert run.entries == expected.entries
+    assert [len(entries) for entries in run.entries] == [grid.count for grid in GRIDS]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, expected, workers):
+    run = woven(tmp_path / "run", on_ray, workers=workers)
+    assert_same(run, expected)
+    pids = set((run.folder / "faults" / "finished").read_text().split())
+    assert min(workers, 2) <= len(pids) <= workers
+    assert str(os.getpid()) not in pids
+    assert run.said == []
+    assert run.report.done == sum(grid.count for grid in GRIDS)
+
+
+KILLS = {
+    "while loading": "kill-load",
+    "in a batch": "kill-0-1-1",
+    "at the first tile": "kill-0-0-0",
+    "between a chunk and its report": "kill-written-1-2",
+}
+
+
+@pytest.mark.parametrize("fault", KILLS.values(), ids=KILLS)
+def test_a_killed_worker_is_replaced_and_changes_no_byte(tmp_path, expected, fault):
+    run = woven(tmp_path / "run", on_ray, faults=[fault])
+    assert run.faults.struck == [fault]
+    assert len([line for line in run.said if "was lost and is replaced" in line]) == 1
+    assert_same(run, expected)
+
+
+def test_a_worker_killed_while_idle_is_replaced(tmp_path, expected):
+    said = []
+
+    def killed(factory, say):
+        executor = on_ray(factory, said.append)
+        pids = (factory.faults / "pids").read_text().split()
+        os.kill(int(pids[0]), signal.SIGKILL)
+        return executor
+
+    run = woven(tmp_path / "run", killed)
+    assert any("was lost and is replaced" in line for line in said)
+    assert_same(run, expected)
+
+
+def test_a_call_that_never_returns_is_ended(tmp_path, expected):
+    run = woven(tmp_path / "run", on_ray, faults=["hang-0-1-2"], patience=2)
+    assert run.faults.struck == ["hang-0-1-2"]
+    assert any("a call took more than 2 s" in line for line in run.said)
+    assert_same(run, expected)
+
+
+def test_a_tile_that_kills_every_worker_is_given_up_alone(tmp_path, expected):
+    """Of the images' tiles at this place both are deadly; all others are restored."""
+    run = woven(tmp_path / "run", on_ray, always=["kill-0-2-2"], retries=1)
+    guilty = [grid_tile(at, 2, 2) for at in range(len(GRIDS))]
+    for entries, tile in zip(run.entries, guilty, strict=True):
+        given_up = [entry for entry in entries.values() if entry.status is Status.DEGRADED]
+        assert [entry.tile for entry in given_up] == [tile]
+        assert "its worker died of it, alone" in given_up[0].reason
+    assert run.report.degraded == len(GRIDS)
+    for entries, others, tile in zip(run.entries, expected.entries, guilty, strict=True):
+        # Only tiles that would have taken pixels of the guilty one are other ones.
+        changed = [at for at in entries if entries[at].output != others[at].output]
+        assert min(changed) == tile
+    # At most two deaths in company each, then one for each try alone.
+    assert 4 <= len(run.faults.struck) <= 8
+
+
+def grid_tile(image, row, col):
+    return row * GRIDS[image].cols.count + col
+
+
+def test_a_tile_that_fails_by_itself_is_tried_again_as_in_one_process(tmp_path, expected):
+    run = woven(tmp_path / "run", on_ray, faults=["fail-0-1-1"])
+    assert run.faults.struck == ["fail-0-1-1"]
+    assert run.report.failures == 1
+    assert_same(run, expected)
+
+
+def test_workers_may_not_die_for_ever(tmp_path):
+    with pytest.raises(
+        TileloomError, match=r"workers died 3 times, which is more than restarts allows \(2\); the last"
+    ):
+        woven(tmp_path / "run", on_ray, always=["kill-0-0-0"], restarts=2)
+
+
+def test_a_worker_that_computes_otherwise_is_refused(tmp_path):
+    def odd(factory, say):
+        executor = on_ray(factory, say)
+        Faults(factory.faults).plan("odd-class")
+        os.kill(int((factory.faults / "pids").read_text().split()[0]), signal.SIGKILL)
+        return executor
+
+    words = r"worker \d on node \w{8} computes otherwise than the others \(kind: odd in place of even\)"
+    with pytest.raises(TileloomError, match=words):
+        woven(tmp_path / "run", odd)
+
+
+def test_a_cluster_without_room_is_waited_for_so_long(tmp_path):
+    words = r"no worker could be had for 2 s: each needs 64 CPUs and 0 GPUs, the cluster has 8 CPUs and 0 GPUs in all"
+    with pytest.raises(TileloomError, match=words):
+        woven(tmp_path / "run", on_ray, cpus=64, capacity=2)
+
+
+def test_an_error_that_is_no_tiles_fault_is_raised_as_it_was(tmp_path):
+    def missing(factory, say):
+        executor = on_ray(factory, say)
+        (factory.faults.parent / "0" / "input.zarr" / "zarr.json").unlink()
+        return executor
+
+    with pytest.raises(TileloomError) as said:
+        woven(tmp_path / "run", missing)
+    assert "input.zarr" in str(said.value)
+    assert "Traceback" not in str(said.value)
+
+
+def test_chores_come_back_in_order_although_a_worker_dies(tmp_path):
+    (tmp_path / "faults").mkdir()
+    image = make_image(tmp_path / "image", GRIDS[0], bands=BANDS, chunk=32)
+    faults = Faults(tmp_path / "faults")
+    with on_ray(StubFactory(SHAPE, tmp_path / "faults"), lambda text: None) as executor:
+        executor.open({0: image}, settings=b"")
+        faults.plan("kill-chore")
+        chores = [Chore(number, tmp_path / "faults") for number in range(20)]
+        assert list(executor.each(0, chores)) == [(number, "image") for number in range(20)]
+        assert list(executor.each(0, [])) == []
+    assert faults.struck == ["kill-chore"]
+
+
+@dataclass(frozen=True)
+class Chore:
+    """A task that tells its number and the image's name; one of them dies once."""
+
+    number: int
+    folder: Path
+
+    def __call__(self, access):
+        if self.number == 7 and Faults(self.folder).due("kill-chore"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.number, access.image.name

@@ -1,0 +1,141 @@
+"""Jobs on workers: from the command line to the bytes, through a worker's death, and what is refused."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from tests import nets
+from tests.commandline import tileloom, written
+from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
+from tileloom.jobs.progress import Silent
+from tileloom.jobs.run import run_job
+from tileloom.tiling.errors import InputError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A job of two levels, run in one process."""
+    folder = tmp_path_factory.mktemp("reference")
+    y = measure(scene(3, 64, 80), "sr:4").astype(np.float32)
+    spec = job(folder, y, task="sr:4", range=[-1, 1], stride=8, guard=4, batch=2, levels=2)
+    restore(spec)
+    return spec
+
+
+@pytest.fixture
+def moved(reference, tmp_path):
+    """The same job with two workers and another output."""
+    cluster = reference.cluster.model_copy(update={"workers": 2, "cpus": 1.0})
+    return beside(reference, tmp_path).model_copy(update={"cluster": cluster})
+
+
+class Listening(Silent):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def test_a_job_starts_its_own_cluster_and_leaves_none(reference, tmp_path, capfd):
+    keys = beside(reference, tmp_path).model_dump(mode="json", exclude_none=True, exclude={"cluster"})
+    ran = tileloom(capfd, "run", written(tmp_path, **keys), "--cluster-workers", 2, "--json")
+    assert ran.code == 0
+    assert ran.json["done"] > 20
+    assert ran.json["network_calls"] == ran.json["done"] * ran.json["calls_per_tile"]
+    assert not ray.is_initialized()
+    assert_same_bytes(beside(reference, tmp_path), reference)
+    kept = json.loads((tmp_path / "out.zarr" / ".tileloom" / "job.json").read_text())
+    assert kept["spec"]["cluster"]["workers"] == 2
+
+
+def test_a_worker_of_a_real_engine_is_killed_on_the_way(moved, reference):
+    """The first of its processes that loads the network, once tiles come back."""
+    watcher, struck = Listening(), []
+
+    def strike(reports):
+        if reports and not struck:
+            workers = [pid for pid in children() if b"TileActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            struck.extend(workers[:1])
+            for pid in struck:
+                os.kill(pid, signal.SIGKILL)
+
+    run_job(moved, watcher, on_reports=strike)
+    assert struck
+    assert any("was lost and is replaced" in line for line in watcher.said)
+    assert_same_bytes(moved, reference)
+
+
+def children():
+    """Every process that descends from this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().rpartition(")")
+        except OSError:
+            continue
+        parents[int(name.split()[0])] = int(rest.split()[1])
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sorted(ours - {os.getpid()})
+
+
+def test_a_job_begun_here_goes_on_there(moved, reference, monkeypatch):
+    def stop(reports):
+        if sum(map(len, seen)) > 10:
+            raise KeyboardInterrupt
+        seen.append(reports)
+
+    seen = []
+    alone = moved.model_copy(update={"cluster": reference.cluster})
+    with pytest.raises(KeyboardInterrupt):
+        run_job(alone, Silent(), on_reports=stop)
+    summary = run_job(moved, Silent())
+    assert 0 < summary.report.done < sum(summary.bill.solve)
+    assert_same_bytes(moved, reference)
+
+
+def test_all_workers_have_the_batch_that_the_first_one_found(tmp_path):
+    y = measure(scene(3, 32, 48), "sr:2").astype(np.float32)
+    model = {"name": nets.weights(tmp_path)}
+    cluster = {"workers": 2, "cpus": 1}
+    spec = job(tmp_path, y, task="sr:2", range=[-1, 1], model=model, batch="auto", levels=1, cluster=cluster)
+    summary = run_job(spec, Silent())
+    assert summary.report.done == sum(summary.bill.solve)
+    np.testing.assert_allclose(result(spec).reshape(3, 16, 2, 24, 2).mean(axis=(2, 4)), y[:, :16, :24], atol=1e-5)
+
+
+def test_a_cluster_that_does_not_answer_is_refused_in_a_sentence(moved):
+    nowhere = moved.model_copy(update={"cluster": moved.cluster.model_copy(update={"address": "127.0.0.1:1"})})
+    words = r"the cluster at 127\.0\.0\.1:1 cannot be reached .*: check the address"
+    with pytest.raises(InputError, match=words) as said:
+        run_job(nowhere, Silent())
+    assert "\n" not in str(said.value)
+    assert not Path(nowhere.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--cluster-workers", "0"), "--cluster-workers must be a whole number from 1 up, not 0"),
+        (("--cluster-address", "auto"), "--cluster-workers is missing, and --cluster-address names a cluster"),
+        (("--cluster-gpus", "-1"), "--cluster-gpus must be a number from 0 up"),
+        (("--cluster-patience", "never"), "--cluster-patience must be a number above 0"),
+    ],
+)
+def test_workers_that_mean_nothing_are_refused(moved, tmp_path, capfd, words, says):
+    keys = moved.model_dump(mode="json", exclude_none=True, exclude={"cluster"})
+    ran = tileloom(capfd, "run", written(tmp_path, **keys), *words)
+    assert ran.code == 2
+    assert says in " ".join(ran.errors)
+    assert not Path(moved.output).exists()
