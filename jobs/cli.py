@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": ("commands_look:verify", "Read back all that was written and name what is damaged."),
     "models": ("commands_models:models", "List models, look into one, check it, convert weights."),
     "simulate": ("commands_look:simulate", "Say how long a job would take on a cluster."),
+    "cluster": ("commands_cluster:cluster", "Write the files that start a cluster."),
 }
 INTERRUPTED, TERMINATED = 130, 143
 

@@ -15,6 +15,7 @@ TORCH_FREE = (
     "tileloom",
     "tileloom.models.contract",
     "tileloom.models.kinds",
+    "tileloom.cluster.layout",
     "tileloom.jobs.spec",
     "tileloom.jobs.task",
 )
@@ -53,7 +54,7 @@ def test_a_breach_of_the_layers_would_be_found(tmp_path, monkeypatch):
     for name in ("", "tiling", "models", "cluster", "jobs"):
         (tmp_path / "tileloom" / name).mkdir()
         (tmp_path / "tileloom" / name / "__init__.py").touch()
-    for name in ("models/contract.py", "models/kinds.py", "jobs/spec.py"):
+    for name in ("models/contract.py", "models/kinds.py", "cluster/layout.py", "jobs/spec.py"):
         (tmp_path / "tileloom" / name).touch()
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     command = [
@@ -75,6 +76,7 @@ def test_a_breach_of_the_layers_would_be_found(tmp_path, monkeypatch):
         "models/far.py": "import ray",
         "cluster/show.py": "import rich",
         "models/contract.py": "import torch",
+        "cluster/layout.py": "import ray",
     }.items():
         (tmp_path / "tileloom" / module).write_text(line)
         assert lint() == 1, module
