@@ -135,6 +135,8 @@ def _values(layout: Layout) -> dict[str, str]:
         "least": str(least),
         "most": str(most),
         "gpus": str(layout.gpus),
+        "gpu": str(min(1, layout.gpus)),
+        "processes": str(max(1, most) * max(1, layout.gpus)),
         "gpu_option": "--gpus=all" if layout.gpus else "",
         "cpus": str(_cpus(layout)),
         "memory": str(GIB_A_GPU * max(1, layout.gpus)),

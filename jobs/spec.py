@@ -148,7 +148,7 @@ class ClusterSpec(_Strict):
         default=None, description="The Ray cluster of the workers; if left out, one is started here for the job alone."
     )
     cpus: Share | None = Field(
-        default=None, description="Cores of each worker; if left out, an even share of this machine's."
+        default=None, description="Cores of each worker; if left out, an even share of this machine's, 1 on a cluster."
     )
     gpus: Share = Field(default=0.0, description="Accelerators of each worker, 0.5 for half of one.")
     patience: Positive = Field(
@@ -311,7 +311,8 @@ class JobSpec(_Strict):
         """The workers that are asked for."""
         told = self.cluster
         count = told.workers or 1
-        cpus = max(1, len(os.sched_getaffinity(0)) // count) if told.cpus is None else told.cpus
+        here = max(1, len(os.sched_getaffinity(0)) // count) if told.address is None else 1
+        cpus = here if told.cpus is None else told.cpus
         return CrewSpec(count, cpus, told.gpus, told.address, told.patience, told.capacity, told.restarts)
 
     @property

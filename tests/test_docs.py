@@ -49,7 +49,7 @@ def test_the_plugin_of_the_page_restores(plugin, tmp_path, capfd):
 def test_the_page_lists_every_option_of_a_program(tmp_path):
     listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", PAGE.partition("## Programs")[2], flags=re.MULTILINE)
     assert [name for row in listed for name in re.findall(r"\w+", row)] == list(OPTIONS)
-    (example,) = blocks("yaml")
+    *_, example = blocks("yaml")
     (tmp_path / "job.yaml").write_text(f"input: a\noutput: b\ntask: sr:2\n{example}")
     options = dict(load_job(tmp_path / "job.yaml").model)
     program_options(options.pop("name"), options)

@@ -17,7 +17,7 @@ from tileloom.tiling.errors import InputError
 from tileloom.tiling.measurement import MaskSite, Measurement
 
 PLAIN = {"input": "scene.tif", "output": "out.zarr", "task": "sr:4"}
-NESTED = ("travel", "publish", "guidance", "parity")
+NESTED = ("travel", "publish", "guidance", "parity", "cluster")
 
 
 def written(tmp_path, content, name="job.yaml"):
@@ -160,6 +160,10 @@ def test_every_key_can_be_set(tmp_path):
         "priority": "oldest",
         "keep_scratch": False,
         "publish": {"chunk": 64, "shard": 256},
+        "cluster": {
+            **{"workers": 4, "address": "auto", "cpus": 2, "gpus": 0.5},
+            **{"patience": 60, "capacity": 30, "restarts": 3},
+        },
         "max_memory": "1.5GiB",
     }
     assert set(keys) == set(JobSpec.model_fields)
