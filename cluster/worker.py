@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
-from ..tiling.errors import TileFailed, TileloomError
+from ..tiling.errors import OutOfMemory, TileFailed, TileloomError, lacks_memory
 from ..tiling.work import Floats, TileWork
 
 S = TypeVar("S")
@@ -21,8 +21,6 @@ Made = TypeVar("Made")
 CACHE_BYTES = 64 * 2**20
 """Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
 _NO_IMAGES: Mapping[int, ImagePlan] = MappingProxyType({})
-# Torch's own error is known by its name, as this layer does not load torch; on a CPU it is a mere RuntimeError.
-_NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,9 @@ class Worker(Generic[S]):
         self._cache_bytes = cache_bytes
         self._flights: list[_Flight[S]] = []
         self._waiting: deque[Ticket] = deque()
-        self.open(images, settings=settings)
+        self._plans: dict[int, ImagePlan] = {}
+        if images:
+            self.open(images, settings=settings)
 
     def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
         """Open the images; ``settings`` is what else decides a tile's bytes."""
@@ -230,17 +230,17 @@ class Worker(Generic[S]):
         try:
             return call(given)
         except Exception as error:
-            if not _lacks_memory(error):
+            if not lacks_memory(error):
                 raise
         # Out of the handler: the error's traceback would keep the arrays of the failed call.
         try:
             self._open()
             return call(given)
         except Exception as error:
-            if not _lacks_memory(error):
+            if not lacks_memory(error):
                 raise
             tiles = f"{len(self._flights)} tiles" if len(self._flights) > 1 else "1 tile"
-            raise TileloomError(
+            raise OutOfMemory(
                 f"out of memory with batches of {'x'.join(map(str, self.work.batch_shape))} and {tiles} in flight: "
                 "lower batch or lanes, or choose a smaller tile"
             ) from error
@@ -248,9 +248,3 @@ class Worker(Generic[S]):
     @staticmethod
     def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
         return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
-
-
-def _lacks_memory(error: Exception) -> bool:
-    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-    return isinstance(error, MemoryError) or named or told

@@ -110,17 +110,26 @@ def affordable_memory(max_memory: int | None) -> int | None:
     return _available_memory() if max_memory is None else max_memory
 
 
-def refuse_unaffordable(bill: Bill, output: Path, *, max_memory: int | None, device_memory: int | None = None) -> None:
-    """One sentence for a job that needs more memory or disk than there is, or may not write where it should."""
+def refuse_unaffordable(
+    bill: Bill,
+    output: Path,
+    *,
+    max_memory: int | None,
+    available: int | None = None,
+    device_memory: int | None = None,
+) -> None:
+    """One sentence for a job that needs more memory or disk than there is, or may not write where it should.
+
+    ``available`` is what there was before the job took any of it, None to ask now.
+    """
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output} cannot be written: {existing} is no folder that this user may write to")
-    memory = affordable_memory(max_memory)
+    memory = affordable_memory(max_memory) if available is None else available
     if memory is not None and bill.memory_bytes > memory:
-        limit = "is available" if max_memory is None else "max_memory allows"
+        limit = f"{gigabytes(memory)} can be had" if max_memory is None else f"max_memory allows {gigabytes(memory)}"
         raise InputError(
-            f"this job needs about {gigabytes(bill.memory_bytes)} of memory and {limit} {gigabytes(memory)}: "
-            "lower batch, lanes or tile"
+            f"this job needs about {gigabytes(bill.memory_bytes)} of memory and {limit}: lower batch, lanes or tile"
         )
     if device_memory is not None and bill.device_bytes > device_memory:
         raise InputError(

@@ -85,6 +85,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         batch=batch,
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
+        side_by_side=-(-int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
@@ -125,14 +126,14 @@ def run_job(
 
     ``on_reports`` is told of every settled tile. ``trusted``: a model that is code may be run.
     """
-    began = perf_counter()
+    began, available = perf_counter(), affordable_memory(spec.max_memory)
     compiled = compile_job(spec, trusted=trusted)
     output = Path(spec.output)
     if JobState.load(output) is None:
         full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
     with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
-        return _run(compiled, executor, watcher, redo, on_reports, began)
+        return _run(compiled, executor, watcher, redo, on_reports, began=began, available=available)
 
 
 @contextmanager
@@ -152,7 +153,14 @@ def _executor(compiled: Compiled, stored: JobState | None, watcher: Watcher) -> 
 
 
 def _run(
-    compiled: Compiled, executor: Executor, watcher: Watcher, redo: Redo, on_reports: OnReports, began: float
+    compiled: Compiled,
+    executor: Executor,
+    watcher: Watcher,
+    redo: Redo,
+    on_reports: OnReports,
+    *,
+    began: float,
+    available: int | None,
 ) -> Summary:
     spec, output = compiled.spec, Path(compiled.spec.output)
     stored = JobState.load(output)
@@ -163,11 +171,11 @@ def _run(
         state.save()
         executor.open({0: compiled.image}, settings=settings_bytes(parts))
         bits = prepare(compiled.image, executor, state, watcher)
-        needs, own = executor.description.memory, executor.description.device_memory
+        needs, own = _workers_here(spec) * executor.description.memory, executor.description.device_memory
         solve = tiles_to_solve(bits, compiled.image.plan)
         bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, device_bytes=needs)
         if not state.begun:
-            refuse_unaffordable(bill, output, max_memory=spec.max_memory, device_memory=own)
+            refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
     ledger = state.ledger()
     report = restore(compiled, executor, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
     degraded = degraded_tiles(compiled.image.plan, ledger)
@@ -189,6 +197,11 @@ def _run(
     if not spec.keep_scratch and not degraded:
         state.drop_scratch(ledger)
     return summary
+
+
+def _workers_here(spec: JobSpec) -> int:
+    """Workers that share this machine's memory."""
+    return 0 if spec.cluster.address else spec.cluster.workers or 1
 
 
 def _batch(spec: JobSpec, stored: JobState | None) -> int | None:

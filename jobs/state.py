@@ -156,7 +156,7 @@ def only_run(output: Path) -> Iterator[None]:
         sweep(output)
         try:
             yield
-        except InputError:
+        except BaseException:
             if created and not (output / HIDDEN / "job.json").exists():
                 shutil.rmtree(created[-1], ignore_errors=True)
             raise

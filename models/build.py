@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
 from .contract import Model, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
@@ -55,9 +56,9 @@ class EngineFactory:
     """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options.
 
     ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
-    machine's memory (None: no limit). ``jumps`` are parameters of
-    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
-    ``trusted``: a model that is code may be run.
+    machine's memory (None: no limit) and for no more tiles than can ever run ``side_by_side``. ``jumps`` are
+    parameters of :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the
+    sampler's own. ``trusted``: a model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -70,6 +71,7 @@ class EngineFactory:
     batch: int | None = 1
     lanes: int | None = 1
     affordable: int | None = None
+    side_by_side: int | None = None
     levels: int = 1
     factor: int = 2
     sampler: Sampler = "ddnm"
@@ -86,31 +88,42 @@ class EngineFactory:
         denoiser, solver = self._denoiser(device), self.solver(device)
         fewest, most = contract.batch_limits
 
-        def make(batch: int, lanes: int) -> Engine:
-            return Engine(
-                denoiser,
-                solver,
-                tile=(self.tile, self.tile),
-                bands=self.bands,
-                batch=batch,
-                lanes=lanes,
-                levels=self.levels,
-            )
+        own = own_memory(device)
+        limit = self.affordable if own is None else own
 
-        def affordable(batch: int, lanes: int) -> bool:
-            if most is not None and batch > most:
-                return False
-            own = own_memory(device)
-            limit = self.affordable if own is None else own
+        def make(batch: int, lanes: int) -> Engine:
+            return self._engine(denoiser, solver, batch, lanes)
+
+        def needs(batch: int, lanes: int) -> int:
             shape = (batch, self.bands, self.tile, self.tile)
-            return limit is None or memory_of(denoiser, shape, lanes=lanes, states=batch * lanes) <= limit
+            return memory_of(denoiser, shape, lanes=lanes, states=batch * lanes)
+
+        def worthwhile(batch: int, lanes: int) -> bool:
+            idle = self.side_by_side is not None and batch > 1 and batch * lanes > self.side_by_side
+            return not idle and (most is None or batch <= most) and (limit is None or needs(batch, lanes) <= limit)
 
         batch = self.batch or (fewest if fewest > 1 else None)
         if contract.batches:
-            found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, affordable=affordable)
+            found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, worthwhile=worthwhile)
         else:
             found = batch or 1, self.lanes or most_lanes(device)
+        if limit is not None and needs(*found) > limit:
+            raise InputError(
+                f"batches of {found[0]} in {found[1]} lanes need about {needs(*found) / 1e9:.2f} GB of memory, and "
+                f"{max(0, limit) / 1e9:.2f} GB are left for them: lower batch, lanes or tile"
+            )
         return make(*found)
+
+    def _engine(self, denoiser: Denoiser, solver: Solver, batch: int, lanes: int) -> Engine:
+        tile = (self.tile, self.tile)
+        try:
+            return Engine(denoiser, solver, tile=tile, bands=self.bands, batch=batch, lanes=lanes, levels=self.levels)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            raise OutOfMemory(
+                f"out of memory with batches of {batch} in {lanes} lanes: lower batch, lanes or tile"
+            ) from error
 
     def solver(self, device: str) -> Solver:
         """What walks the job's tiles, its tensors on a device."""

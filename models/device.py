@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +11,12 @@ from pathlib import Path
 import torch
 
 CPU, CUDA = "cpu", "cuda"
+# What matrix libraries ask a processor for before they choose a kernel, and the variables that forbid them some of it.
+_UNITS = {
+    *("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni"),
+    *("amx_tile", "amx_bf16", "amx_fp16", "amx_int8"),
+}
+_CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE")
 
 
 def best_device() -> str:
@@ -38,7 +45,7 @@ def uncompiled() -> AbstractContextManager[object]:
 def device_class(device: str) -> dict[str, str]:
     """The device's model and instruction set."""
     if device == CPU:
-        return {"device": _cpu_model(), "instructions": torch.backends.cpu.get_cpu_capability()}
+        return {"device": _cpu_model(), "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *_units()])}
     major, minor = torch.cuda.get_device_capability(device)
     return {"device": torch.cuda.get_device_name(device), "instructions": f"sm_{major}{minor}"}
 
@@ -52,10 +59,24 @@ def own_memory(device: str) -> int | None:
 
 
 def _cpu_model() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name, family, model and stepping as the system tells them: in a cloud the name alone is vague."""
+    told = _cpu_facts()
+    numbers = [told[name] for name in ("cpu family", "model", "stepping") if name in told]
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return " ".join([name, *numbers])
+
+
+def _units() -> list[str]:
+    """What kernels are chosen by besides: units of the processor, and the environment's cap on them."""
+    flags = set(_cpu_facts().get("flags", "").split())
+    caps = [f"{name}={os.environ[name]}" for name in _CAPS if name in os.environ]
+    return [*sorted(flags.intersection(_UNITS)), *caps]
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What the system tells of its first processor."""
     listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not listing.exists():
+        return {}
+    lines = listing.read_text().partition("\n\n")[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

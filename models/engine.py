@@ -25,7 +25,7 @@ from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
 from .denoiser import Denoiser, networks_of
 from .device import device_class, fix_arithmetic, own_memory, uncompiled
-from .rows import dependent_row, layers_apart, run_apart, run_together
+from .rows import belongs, claim, dependent_row, layers_apart, run_apart, run_together
 from .solvers import Question, Solver, TileState
 
 _POSITION = struct.Struct("<I")
@@ -175,8 +175,8 @@ class Engine:
         return replace(state, x_CHW=torch.from_numpy(x_CHW).to(self._solver.device), position=position)
 
     def _sign(self, state: TileState, body: bytes) -> bytes:
-        belongs = f"{_FORMAT}|{self._denoiser.contract.name}|{state.origin}|".encode()
-        return blake2b(belongs + body, digest_size=_DIGEST).digest()
+        origin = f"{_FORMAT}|{self._denoiser.contract.name}|{state.origin}|{sorted(self.numeric_class.items())}|"
+        return blake2b(origin.encode() + body, digest_size=_DIGEST).digest()
 
     def _advance(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:
         """One forward pass in one lane; each tile's own arithmetic stays outside the batch."""
@@ -194,6 +194,11 @@ class Engine:
 
     def _forward(self, asked: Sequence[Question]) -> Tensor:
         """The network on windows in the first rows of a padded batch."""
+        if not all(belongs(network, self._owner) for network in networks_of(self._denoiser)):
+            raise TileloomError(
+                f"model {self._denoiser.contract.name} was settled for another engine's batches since: "
+                "load it once for each engine"
+            )
         padding = self._batch - len(asked)
         x_BCHW = torch.zeros(self.batch_shape, device=self._solver.device)
         for row, question in enumerate(asked):
@@ -211,6 +216,21 @@ class Engine:
             for row, (x_CHW, condition) in enumerate(zip(x_BCHW, told, strict=True))
         ]
 
+    def _check_answer(self, answer: Tensor) -> None:
+        """Refuse a network that answers with something else than it should, before a tile is spent on it."""
+        name, (batch, bands, *size) = self._denoiser.contract.name, self.batch_shape
+        parts = answer.shape[1] // bands if answer.ndim == len(self.batch_shape) else 0
+        if answer.dtype is not torch.float32 or answer.shape != (batch, parts * bands, *size) or not 1 <= parts <= 3:
+            shapes = ["x".join(map(str, shape)) for shape in (self.batch_shape, answer.shape)]
+            raise InputError(
+                f"model {name} was given {shapes[0]} and answers {shapes[1]} in {answer.dtype}: "
+                "mend it until `tileloom models check` takes it"
+            )
+        if not torch.isfinite(answer).all():
+            precision = self._denoiser.numerics.get("precision")
+            mend = "use precision bf16 or fp32" if precision == "fp16" else "its weights may be damaged"
+            raise TileloomError(f"model {name} answers with values that are not finite in {precision}: {mend}")
+
     @torch.inference_mode()
     def _settle_rows(self) -> None:
         """See that a row's bits do not depend on its slot, if need be by running some layers row by row."""
@@ -219,9 +239,12 @@ class Engine:
         def forward(order: Sequence[int]) -> Tensor:
             return self._forward([trial[row] for row in order])
 
+        self._owner = object()
         for network in networks:
+            claim(network, self._owner)
             run_together(network)
         with uncompiled():
+            self._check_answer(self._forward(trial))
             dependent = dependent_row(forward, self._batch)
             for network in networks if dependent is not None else ():
                 run_apart(network, partial(self._forward, trial))

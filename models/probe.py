@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
 
-import torch
-
+from ..tiling.errors import OutOfMemory
 from .device import CPU, uncompiled
 from .engine import DependentRows, Engine
 
@@ -23,9 +22,9 @@ MakeEngine = Callable[[int, int], Engine]
 
 
 def fastest_shape(
-    make: MakeEngine, *, batch: int | None, lanes: int | None, device: str, affordable: Callable[[int, int], bool]
+    make: MakeEngine, *, batch: int | None, lanes: int | None, device: str, worthwhile: Callable[[int, int], bool]
 ) -> tuple[int, int]:
-    """(batch, lanes), of which what is None is found; ``make`` and ``affordable`` take both.
+    """(batch, lanes), of which what is None is found; ``make`` and ``worthwhile`` take both.
 
     A shape whose rows depend on their slot is passed over. Networks run as they are, not compiled: to compile
     each shape would take longer than any of them saves.
@@ -35,11 +34,11 @@ def fastest_shape(
 
     @cache
     def rate(batch: int, lanes: int) -> float:
-        if not affordable(batch, lanes):
+        if not worthwhile(batch, lanes):
             return 0.0
         try:
             return make(batch, lanes).rate()
-        except (DependentRows, torch.OutOfMemoryError):
+        except (DependentRows, OutOfMemory):
             return 0.0
 
     with uncompiled():

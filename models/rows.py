@@ -12,6 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+_OWNER = "settled for"
+
 # Takes which rows to run, in this order, from the first slot on; returns what came out, slot by slot.
 Forward = Callable[[Sequence[int]], Tensor]
 
@@ -23,11 +25,23 @@ def dependent_row(forward: Forward, count: int) -> int | None:
     """
     rows = list(range(count))
     seen: dict[int, Tensor] = {}
-    for order in (rows, rows[::-1], rows[1:] + rows[:1], rows[: -(-count // 2)]):
+    # A single row has only itself to agree with.
+    arrangements = (rows, rows[::-1], rows[1:] + rows[:1], rows[: -(-count // 2)]) if count > 1 else (rows, rows)
+    for order in arrangements:
         for row, told_CHW in zip(order, forward(order), strict=False):
             if not torch.equal(seen.setdefault(row, told_CHW), told_CHW):
                 return row
     return None
+
+
+def claim(network: nn.Module, owner: object) -> None:
+    """Make a network somebody's: layers are settled for one shape of the batch, and so for one engine."""
+    vars(network)[_OWNER] = owner
+
+
+def belongs(network: nn.Module, owner: object) -> bool:
+    """Whether nobody has claimed a network since."""
+    return vars(network).get(_OWNER) is owner
 
 
 def layers_apart(network: nn.Module) -> int:

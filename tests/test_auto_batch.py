@@ -28,7 +28,7 @@ def trials(monkeypatch):
     """What a trial is to find; it keeps account of the trials that were made."""
     found, made = {"shape": (2, 1)}, []
 
-    def choose(make, *, batch, lanes, device, affordable):
+    def choose(make, *, batch, lanes, device, worthwhile):
         if batch is None:
             made.append(found["shape"])
         return batch or found["shape"][0], lanes or found["shape"][1]

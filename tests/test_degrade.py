@@ -13,7 +13,7 @@ from tileloom.jobs.look import Phase, job_status
 from tileloom.jobs.run import Redo
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.cache import ChunkCache
-from tileloom.tiling.errors import CorruptChunk, StoreError, TileFailed, TileloomError
+from tileloom.tiling.errors import CorruptChunk, OutOfMemory, StoreError, TileFailed, TileloomError
 
 HEIGHT, WIDTH = 48, 64
 HOLE = Box(2, 2, 46, 60)
@@ -120,7 +120,7 @@ def out_of_memory(spec, short, lack):
         faults.break_work(patch, short=short, lack=lack)
         with pytest.raises(TileloomError) as caught:
             faults.run(spec, into=outcomes)
-    assert type(caught.value) is TileloomError
+    assert type(caught.value) is OutOfMemory
     assert faults.those(outcomes, Outcome.FAILED) == set()
     assert job_status(faults.state_of(spec)).degraded == ()
     return str(caught.value)

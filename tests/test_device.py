@@ -1,5 +1,6 @@
 """The same on every device that torch finds here: noise to the bit, all samplers, tiles' bits in company."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,13 @@ def test_the_device_is_what_torch_finds():
         own = own_memory(device)
         assert own is None if device == CPU else 0 < own <= torch.cuda.get_device_properties(0).total_memory
     assert len({tuple(device_class(device).values()) for device in DEVICES}) == len(DEVICES)
+
+
+def test_what_forbids_instructions_is_part_of_the_class(monkeypatch):
+    """Kernels are chosen by units that a processor's name does not tell, and by what forbids them."""
+    before = device_class(CPU)["instructions"]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert device_class(CPU)["instructions"] == f"{before} ONEDNN_MAX_CPU_ISA=AVX2"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -181,6 +189,8 @@ def test_a_job_runs_on_the_device_and_its_result_names_it(tmp_path):
     pipeline.restore(spec)
     found = pipeline.result(spec)
     np.testing.assert_allclose(found.reshape(3, 16, 2, 20, 2).mean(axis=(2, 4)), y, atol=1e-5)
+    kept = json.loads((tmp_path / "out.zarr" / ".tileloom" / "job.json").read_text())["parts"]["numeric class"]
+    assert kept.items() >= device_class(best_device()).items()
     again = pipeline.beside(spec, tmp_path / "beside")
     pipeline.restore(again)
     pipeline.assert_same_bytes(again, spec)

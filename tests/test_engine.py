@@ -1,5 +1,6 @@
 """The engine: a tile's bits in any company, failures that stay alone, and what is refused."""
 
+import re
 from dataclasses import replace
 from itertools import count as naturals
 from random import Random
@@ -314,3 +315,18 @@ def test_a_tile_of_another_size_or_bands_is_refused():
         InputError, match=r"image scene-0, tile level 0 row 0 column 1: measurement is 1x4x4, must be 2x4x4"
     ):
         work.begin(tile(0, y=tile(0).y[:1]))
+
+
+ANSWERS = {
+    "a band too few": (lambda eps: eps[:, 1:], "was given 3x2x8x8 and answers 3x1x8x8 in torch.float32"),
+    "a row too few": (lambda eps: eps[1:], "and answers 2x2x8x8"),
+    "other pixels": (lambda eps: eps[..., 1:], "and answers 3x2x8x7"),
+    "other numbers": (lambda eps: eps.double(), "and answers 3x2x8x8 in torch.float64"),
+    "no numbers": (lambda eps: eps * torch.nan, "values that are not finite in fp32: its weights may be damaged"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "says"), ANSWERS.values(), ids=ANSWERS)
+def test_a_network_that_answers_with_something_else_is_refused_before_a_tile_is_spent(spoil, says):
+    with pytest.raises(TileloomError, match=re.escape(says)):
+        engine(Wrapped(lambda eps, *_: spoil(eps)))

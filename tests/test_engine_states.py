@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engines import CALLS, STEPS, Network, Wrapped, alone, engine, engine_of, gaussian
 from tests.tiles import BANDS, TILE, run, tile
+from tileloom.models.device import device_class
 from tileloom.models.schedule import schedule
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.errors import CorruptChunk
@@ -94,7 +95,7 @@ def test_the_numeric_class_names_what_bits_depend_on():
     found = engine(batch=3).numeric_class
     assert found.pop("device").strip()
     assert found == {
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": device_class("cpu")["instructions"],
         "torch": torch.__version__,
         "numpy": np.__version__,
         "precision": "fp32",

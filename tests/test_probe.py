@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from tests import nets
 from tests.nets import weights
@@ -11,7 +10,7 @@ from tileloom.models import probe
 from tileloom.models.build import EngineFactory
 from tileloom.models.engine import DependentRows
 from tileloom.models.probe import fastest_shape, most_lanes
-from tileloom.tiling.errors import TileloomError
+from tileloom.tiling.errors import InputError, OutOfMemory, TileloomError
 
 
 @dataclass
@@ -37,8 +36,8 @@ class Trials:
         return Timed(self.rates.get((batch, lanes), 1.0))
 
 
-def found(trials, *, batch=None, lanes=None, device="cpu", affordable=lambda batch, lanes: True):
-    return fastest_shape(trials, batch=batch, lanes=lanes, device=device, affordable=affordable)
+def found(trials, *, batch=None, lanes=None, device="cpu", worthwhile=lambda batch, lanes: True):
+    return fastest_shape(trials, batch=batch, lanes=lanes, device=device, worthwhile=worthwhile)
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +70,11 @@ def test_what_is_given_is_kept_and_not_tried_for():
 def test_what_does_not_fit_or_heeds_its_company_is_passed_over():
     rates = {(1, 4): 1, (2, 4): 2, (4, 4): 3, (8, 4): 4}
     trials = Trials(rates)
-    assert found(trials, affordable=lambda batch, lanes: batch * lanes <= 8) == (2, 4)
+    assert found(trials, worthwhile=lambda batch, lanes: batch * lanes <= 8) == (2, 4)
     assert (4, 4) not in trials.tried
-    for error in (DependentRows("heeds its slot"), torch.OutOfMemoryError("full")):
+    for error in (DependentRows("heeds its slot"), OutOfMemory("full")):
         assert found(Trials(rates, spoilt={(8, 4): error})) == (4, 4)
-    assert found(Trials(rates), affordable=lambda batch, lanes: False) == (1, 4)
+    assert found(Trials(rates), worthwhile=lambda batch, lanes: False) == (1, 4)
 
 
 def test_any_other_failure_is_raised():
@@ -115,8 +114,8 @@ def test_a_factory_finds_a_shape_for_a_network_and_none_for_the_built_in(tmp_pat
     assert (work.batch_shape, work.slots) == ((2, 3, 16, 16), 2)
     [options] = asked
     assert (options["batch"], options["lanes"], options["device"]) == (None, None, "cpu")
-    assert options["affordable"](1, 1)
-    assert not options["affordable"](64, 8)
+    assert options["worthwhile"](1, 1)
+    assert not options["worthwhile"](64, 8)
 
 
 def test_a_real_trial_gives_an_engine_of_the_shape_it_found(tmp_path, monkeypatch):
@@ -126,3 +125,40 @@ def test_a_real_trial_gives_an_engine_of_the_shape_it_found(tmp_path, monkeypatc
     batch = work.batch_shape[0]
     assert batch in (1, 2, 4, 8)
     assert work.slots in (batch, 2 * batch)
+
+
+def test_no_batch_is_larger_than_tiles_can_run_side_by_side(tmp_path, monkeypatch):
+    asked = []
+
+    def choose(make, **options):
+        asked.append(options["worthwhile"])
+        return 1, 1
+
+    monkeypatch.setattr("tileloom.models.build.fastest_shape", choose)
+    model = {"name": weights(tmp_path, nets.UNET)}
+    EngineFactory(model, tile=16, bands=3, batch=None, lanes=None, side_by_side=4)()
+    [worthwhile] = asked
+    assert worthwhile(4, 1)
+    assert worthwhile(1, 8)
+    assert not worthwhile(4, 2)
+
+
+@pytest.mark.parametrize("batch", [8, None])
+def test_what_does_not_fit_is_refused_before_the_network_runs(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr("tileloom.models.adm.AdmUNet.forward", None)
+    factory = EngineFactory(
+        {"name": weights(tmp_path, nets.UNET)}, tile=16, bands=3, batch=batch, lanes=None, affordable=100_000
+    )
+    with pytest.raises(InputError, match=r"need about .* GB of memory, and 0\.00 GB are left for them: lower batch"):
+        factory()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_lacks_while_an_engine_is_built_is_a_sentence(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tileloom.models.adm.AdmUNet.forward", fail)
+    factory = EngineFactory({"name": weights(tmp_path, nets.UNET)}, tile=16, bands=3, batch=2, lanes=1)
+    with pytest.raises(OutOfMemory, match="out of memory with batches of 2 in 1 lanes: lower batch, lanes or tile"):
+        factory()

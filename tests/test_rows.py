@@ -14,6 +14,7 @@ from tileloom.models.rows import dependent_row, layers_apart, run_apart, run_tog
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box
+from tileloom.tiling.errors import TileloomError
 from tileloom.tiling.measurement import Measurement
 
 SIZE = 16
@@ -103,3 +104,11 @@ def test_parameters_keep_their_names():
     x, t = nets.images(4)
     run_apart(net, lambda: net(x, t))
     assert list(net.state_dict()) == names
+
+
+def test_an_engine_whose_network_was_settled_for_another_says_so():
+    net = spoilt()
+    first = engine(net)
+    engine(net, batch=1)
+    with pytest.raises(TileloomError, match="settled for another engine's batches since: load it once for each engine"):
+        result(first)

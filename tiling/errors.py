@@ -39,3 +39,18 @@ class LedgerTaken(TileloomError, RuntimeError):
 
 class TileFailed(TileloomError, RuntimeError):
     """A tile could not be computed; the message names tile and pixel box."""
+
+
+class OutOfMemory(TileloomError, MemoryError):
+    """Batches of this shape do not fit; the message says what to lower."""
+
+
+# Torch's own error is known by its name, as this layer does not load torch; on a processor it is a mere RuntimeError.
+_NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, of whichever library, says that there is no memory left."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or named or told
