@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from math import ceil
 from socket import create_connection
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import ray
@@ -26,8 +26,12 @@ TICK = 0.5
 _MANY = 64
 # Seconds without any worker after which that is said, and then again.
 _QUIET = 10.0
-# Seconds in which a cluster has to answer at all.
-_ANSWER = 10.0
+# Seconds in which a cluster or a node has to answer at all.
+_ANSWER = 5.0
+# Seconds that the processes of a dying node may take to go one after the other.
+_GRACE = 0.5
+# What Ray says of an actor that it had put, or was about to put, on a node that went.
+_WITH_NODE = "because its node has died"
 # Both are read when torch loads, which is once an actor unpickles what makes its work.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
@@ -186,8 +190,7 @@ class Crew:
         self.hands.remove(hand)
         self.gone += hand.usage
         ray.kill(hand.actor)
-        up = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-        alone = not hand.node or hand.node in up
+        alone = _WITH_NODE not in reason and (not hand.node or _stands(hand.node))
         self._deaths += alone
         if self._deaths > self._spec.restarts:
             raise TileloomError(
@@ -237,6 +240,20 @@ def _connect(spec: CrewSpec) -> bool:
     except (OSError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise InputError(f"the cluster at {spec.address} cannot be reached ({why}): check the address") from None
+    return True
+
+
+def _stands(node: str) -> bool:
+    """Whether a node is up. Ray takes a while to notice that one is gone, so it is asked itself, twice."""
+    told = {one["NodeID"]: one for one in ray.nodes()}.get(node)  # type: ignore[no-untyped-call]
+    for pause in (0.0, _GRACE):
+        sleep(pause)
+        if told is None or not told["Alive"]:
+            return False
+        try:
+            _refuse_silence(f"{told['NodeManagerAddress']}:{told['NodeManagerPort']}")
+        except OSError:
+            return False
     return True
 
 

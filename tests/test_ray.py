@@ -55,7 +55,7 @@ class Woven:
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
 
-def woven(folder, executor_of, *, faults=(), always=(), pause=0.0, retries=2, **settings):
+def woven(folder, executor_of, *, faults=(), always=(), pause=0.0, retries=2, on_reports=lambda _: None, **settings):
     """Weave both images; ``faults`` strike once, ``always`` each time."""
     folder.mkdir()
     (folder / "faults").mkdir()
@@ -77,7 +77,7 @@ def woven(folder, executor_of, *, faults=(), always=(), pause=0.0, retries=2, **
         for at, image in images.items():
             frontier.add(f"image {at}", image.plan, state=np.zeros(image.plan.count, np.uint8))
             runs[at] = ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))
-        report = executor.run(frontier, runs, on_reports=lambda reports: None)
+        report = executor.run(frontier, runs, on_reports=on_reports)
         assert all(frontier.finished(at) for at in images)
     return Woven(folder, report, said, planned, [run.ledger for run in runs.values()])
 
