@@ -17,7 +17,6 @@ from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError, TileloomError
 from ..tiling.frontier import Item
 from .executor import CrewSpec, Description, WorkFor
-from .tile_actor import RemoteTileActor
 from .worker import Usage
 
 # Seconds after which whoever listens looks up although nothing was heard.
@@ -84,9 +83,9 @@ class Crew:
 
     description: Description
 
-    def __init__(self, work_for: WorkFor, spec: CrewSpec, *, say: Callable[[str], None]) -> None:
-        """Connect, start one worker, and with the batch that it has the others."""
-        self._spec, self._say = spec, say
+    def __init__(self, work_for: WorkFor, spec: CrewSpec, *, say: Callable[[str], None], actor: Any) -> None:  # noqa: ANN401
+        """Connect, start one worker, and with the batch that it has the others; ``actor`` is Ray's class of them."""
+        self._spec, self._say, self._actor = spec, say, actor
         self._numbers = count(1)
         self._deaths = 0
         self._images: tuple[Mapping[int, ImagePlan], bytes] | None = None
@@ -142,7 +141,7 @@ class Crew:
     def _hired(self) -> Hand:
         spec = self._spec
         needs = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": _ENVIRONMENT}}
-        actor = RemoteTileActor.options(**needs).remote(self._make_work)
+        actor = self._actor.options(**needs).remote(self._make_work)
         hand = Hand(f"worker {next(self._numbers)}", actor)
         hand.call("load")
         return hand

@@ -18,6 +18,7 @@ from ..tiling.access import ImagePlan
 from ..tiling.frontier import Frontier, Item
 from .crew import Crew, Hand, Lost
 from .executor import Chore, CrewSpec, Description, ImageRun, RunReport, WorkFor, settle, ticket
+from .tile_actor import RemoteTileActor
 from .worker import Outcome, Report, Usage
 
 R = TypeVar("R")
@@ -35,9 +36,16 @@ _REMEMBERED = 4096
 class RayExecutor:
     """Workers on a Ray cluster, as a context: leaving it ends them."""
 
-    def __init__(self, work_for: WorkFor, spec: CrewSpec, *, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        work_for: WorkFor,
+        spec: CrewSpec,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        actor: Any = RemoteTileActor,  # noqa: ANN401  Ray's classes have no type
+    ) -> None:
         """Start the workers; ``say`` is told of losses and of waiting for room."""
-        self._crew = Crew(work_for, spec, say=say)
+        self._crew = Crew(work_for, spec, say=say, actor=actor)
         self._deaths: Counter[Item] = Counter()
         self._suspects: deque[Item] = deque()
         self._reserved: Hand | None = None
@@ -93,10 +101,14 @@ class RayExecutor:
         total = RunReport()
         while not frontier.idle or frontier.leased:
             self._hand_out(frontier, images)
+            reports: list[Report] = []
             for event in self._crew.listen():
-                reports = self._lost(event, frontier) if isinstance(event, Lost) else self._told(event.hand, event.told)
-                settle(reports, frontier, images, total)
-                on_reports(reports)
+                if isinstance(event, Lost):
+                    reports += self._lost(event, frontier)
+                else:
+                    reports += self._told(event.hand, event.told)
+            settle(reports, frontier, images, total)
+            on_reports(reports)
         return total
 
     def _told(self, hand: Hand, told: Any) -> list[Report]:  # noqa: ANN401  a Told, which the actor's module defines
