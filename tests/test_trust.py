@@ -1,6 +1,7 @@
 """Models that are code run only where the command line says so, and looking at a result runs nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from tests.commandline import files_in, tileloom, written
 from tests.foreign import PLUGIN, exported, install, script
 from tests.images import noise, write_zarr
-from tests.pipeline import result
+from tests.nets import CLASSIFIER, weights
+from tests.pipeline import job, restore, result, scene
 from tileloom.jobs.spec import JobSpec, load_job
 from tileloom.models.build import EngineFactory, denoiser_of
 from tileloom.models.kinds import contract_of, identity_of, model_kind
@@ -102,6 +104,22 @@ def test_the_result_does_not_depend_on_how_trust_was_reached(tmp_path, capfd, im
         assert tileloom(capfd, *words).code == 0
         pixels.append(result(JobSpec.model_construct(output=str(tmp_path / output))))
     np.testing.assert_array_equal(*pixels)
+
+
+def test_what_looks_at_a_result_needs_neither_model_nor_classifier(tmp_path, capfd):
+    model = weights(tmp_path, name="net.safetensors")
+    guidance = {"classifier": weights(tmp_path, CLASSIFIER, name="classifier.safetensors"), "label": 1}
+    image = write_zarr(tmp_path / "in.zarr", scene(3, 8, 8), names=["c", "y", "x"])
+    shared = {"task": "sr:2", "model": model, "steps": 1, "levels": 1, "tile": 16, "range": [-1, 1]}
+    spec = job(tmp_path, image, **shared, guidance=guidance)
+    restore(spec)
+    for file in (model, guidance["classifier"]):
+        Path(file).unlink()
+    assert "done" in tileloom(capfd, "status", spec.output).out
+    assert tileloom(capfd, "verify", spec.output).code == 0
+    words = ("--workers", 1, "--slots", 1, "--call-seconds", 1)
+    assert tileloom(capfd, "simulate", spec.output, *words).code == 0
+    assert "does not exist" in tileloom(capfd, "resume", spec.output).errors[0]
 
 
 def test_no_job_file_can_give_trust(tmp_path, image):
