@@ -11,10 +11,6 @@ from .contract import Contract
 from .denoiser import Condition, labels_of
 from .prediction import Prediction
 
-# Maps of one width that live at once while a block is computed, with room for working memory.
-LIVE_MAPS = 16
-
-
 # Takes (x, t), or with classes (x, t, y), and returns a prediction.
 Network = Callable[..., Tensor]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..tiling.errors import InputError
-from .adapted import LIVE_MAPS, Adapted, bytes_of
+from .adapted import Adapted, bytes_of
 from .checkpoint import load_tensors
 from .contract import Model, split_model
+from .denoiser import LIVE_MAPS
 from .folder import NETWORK, Folder, folder_contract, read_folder
 from .prediction import Prediction
 from .shapes import difference
