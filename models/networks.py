@@ -13,6 +13,7 @@ from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, network_contract, network_options, split_model
 from .denoiser import LIVE_MAPS, Condition, labels_of
+from .reasons import innermost, reason
 from .signatures import Told
 from .weights import read_weights
 
@@ -54,7 +55,7 @@ class AdmDenoiser:
         except RuntimeError as error:
             if not type(error).__module__.startswith(_COMPILERS):
                 raise
-            why = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+            why = reason(innermost(error))
             raise TileloomError(f"{self.contract.name} cannot be compiled here ({why}): leave compile out") from error
         return predicted
 
