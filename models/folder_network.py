@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -35,7 +36,10 @@ def load_folder(model: Model, *, device: str = "cpu") -> Adapted:
 
     prediction = Prediction(folder.predicts, folder.betas, folder.variance)
     weight_bytes = bytes_of(network.parameters())
-    return Adapted(contract, predicted, prediction, weight_bytes, _live_channels(folder), networks=(network,))
+    # Another version may compute the same network by other operations, which are other bits.
+    numerics = {"precision": "fp32", _DIFFUSERS: version(_DIFFUSERS)}
+    live = _live_channels(folder)
+    return Adapted(contract, predicted, prediction, weight_bytes, live, networks=(network,), numerics=numerics)
 
 
 def _with_weights(folder: Folder) -> torch.nn.Module:

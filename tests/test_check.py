@@ -253,3 +253,4 @@ def test_the_command_says_what_it_found(tmp_path, capfd):
 def test_a_network_that_is_adapted_bills_what_it_holds():
     found = Adapted(Exact.contract, Pixels(), Prediction("eps", (0.1,)), 40, 20)
     assert found.memory((2, 3, 8, 8)) == (40, 4 * 2 * 8 * 8 * 20)
+    assert found.numerics == {"precision": "fp32"}

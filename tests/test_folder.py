@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -241,6 +242,10 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path):
         denoiser_of(folder)
     with pytest.raises(InputError, match="describes no UNet2DModel"):
         denoiser_of(changed(folder, NETWORK, up_block_types=["UpBlock2D"]))
+
+
+def test_bits_are_told_to_depend_on_the_version_of_diffusers(tmp_path):
+    assert denoiser_of(diffused(tmp_path)).numerics == {"precision": "fp32", "diffusers": diffusers.__version__}
 
 
 class Touch:
