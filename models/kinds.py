@@ -50,6 +50,8 @@ def model_kind(name: str) -> Kind:
             return Kind.BUILT_IN
         if name in installed():
             return Kind.PLUGIN
+        if Path(name).is_dir():
+            raise InputError(f"no model is called {name!r}: for the folder of that name give ./{name}")
         raise InputError(
             f"no model is called {name!r}; there are {', '.join((*sorted(BUILT_IN), *installed()))}, or give the path "
             "of a weights file such as model.safetensors, or of a folder such as ./model"
