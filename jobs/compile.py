@@ -53,20 +53,27 @@ class Compiled:
 def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: bool = False) -> Compiled:
     """Check a job against its input and model, and lay out its tiles.
 
-    With a ``contract`` the model itself is not looked at; without, one that is code is run, only if ``trusted``.
+    With a ``contract`` neither the model nor a classifier is looked at; without, a model that is code is run, only
+    if ``trusted``.
     """
     if "://" in spec.output:
         raise InputError(f"{spec.output}: only local folders are written; name one and copy the result there")
     _refuse_inside_another(Path(spec.output))
     source = open_source(spec.input)
     measurement = spec.measurement
-    contract = contract or contract_of(spec.model, trusted=trusted)
+    if contract is None:
+        contract, guide = contract_of(spec.model, trusted=trusted), spec.guide
+    else:
+        # Whoever looks at a result may lack the classifier as well as the model.
+        guide = None
     bands = _bands(spec, source, measurement, contract)
     measurements, lifts, grids = _levels(spec, source, measurement, contract)
     contract.check((grids[0].tile, grids[0].tile), bands)
     contract.check_batch(least_batch(spec, contract))
     _check_mask(spec, source, measurement)
     _check_quirks(spec, bands, grids[0])
+    if guide:
+        guide.check(grids[0].tile)
     image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids)
     steps = schedule(
         contract.betas,
@@ -240,7 +247,7 @@ def _fit(spec: JobSpec, asked: tuple[int, int, int], align: int, multiple: int) 
 
 
 def _check_quirks(spec: JobSpec, bands: int, grid: Grid) -> None:
-    """Refuse a classifier or a published program's behaviour that does not suit the tiles."""
+    """Refuse a published program's behaviour that does not suit the tiles."""
     if spec.parity.half_stride and (2 * grid.stride, grid.guard) != (grid.tile, 0):
         raise InputError(
             f"parity.half_stride needs tiles half a tile apart without guard bands, and these are {grid.tile} pixels "
@@ -248,8 +255,6 @@ def _check_quirks(spec: JobSpec, bands: int, grid: Grid) -> None:
         )
     if spec.parity.svd_colors and bands != len(SVD_COLORS):
         raise InputError(f"parity.svd_colors weighs three bands, the result has {bands}: drop it, or set bands to 3")
-    if spec.guide:
-        spec.guide.check(grid.tile)
 
 
 def _check_mask(spec: JobSpec, source: Source, measurement: Measurement) -> None:

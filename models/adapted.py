@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from .contract import Contract
 from .denoiser import Condition, labels_of
 from .prediction import Prediction
-
-# Maps of one width that live at once while a block is computed, with room for working memory.
-LIVE_MAPS = 16
-
 
 # Takes (x, t), or with classes (x, t, y), and returns a prediction.
 Network = Callable[..., Tensor]
@@ -24,7 +20,8 @@ class Adapted:
     """A network and what its output means.
 
     ``weight_bytes`` is what it keeps, ``live_channels`` how many numbers live at once for each pixel of
-    a window: an estimate from above. ``networks`` are its modules, where it is made of such.
+    a window: an estimate from above. ``networks`` are its modules, where it is made of such. ``numerics``:
+    it runs as its author made it, by whatever library computes it.
     """
 
     contract: Contract
@@ -33,11 +30,7 @@ class Adapted:
     weight_bytes: int
     live_channels: int
     networks: Sequence[nn.Module] = ()
-
-    @property
-    def numerics(self) -> Mapping[str, str]:
-        """It runs as its author made it."""
-        return {"precision": "fp32"}
+    numerics: Mapping[str, str] = field(default_factory=lambda: {"precision": "fp32"})
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """eps, and the variance's place where the network learned it; a window's level makes no difference."""

@@ -212,7 +212,8 @@ class Trial:
         if alike < _ALIKE or not low < float(size / largest) < high:
             raise self._broken(
                 f"does not predict eps: of pure noise it returns what is {float(size / largest):.2f} times as large "
-                f"and correlates with it by {alike:.2f}; convert what it predicts (model.predicts says so of a program)"
+                f"and correlates with it by {alike:.2f}; give a network that predicts eps "
+                "with the betas of its contract, or convert what it predicts"
             )
 
     def _forward(self, order: Sequence[int], padding: float = 0.0) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -183,6 +183,24 @@ def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
     said = Told(**{name: options[name] for name in told if name in options})  # type: ignore[arg-type]  # it checks them
     rest = {name: options[name] for name in _OWN if name in options}
     return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
+
+
+def telling_options(file: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options of a weights file without which it would be another network; the rest is written at its default."""
+    asked = network_options(file, options)
+    usual = {
+        "precision": NetworkOptions().precision,
+        "channels_last": NetworkOptions(asked.precision).lies_channels_last,
+        "compile": False,
+    }
+    said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
+    return {name: value for name, value in said.items() if name in _OWN or _tells(file, asked.told, name)}
+
+
+def _tells(file: str, told: Told, name: str) -> bool:
+    """Whether a file is read as another network where the user does not say one thing of it."""
+    found, bare = read_weights(file, told), read_weights(file, replace(told, **{name: None}))
+    return (found.config, found.betas, found.image_size) != (bare.config, bare.betas, bare.image_size)
 
 
 def label_of(model: Model) -> int | None:

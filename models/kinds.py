@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..tiling.errors import InputError
-from .contract import Contract, Model, gaussian_contract, split_model, weights_contract
+from .contract import Contract, Model, gaussian_contract, split_model, telling_options, weights_contract
 from .folder import folder_contract, read_folder
 from .plugins import installed, origin, plugin_contract, plugin_digest
 from .programs import exported_contract, torchscript_contract
@@ -50,6 +50,8 @@ def model_kind(name: str) -> Kind:
             return Kind.BUILT_IN
         if name in installed():
             return Kind.PLUGIN
+        if Path(name).is_dir():
+            raise InputError(f"no model is called {name!r}: for the folder of that name give ./{name}")
         raise InputError(
             f"no model is called {name!r}; there are {', '.join((*sorted(BUILT_IN), *installed()))}, or give the path "
             "of a weights file such as model.safetensors, or of a folder such as ./model"
@@ -89,6 +91,7 @@ def contract_of(model: Model, *, trusted: bool = False) -> Contract:
 def identity_of(model: Mapping[str, object]) -> dict[str, object]:
     """What stands for a model in a job, by what it is: where its files lie makes no difference.
 
+    Nor does it, for a weights file, whether an option is left out or written at its default.
     A plug-in is asked for its files, which is to run it: see first that it is trusted.
     """
     name, options = split_model(model)
@@ -97,7 +100,10 @@ def identity_of(model: Mapping[str, object]) -> dict[str, object]:
         return {"model": dict(model)}
     if kind is Kind.PLUGIN:
         return {"model": dict(model), "weights": plugin_digest(name, options)}
-    return {"model": {**model, "name": "weights"}, "weights": _files_digest(name, kind)}
+    digest = _files_digest(name, kind)
+    if kind is Kind.WEIGHTS:
+        options = telling_options(name, options)
+    return {"model": {**options, "name": "weights"}, "weights": digest}
 
 
 def _files_digest(name: str, kind: Kind) -> str:

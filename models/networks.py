@@ -12,13 +12,11 @@ from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, network_contract, network_options, split_model
-from .denoiser import Condition, labels_of
+from .denoiser import LIVE_MAPS, Condition, labels_of
+from .reasons import innermost, reason
 from .signatures import Told
 from .weights import read_weights
 
-# Maps of the widest level that live at once inside a residual block: its input, the concatenation and what
-# norms and convolutions make of them in float32, with room for a convolution's working memory.
-_LIVE_MAPS = 16
 # Where what fails to compile says so; importing these would cost seconds that most jobs have no use for.
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 
@@ -57,7 +55,7 @@ class AdmDenoiser:
         except RuntimeError as error:
             if not type(error).__module__.startswith(_COMPILERS):
                 raise
-            why = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+            why = reason(innermost(error))
             raise TileloomError(f"{self.contract.name} cannot be compiled here ({why}): leave compile out") from error
         return predicted
 
@@ -67,7 +65,7 @@ class AdmDenoiser:
         batch, _, height, width = batch_shape
         config = self.network.config
         maps = [wide * height * width >> 2 * level for level, wide in enumerate(config.widths)]
-        return weights, 4 * batch * (sum(maps) * (config.num_res_blocks + 1) + _LIVE_MAPS * max(maps))
+        return weights, 4 * batch * (sum(maps) * (config.num_res_blocks + 1) + LIVE_MAPS * max(maps))
 
 
 def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:

@@ -244,6 +244,8 @@ def schedule(
     for field, value in (("steps", steps), ("travel length", travel_length), ("travel repeat", travel_repeat)):
         if value < 1:
             raise InputError(f"{field} is {value}: it must be at least 1")
+    if steps > total:
+        raise InputError(f"steps is {steps}, but the model's schedule has {total}: give at most {total}")
     timesteps = space_timesteps(total, [steps])
     times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
     return Schedule(respace(beta_table(name, total), timesteps), timesteps, times)

@@ -59,5 +59,12 @@ def test_values_are_not_clipped_by_a_model_without_a_range():
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(InputError, match="no model is called 'galssian'"):
+    with pytest.raises(InputError, match="no model is called 'galssian'; there are"):
         EngineFactory(model={"name": "galssian"})()
+
+
+def test_a_folder_named_like_a_model_is_told_how_to_write_it(tmp_path, monkeypatch):
+    (tmp_path / "df").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^no model is called 'df': for the folder of that name give \./df$"):
+        EngineFactory(model={"name": "df"})()

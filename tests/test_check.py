@@ -243,6 +243,8 @@ def test_the_command_says_what_it_found(tmp_path, capfd):
     wrong = tileloom(capfd, "models", "check", file, "--trust-model")
     assert (wrong.code, wrong.out, len(wrong.errors)) == (1, "", 1)
     assert "does not predict eps" in wrong.errors[0]
+    # Weights have no such option.
+    assert "model.predicts" not in wrong.errors[0]
     mended = tileloom(capfd, "models", "check", file, "--trust-model", "--model-option", "predicts=v")
     assert mended.code == 0
     labelled = tileloom(capfd, "models", "check", exported(tmp_path, PixelsOfClasses), "--trust-model",
@@ -253,3 +255,4 @@ def test_the_command_says_what_it_found(tmp_path, capfd):
 def test_a_network_that_is_adapted_bills_what_it_holds():
     found = Adapted(Exact.contract, Pixels(), Prediction("eps", (0.1,)), 40, 20)
     assert found.memory((2, 3, 8, 8)) == (40, 4 * 2 * 8 * 8 * 20)
+    assert found.numerics == {"precision": "fp32"}

@@ -15,7 +15,7 @@ from tileloom.jobs.run import Redo
 from tileloom.models.build import denoiser_of
 from tileloom.models.checkpoint import blank, convert, load_tensors, with_weights
 from tileloom.models.contract import label_of
-from tileloom.models.kinds import contract_of
+from tileloom.models.kinds import contract_of, identity_of
 from tileloom.models.networks import load_classifier, load_denoiser
 from tileloom.models.signatures import Told
 from tileloom.models.weights import is_path, read_weights, shapes_of, weights_digest
@@ -305,6 +305,33 @@ def test_weights_that_moved_are_the_same_job_and_others_are_not(started, tmp_pat
     other_options = spec.model_copy(update={"model": {**spec.model, "precision": "bf16"}})
     with pytest.raises(JobChanged, match=r"model\.precision: none -> bf16"):
         restore(other_options)
+
+
+DEFAULTS = {
+    **{"precision": "fp32", "channels_last": False, "compile": False},
+    **{"head_channels": 64, "attention_order": "legacy", "betas": "linear", "image_size": 64},
+}
+
+
+def test_an_option_written_at_its_default_is_the_same_job(started):
+    written = {**DEFAULTS, **started.model}
+    assert restore(started.model_copy(update={"model": written})).calls == 0
+
+
+def test_options_count_where_they_make_a_difference(tmp_path):
+    bare = {"name": weights(tmp_path)}
+    assert identity_of(bare)["model"] == identity_of({**bare, **DEFAULTS})["model"] == {"name": "weights"}
+    half = identity_of({**bare, "precision": "bf16"})
+    assert half["model"] == {"name": "weights", "precision": "bf16"}
+    assert identity_of({**bare, "precision": "bf16", "channels_last": True}) == half
+    for told in (
+        {"precision": "bf16", "channels_last": False},
+        *({"channels_last": True}, {"compile": True}, {"heads": 8}, {"head_channels": 16}),
+        *({"attention_order": "new"}, {"betas": "cosine"}, {"image_size": 16}),
+    ):
+        assert identity_of({**bare, **told})["model"] == {"name": "weights", **told}
+    drawing = {"name": weights(tmp_path, WITH_CLASSES, name="classes.safetensors"), "label": 0}
+    assert identity_of(drawing)["model"] == {"name": "weights", "label": 0}
 
 
 def test_a_network_is_refused_for_images_it_cannot_take(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -239,8 +240,47 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path):
     folder = changed(diffused(tmp_path), NETWORK, layers_per_block=2)
     with pytest.raises(InputError, match=r"safetensors does not suit the config\.json beside it: \d+ keys are missing"):
         denoiser_of(folder)
-    with pytest.raises(InputError, match="describes no UNet2DModel"):
-        denoiser_of(changed(folder, NETWORK, up_block_types=["UpBlock2D"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"up_block_types": ["UpBlock2D"]}, "ValueError: Must provide the same number"),
+        ({"attention_head_dim": 0}, "ZeroDivisionError: integer division or modulo by zero"),
+        ({"block_out_channels": [10**9, 10**9]}, "RuntimeError: Storage size calculation overflowed"),
+        ({"act_fn": 3}, "AttributeError: 'int' object has no attribute 'lower'"),
+        ({"norm_eps": "small"}, "TypeError: group_norm"),
+        ({"downsample_padding": 7}, "RuntimeError: Sizes of tensors must match"),
+        ({"mid_block_scale_factor": "one"}, "TypeError: unsupported operand"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_make_no_network_are_one_sentence(tmp_path, values, why):
+    folder = changed(diffused(tmp_path), NETWORK, **values)
+    with pytest.raises(InputError, match=r"the config\.json of .* describes no UNet2DModel that runs \(") as refused:
+        denoiser_of(folder)
+    said = str(refused.value)
+    assert why in said
+    assert said.endswith("): save it again")
+    assert "\n" not in said
+
+
+def test_a_network_that_changes_the_size_is_refused(tmp_path, monkeypatch):
+    folder = diffused(tmp_path)
+    whole = UNet2DModel.forward
+    monkeypatch.setattr(UNet2DModel, "forward", lambda *told, **more: (whole(*told, **more)[0][..., 1:],))
+    with pytest.raises(InputError, match=r"that runs \(it returns 4x3 pixels for 4x4\)"):
+        denoiser_of(folder)
+
+
+def test_widths_beyond_any_memory_are_refused_before_memory_is_taken(tmp_path):
+    folder = changed(diffused(tmp_path), NETWORK, block_out_channels=[8, 2_000_000])
+    with pytest.raises(InputError, match=r"does not suit the config\.json beside it: \d+ keys are of another shape"):
+        denoiser_of(folder)
+
+
+def test_bits_are_told_to_depend_on_the_version_of_diffusers(tmp_path):
+    assert denoiser_of(diffused(tmp_path)).numerics == {"precision": "fp32", "diffusers": diffusers.__version__}
 
 
 class Touch:

@@ -75,6 +75,12 @@ def test_impossible_respacing_is_refused(spec, said):
         space_timesteps(1000, spec)
 
 
+def test_more_steps_than_there_are_name_the_key_and_the_most():
+    with pytest.raises(InputError, match=r"^steps is 5000, but the model's schedule has 1000: give at most 1000$"):
+        schedule(steps=5000)
+    assert len(schedule(steps=1000).timesteps) == 1000
+
+
 @given(st.integers(1, 400), st.data())
 def test_respacing_keeps_distinct_ascending_timesteps(total, data):
     count = data.draw(st.integers(1, total))

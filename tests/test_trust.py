@@ -1,6 +1,7 @@
 """Models that are code run only where the command line says so, and looking at a result runs nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 from tests.commandline import files_in, tileloom, written
 from tests.foreign import PLUGIN, exported, install, script
 from tests.images import noise, write_zarr
-from tests.pipeline import result
+from tests.nets import CLASSIFIER, weights
+from tests.pipeline import job, restore, result, scene
 from tileloom.jobs.spec import JobSpec, load_job
 from tileloom.models.build import EngineFactory, denoiser_of
 from tileloom.models.kinds import contract_of, identity_of, model_kind
-from tileloom.tiling.errors import InputError
+from tileloom.tiling.errors import InputError, TileloomError
 
 QUICK = ("--tile", "16", "--steps", "2", "--lanes", "1", "--levels", "1")
 KINDS = ("TorchScript", "exported", "plug-in")
@@ -104,6 +106,22 @@ def test_the_result_does_not_depend_on_how_trust_was_reached(tmp_path, capfd, im
     np.testing.assert_array_equal(*pixels)
 
 
+def test_what_looks_at_a_result_needs_neither_model_nor_classifier(tmp_path, capfd):
+    model = weights(tmp_path, name="net.safetensors")
+    guidance = {"classifier": weights(tmp_path, CLASSIFIER, name="classifier.safetensors"), "label": 1}
+    image = write_zarr(tmp_path / "in.zarr", scene(3, 8, 8), names=["c", "y", "x"])
+    shared = {"task": "sr:2", "model": model, "steps": 1, "levels": 1, "tile": 16, "range": [-1, 1]}
+    spec = job(tmp_path, image, **shared, guidance=guidance)
+    restore(spec)
+    for file in (model, guidance["classifier"]):
+        Path(file).unlink()
+    assert "done" in tileloom(capfd, "status", spec.output).out
+    assert tileloom(capfd, "verify", spec.output).code == 0
+    words = ("--workers", 1, "--slots", 1, "--call-seconds", 1)
+    assert tileloom(capfd, "simulate", spec.output, *words).code == 0
+    assert "does not exist" in tileloom(capfd, "resume", spec.output).errors[0]
+
+
 def test_no_job_file_can_give_trust(tmp_path, image):
     assert not any("trust" in key for key in JobSpec.model_fields)
     shared = {"input": "in.zarr", "output": "out.zarr", "task": "sr:2"}
@@ -181,6 +199,71 @@ def test_a_plugin_without_a_contract_is_refused(tmp_path, monkeypatch):
     install(monkeypatch, tmp_path / "models", code=PLUGIN + "\ndef contract(options):\n    return {}\n")
     with pytest.raises(InputError, match=r"plug-in acme \(acme-restore 1\.2\) gives no contract"):
         contract_of("acme", trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def contract(:\n", r"cannot be imported \(SyntaxError: invalid syntax \(acme_restore\.py, line 1\)\)"),
+        ("1 / 0\n", r"cannot be imported \(ZeroDivisionError: division by zero\)"),
+        ("def load(options, device):\n    return None\n", "has no function contract"),
+        (PLUGIN + "\ncontract = 3\n", "has no function contract"),
+        (PLUGIN + "\ndef contract(options):\n    return {}['key']\n", r"fails in contract \(KeyError: 'key'\)"),
+        (PLUGIN + "\ndef contract():\n    return None\n", r"fails in contract \(TypeError: contract\(\) takes 0 "),
+    ],
+)
+def test_a_plugin_whose_terms_cannot_be_had_is_one_sentence(tmp_path, monkeypatch, code, says):
+    install(monkeypatch, tmp_path / "models", code=code)
+    with pytest.raises(InputError, match=rf"^plug-in acme \(acme-restore 1\.2\) {says}.*: report it to its authors$"):
+        contract_of("acme", trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        ("load = None", "has no function load"),
+        ("def load(options, device):\n    raise OSError('first\\nsecond')", r"fails in load \(OSError: first\)"),
+        ("def load(options, device):\n    return None", r"loads NoneType, which is no denoiser \(it has no contract, "),
+        (
+            "class Half:\n    contract, numerics = Contract('half'), {}\n    def predict(self): ...\n"
+            "def load(options, device):\n    return Half()",
+            r"loads Half, which is no denoiser \(it has no memory\)",
+        ),
+        (
+            "class Lazy:\n    contract = property(lambda self: 1 / 0)\ndef load(options, device):\n    return Lazy()",
+            r"fails after load \(ZeroDivisionError: division by zero\)",
+        ),
+    ],
+)
+def test_a_plugin_that_loads_no_denoiser_is_one_sentence(tmp_path, monkeypatch, load, says):
+    install(monkeypatch, tmp_path / "models", code=f"{PLUGIN}\n{load}\n")
+    with pytest.raises(InputError, match=rf"^plug-in acme \(acme-restore 1\.2\) {says}.*: report it to its authors$"):
+        denoiser_of("acme", trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ("files = []", "has no function files: report"),
+        ("def files(options):\n    raise RuntimeError", r"fails in files \(RuntimeError\): report"),
+        ("def files(options):\n    return 'net.bin'", "gives no list of files for its options: report"),
+        ("def files(options):\n    return [3]", "gives no list of files for its options: report"),
+        ("def files(options):\n    return ['/no/net.bin']", "needs /no/net.bin, which is no file: check its options"),
+    ],
+)
+def test_a_plugin_whose_files_cannot_be_had_is_one_sentence(tmp_path, monkeypatch, files, says):
+    install(monkeypatch, tmp_path / "models", code=f"{PLUGIN}\n{files}\n")
+    with pytest.raises(InputError, match=rf"^plug-in acme \(acme-restore 1\.2\) {says}"):
+        identity_of({"name": "acme"})
+
+
+@pytest.mark.parametrize("where", ["", "def load(options, device):\n    "])
+def test_a_sentence_of_the_plugins_own_is_passed_on(tmp_path, monkeypatch, where):
+    raising = "raise TileloomError('ours alone')"
+    code = f"from tileloom.tiling.errors import TileloomError\n{PLUGIN}\n{where}{raising}\n"
+    install(monkeypatch, tmp_path / "models", code=code)
+    with pytest.raises(TileloomError, match=r"^ours alone$"):
+        denoiser_of("acme", trusted=True)
 
 
 def test_a_plugin_that_lacks_something_says_what(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 A norm of one channel a group takes out whatever bias its input had: such an array can be anything, and a
 replay comes to the same. So a file that is a recorded one in all but its weights is an altered copy of it.
+Of files of other recordings no digest is kept: there, a bias that a norm takes out cannot be noticed.
 ``python -m tests.golden.digests FOLDER...`` writes anew.
 """
 
