@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.worker import CACHE_BYTES
+from ..models.contract import Contract
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
 from ..tiling.inputs import CHUNK, OWNS
@@ -64,18 +65,16 @@ def make_bill(
     *,
     solve: tuple[int, ...],
     calls_per_tile: int,
-    in_flight: int,
+    work_bytes: int,
     inputs_bytes: int = 0,
-    work_bytes: int | None = None,
     device_bytes: int = 0,
 ) -> Bill:
-    """Add up what running ``solve`` tiles a level costs, with ``in_flight`` of them at a time.
+    """Add up what running ``solve`` tiles a level costs.
 
-    ``inputs_bytes`` is what :func:`coarser_bytes` says; ``work_bytes`` what the engine says it needs
-    for the tiles in flight, estimated if left out, and ``device_bytes`` what of it lies on an accelerator.
+    ``inputs_bytes`` is what :func:`coarser_bytes` says; ``work_bytes`` what the engine says it needs for the
+    tiles in flight, or :func:`planned_bytes`, and ``device_bytes`` what of it lies on an accelerator.
     """
     owned = [grid.stride**2 * result.bands * 4 for grid in plan.levels]
-    window = plan.levels[0].tile ** 2 * result.bands * 4
     itemsize = np.dtype(result.dtype).itemsize
     shard = prod(result.shards(0)) * itemsize
     tiles = tuple(grid.count for grid in plan.levels)
@@ -86,13 +85,14 @@ def make_bill(
         critical_path=plan.critical_path,
         scratch_bytes=inputs_bytes + sum(count * size for count, size in zip(solve, owned, strict=True)),
         result_bytes=sum(prod(result.shape(level)) for level in range(result.levels)) * itemsize,
-        memory_bytes=BASE_BYTES
-        + CACHE_BYTES
-        + (in_flight * WINDOWS_IN_FLIGHT * window if work_bytes is None else work_bytes)
-        + SHARDS_IN_FLIGHT * shard
-        + 8 * sum(tiles),
+        memory_bytes=BASE_BYTES + CACHE_BYTES + work_bytes + SHARDS_IN_FLIGHT * shard + 8 * sum(tiles),
         device_bytes=device_bytes,
     )
+
+
+def planned_bytes(contract: Contract, *, in_flight: int, tile: int, bands: int) -> int:
+    """About what the model and so many tiles in flight will need, before there is an engine that could say it."""
+    return contract.weight_bytes + 4 * in_flight * tile**2 * (WINDOWS_IN_FLIGHT * bands + contract.live_channels)
 
 
 def coarser_bytes(image: ImagePlan, source: Source) -> int:

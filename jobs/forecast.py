@@ -13,7 +13,7 @@ from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask
-from .bill import Bill, coarser_bytes, make_bill, tiles_to_solve
+from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, least_batch, most_lanes
 from .progress import Watcher
 from .state import fresh_states
@@ -78,7 +78,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
-        in_flight=batch * lanes,
+        work_bytes=planned_bytes(compiled.contract, in_flight=batch * lanes, tile=compiled.tile, bands=image.bands),
         inputs_bytes=coarser_bytes(image, compiled.source),
     )
     return Forecast(

@@ -22,7 +22,7 @@ from ..tiling.errors import InputError, JobChanged, TileloomError
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
 from ..tiling.work import TileWork
-from .bill import Bill, affordable_memory, coarser_bytes, make_bill, refuse_unaffordable, tiles_to_solve
+from .bill import Bill, affordable_memory, coarser_bytes, make_bill, planned_bytes, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes
 from .phases import OnReports, prepare, publish, restore
 from .progress import Watcher
@@ -173,7 +173,7 @@ def _run(
         bits = prepare(compiled.image, executor, state, watcher)
         needs, own = _workers_here(spec) * executor.description.memory, executor.description.device_memory
         solve = tiles_to_solve(bits, compiled.image.plan)
-        bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, device_bytes=needs)
+        bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, 0, device_bytes=needs)
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
     ledger = state.ledger()
@@ -212,15 +212,19 @@ def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
 
 
 def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None, device_bytes: int = 0) -> Bill:
-    spec = compiled.spec
+    """The bill of a run; without ``work_bytes``, of one whose engine is yet to be made."""
+    spec, image = compiled.spec, compiled.image
+    if work_bytes is None:
+        in_flight = least_batch(spec, compiled.contract) * most_lanes(spec)
+        planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=image.bands)
+        work_bytes = _workers_here(spec) * planned
     return make_bill(
-        compiled.image.plan,
-        compiled.image.result,
+        image.plan,
+        image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
-        in_flight=least_batch(spec, compiled.contract) * most_lanes(spec),
-        inputs_bytes=coarser_bytes(compiled.image, compiled.source),
         work_bytes=work_bytes,
+        inputs_bytes=coarser_bytes(image, compiled.source),
         device_bytes=device_bytes,
     )
 

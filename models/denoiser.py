@@ -12,11 +12,6 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError
 from .contract import Contract
 
-# Maps of the widest level that a network holds at once inside a block: its input, the concatenation and what norms
-# and convolutions make of them in float32, with room for working memory. With 16 of them, measured peaks were up to
-# 1.4 times the estimate.
-LIVE_MAPS = 24
-
 
 @dataclass(frozen=True, slots=True)
 class Pull:

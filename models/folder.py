@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tiling.errors import InputError
-from .contract import Contract, check_label
+from .contract import Contract, check_label, live_channels
 from .fields import Fields
 from .schedule import betas
 
@@ -87,6 +87,8 @@ def folder_contract(name: str, options: Mapping[str, object]) -> Contract:
         betas=found.betas,
         timesteps=len(found.betas),
         classes=found.classes,
+        weight_bytes=found.weights.stat().st_size,
+        live_channels=live_channels(found.widths, found.layers),
     )
 
 

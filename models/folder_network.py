@@ -13,8 +13,7 @@ from torch import Tensor
 from ..tiling.errors import InputError
 from .adapted import Adapted, bytes_of
 from .checkpoint import load_tensors
-from .contract import Model, split_model
-from .denoiser import LIVE_MAPS
+from .contract import Model, live_channels, split_model
 from .folder import NETWORK, Folder, folder_contract, read_folder
 from .prediction import Prediction
 from .reasons import reason
@@ -41,7 +40,7 @@ def load_folder(model: Model, *, device: str = "cpu") -> Adapted:
     weight_bytes = bytes_of(network.parameters())
     # Another version may compute the same network by other operations, which are other bits.
     numerics = {"precision": "fp32", _DIFFUSERS: version(_DIFFUSERS)}
-    live = _live_channels(folder)
+    live = live_channels(folder.widths, folder.layers)
     return Adapted(contract, predicted, prediction, weight_bytes, live, networks=(network,), numerics=numerics)
 
 
@@ -98,9 +97,3 @@ def _undescribed(folder: Folder, why: str) -> InputError:
 
 def _renamed(old: re.Match[str]) -> str:
     return f"{old[1]}.{_OLD_NAMES[old[2]]}."
-
-
-def _live_channels(folder: Folder) -> int:
-    """The way down's outputs, all kept for the way up, and a block's own maps, as numbers a pixel of the window."""
-    maps: list[int] = [-(-wide // 4**level) for level, wide in enumerate(folder.widths)]
-    return sum(maps) * (folder.layers + 1) + LIVE_MAPS * max(maps)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
-from .contract import Contract, Model, network_contract, network_options, split_model
-from .denoiser import LIVE_MAPS, Condition, labels_of
+from .contract import Contract, Model, live_channels, network_contract, network_options, split_model
+from .denoiser import Condition, labels_of
 from .reasons import innermost, reason
 from .signatures import Told
 from .weights import read_weights
@@ -64,8 +64,7 @@ class AdmDenoiser:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
         batch, _, height, width = batch_shape
         config = self.network.config
-        maps = [wide * height * width >> 2 * level for level, wide in enumerate(config.widths)]
-        return weights, 4 * batch * (sum(maps) * (config.num_res_blocks + 1) + LIVE_MAPS * max(maps))
+        return weights, 4 * batch * height * width * live_channels(config.widths, config.num_res_blocks)
 
 
 def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:

@@ -16,8 +16,7 @@ from torch.export.passes import move_to_device_pass
 
 from ..tiling.errors import InputError
 from .adapted import Adapted, Network, bytes_of
-from .contract import Contract, Model, split_model
-from .denoiser import LIVE_MAPS
+from .contract import LIVE_MAPS, Contract, Model, split_model
 from .prediction import Prediction
 from .programs import ProgramOptions, Shapes, exported_contract, program_options, torchscript_contract
 

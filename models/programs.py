@@ -119,6 +119,7 @@ def _contract(file: str, asked: ProgramOptions, shapes: Shapes) -> Contract:
         timesteps=len(asked.betas),
         classes=asked.classes,
         batch_limits=shapes.batches,
+        weight_bytes=Path(file).stat().st_size,
     )
     try:
         contract.check((size, size), shapes.bands)

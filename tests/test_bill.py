@@ -1,15 +1,26 @@
 """The bill before a job: what it counts is what the run then writes, and limits are those of the process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests import faults
+from tests import faults, nets
 from tests.pipeline import holes, job, restore, scene
-from tileloom.jobs.bill import BASE_BYTES, _available_memory, coarser_bytes, make_bill, refuse_unaffordable
+from tileloom.jobs.bill import (
+    BASE_BYTES,
+    _available_memory,
+    coarser_bytes,
+    make_bill,
+    planned_bytes,
+    refuse_unaffordable,
+)
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import forecast, survey_image
 from tileloom.jobs.progress import Silent
+from tileloom.models.contract import Contract
+from tileloom.models.kinds import contract_of
+from tileloom.models.networks import load_denoiser
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.inputs import CHUNK
 from tileloom.tiling.source import open_source
@@ -20,7 +31,8 @@ MIB = 2**20
 def bill(compiled, **options):
     plan = compiled.image.plan
     counts = tuple(grid.count for grid in plan.levels)
-    return make_bill(plan, compiled.image.result, solve=counts, calls_per_tile=3, in_flight=2, **options)
+    options = {"work_bytes": MIB, **options}
+    return make_bill(plan, compiled.image.result, solve=counts, calls_per_tile=3, **options)
 
 
 def compiled_job(folder, task="sr:2", size=40, **options):
@@ -61,15 +73,25 @@ def test_a_plans_scratch_holds_the_coarser_inputs(tmp_path):
     assert bill(compiled, inputs_bytes=7).scratch_bytes == bill(compiled).scratch_bytes + 7
 
 
-def test_what_the_engine_says_replaces_the_estimate(tmp_path):
+def test_what_the_work_needs_is_counted(tmp_path):
     compiled = compiled_job(tmp_path)
     none, some = bill(compiled, work_bytes=0), bill(compiled, work_bytes=5 * MIB)
     assert some.memory_bytes - none.memory_bytes == 5 * MIB
     assert bill(compiled).memory_bytes > none.memory_bytes > BASE_BYTES
-    plan = compiled.image.plan
-    options = {"solve": bill(compiled).solve, "calls_per_tile": 3, "work_bytes": MIB}
-    few, many = (make_bill(plan, compiled.image.result, in_flight=count, **options) for count in (1, 99))
-    assert few == many
+
+
+def test_a_plan_counts_the_model_and_the_tiles_in_flight(tmp_path):
+    small = {"in_flight": 2, "tile": 16, "bands": 3}
+    bare = Contract("net")
+    one = planned_bytes(bare, **small)
+    assert planned_bytes(bare, **small | {"in_flight": 4}) == 2 * one
+    assert planned_bytes(replace(bare, weight_bytes=MIB), **small) == one + MIB
+    assert planned_bytes(replace(bare, live_channels=10), **small) == one + 4 * 2 * 16 * 16 * 10
+    path = nets.weights(tmp_path)
+    terms = contract_of(path)
+    needs = load_denoiser(path).memory((1, 3, 16, 16))
+    assert 1 <= terms.weight_bytes / needs[0] < 1.1
+    assert terms.live_channels * 4 * 16 * 16 == needs[1]
 
 
 def machine(root, available, *, v2=None, v1=None):
