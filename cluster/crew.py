@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -127,7 +128,9 @@ class Crew:
         while len(self.hands) < self._size:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
-        done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK)
+        if not calls:
+            sleep(TICK)
+        done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK) if calls else ([], [])
         if done:
             done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
         for call in done:
@@ -191,6 +194,7 @@ class Crew:
         ray.kill(hand.actor)
         alone = _WITH_NODE not in reason and (not hand.node or _stands(hand.node))
         self._deaths += alone
+        reason = _brief(reason)
         if self._deaths > self._spec.restarts:
             raise TileloomError(
                 f"workers died {self._deaths} times, which is more than restarts allows ({self._spec.restarts}); "
@@ -240,6 +244,12 @@ def _connect(spec: CrewSpec) -> bool:
         why = " ".join(str(error).split())
         raise InputError(f"the cluster at {spec.address} cannot be reached ({why}): check the address") from None
     return True
+
+
+def _brief(reason: str) -> str:
+    """The telling sentence of what Ray says of a loss, which is a page."""
+    told = re.search(r"(?:The actor died because|Worker exit detail:|The actor is temporarily) [^.]+", reason)
+    return told[0] if told else reason.partition(". ")[0]
 
 
 def _stands(node: str) -> bool:

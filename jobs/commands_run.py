@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from shlex import quote
@@ -129,7 +130,8 @@ def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
     """Run a job and say what it came to; exit code 1 if a tile is degraded."""
     with _resumable(spec):
         runner = import_module(RUNNER, __package__)
-        with Terminal(Console(stderr=True)) as watcher:
+        # Libraries print what they like; on stdout there is the result and nothing else.
+        with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
             summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo), trusted=trusted)
     if as_json:
         click.echo(json.dumps(summary.as_json(), indent=1))

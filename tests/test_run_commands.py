@@ -12,10 +12,10 @@ import pytest
 import zarr
 
 from tests import faults
-from tests.commandline import tileloom
+from tests.commandline import QUICK, tileloom
 from tests.images import noise, write_zarr
 from tests.pipeline import job, result, scene
-from tileloom.jobs import commands_run
+from tileloom.jobs import commands_run, run
 from tileloom.jobs.cli import Terminated
 from tileloom.jobs.options import job_of
 from tileloom.tiling.box import TileKey
@@ -97,6 +97,21 @@ def test_a_summary_for_people(tmp_path, capfd):
     assert f" {told['inherited'] * 3} network calls, " in first
     assert last == f"result: {spec.output}"
     assert (told["done"], told["network_calls"]) == (0, 0)
+
+
+def test_what_libraries_print_does_not_get_into_the_result(tmp_path, capfd, monkeypatch):
+    real = run.run_job
+
+    def noisy(*words, **options):
+        print("somebody's notice")
+        return real(*words, **options)
+
+    monkeypatch.setattr(run, "run_job", noisy)
+    small_job(tmp_path)
+    words = ("restore", tmp_path / "input.zarr", tmp_path / "out.zarr", "--task", "sr:2", "--range", -1, 1, *QUICK)
+    ran = tileloom(capfd, *words, "--json")
+    assert ran.json["done"] > 0
+    assert "somebody's notice" in ran.errors
 
 
 def test_progress_goes_to_stderr_and_json_alone_to_stdout(tmp_path, capfd):
