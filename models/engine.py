@@ -7,6 +7,7 @@ threads: a forward pass runs on one, and *lanes* run several passes side by side
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -25,7 +26,7 @@ from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
 from .denoiser import Denoiser, networks_of
 from .device import device_class, fix_arithmetic, own_memory, uncompiled
-from .rows import belongs, claim, dependent_row, layers_apart, run_apart, run_together
+from .rows import belongs, claim, dependent_row, layers_in_parts, run_in_parts, run_together
 from .solvers import Question, Solver, TileState
 
 _POSITION = struct.Struct("<I")
@@ -99,13 +100,13 @@ class Engine:
     @property
     def numeric_class(self) -> dict[str, str]:
         """What a tile's bits depend on besides the job."""
-        apart = sum(layers_apart(network) for network in networks_of(self._denoiser))
+        parts = Counter(rows for network in networks_of(self._denoiser) for rows in layers_in_parts(network))
         return {
             **device_class(self._solver.device),
             "torch": torch.__version__,
             "numpy": np.__version__,
             **self._denoiser.numerics,
-            **({"layers that run row by row": str(apart)} if apart else {}),
+            **({"layers in parts": _counted(parts)} if parts else {}),
             "batch_shape": "x".join(map(str, self.batch_shape)),
         }
 
@@ -233,7 +234,7 @@ class Engine:
 
     @torch.inference_mode()
     def _settle_rows(self) -> None:
-        """See that a row's bits do not depend on its slot, if need be by running some layers row by row."""
+        """See that a row's bits do not depend on its slot, if need be by running some layers in parts."""
         trial, networks = self._trial(), networks_of(self._denoiser)
 
         def forward(order: Sequence[int]) -> Tensor:
@@ -247,7 +248,7 @@ class Engine:
             self._check_answer(self._forward(trial))
             dependent = dependent_row(forward, self._batch)
             for network in networks if dependent is not None else ():
-                run_apart(network, partial(self._forward, trial))
+                run_in_parts(network, partial(self._forward, trial))
         if dependent is not None or self._denoiser.numerics.get("compiled") == "yes":
             dependent = dependent_row(forward, self._batch)
         if dependent is not None:
@@ -255,6 +256,10 @@ class Engine:
                 f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
                 "gives a tile other values in another slot or company; choose another batch size"
             )
+
+
+def _counted(parts: Counter[int]) -> str:
+    return ", ".join(f"{count} of {rows} {'row' if rows == 1 else 'rows'}" for rows, count in sorted(parts.items()))
 
 
 def _name(tile: TileInputs | TileState) -> str:

@@ -1,7 +1,7 @@
 """Whether the rows of a batch leave each other alone, which is what lets unrelated tiles share a pass.
 
-Some kernels share out their sums by a row's slot. A layer that has such a one runs row by row instead: every
-row then meets the kernel for a batch of one, and always at the same place.
+Some kernels share out their sums by a row's slot. A layer that has such a one runs in parts instead: of one size,
+the largest in which its rows leave each other alone. In parts of a single row every row has the same slot.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def belongs(network: nn.Module, owner: object) -> bool:
     return vars(network).get(_OWNER) is owner
 
 
-def layers_apart(network: nn.Module) -> int:
-    """How many layers run row by row."""
-    return sum("forward" in vars(layer) for layer in _candidates(network))
+def layers_in_parts(network: nn.Module) -> list[int]:
+    """The rows in a part, for each layer that runs in parts."""
+    return [vars(layer)["forward"].keywords["rows"] for layer in _candidates(network) if "forward" in vars(layer)]
 
 
 def run_together(network: nn.Module) -> None:
@@ -55,13 +55,14 @@ def run_together(network: nn.Module) -> None:
         vars(layer).pop("forward", None)
 
 
-def run_apart(network: nn.Module, forward: Callable[[], object]) -> None:
-    """Let those layers run row by row whose kernels heed a row's slot in the shapes that ``forward`` brings up."""
-    dependent: list[nn.Module] = []
+def run_in_parts(network: nn.Module, forward: Callable[[], object]) -> None:
+    """Let those layers run in parts whose kernels heed a row's slot in the shapes that ``forward`` brings up."""
+    found: list[tuple[nn.Module, int]] = []
 
     def judge(layer: nn.Module, inputs: tuple[Tensor, ...], told: Tensor) -> None:
-        if _heeds_slots(partial(type(layer).forward, layer), inputs[0], told):
-            dependent.append(layer)
+        whole = partial(type(layer).forward, layer)
+        if _heeds_slots(whole, inputs[0], told):
+            found.append((layer, _largest_part(whole, inputs[0])))
 
     handles = [layer.register_forward_hook(judge) for layer in _candidates(network)]
     try:
@@ -69,13 +70,23 @@ def run_apart(network: nn.Module, forward: Callable[[], object]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    for layer in dependent:
-        vars(layer)["forward"] = partial(_row_by_row, partial(type(layer).forward, layer))
+    for layer, rows in found:
+        vars(layer)["forward"] = partial(_in_parts, partial(type(layer).forward, layer), rows=rows)
 
 
 def _candidates(network: nn.Module) -> list[nn.Module]:
     """The layers whose kernels libraries choose by shape."""
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
+
+
+def _largest_part(layer: Callable[[Tensor], Tensor], given: Tensor) -> int:
+    """Of the sizes that cut the batch into equal parts, the largest in which rows leave each other alone."""
+    count = len(given)
+    for rows in (size for size in range(count // 2, 1, -1) if count % size == 0):
+        parted = partial(_in_parts, layer, rows=rows)
+        if not _heeds_slots(parted, given, parted(given)):
+            return rows
+    return 1
 
 
 def _heeds_slots(layer: Callable[[Tensor], Tensor], given: Tensor, told: Tensor) -> bool:
@@ -84,5 +95,5 @@ def _heeds_slots(layer: Callable[[Tensor], Tensor], given: Tensor, told: Tensor)
     return any(not torch.equal(layer(given.roll(by, 0)), told.roll(by, 0)) for by in {1, len(given) // 2})
 
 
-def _row_by_row(layer: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    return torch.cat([layer(row) for row in torch.split(given, 1)])
+def _in_parts(layer: Callable[[Tensor], Tensor], given: Tensor, *, rows: int) -> Tensor:
+    return torch.cat([layer(part) for part in torch.split(given, rows)])

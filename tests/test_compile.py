@@ -48,7 +48,7 @@ def test_a_compiled_network_is_near_the_other_and_its_tiles_keep_their_bits(tmp_
 def test_layers_that_heed_the_slot_are_found_before_they_are_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr("tileloom.models.networks.with_weights", lambda *_, **__: spoilt())
     work = factory(tmp_path, compile=True)()
-    assert work.numeric_class["layers that run row by row"] == "2"
+    assert work.numeric_class["layers in parts"] == "2 of 1 row"
     assert work.numeric_class["compiled"] == "yes"
 
 

@@ -1,4 +1,4 @@
-"""Layers whose kernels heed a row's slot run row by row, all others on whole batches."""
+"""Layers whose kernels heed a row's slot run in parts, all others on whole batches."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tileloom.models.contract import Contract
 from tileloom.models.engine import DependentRows, Engine
 from tileloom.models.networks import AdmDenoiser
 from tileloom.models.noise import PositionNoise
-from tileloom.models.rows import dependent_row, layers_apart, run_apart, run_together
+from tileloom.models.rows import dependent_row, layers_in_parts, run_in_parts, run_together
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box
@@ -19,6 +19,15 @@ from tileloom.tiling.measurement import Measurement
 
 SIZE = 16
 CONTRACT = Contract("net", bands=3, size_multiple=2, native_tile=SIZE, smallest_tile=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As an engine's lanes run: with more, bits depend on how sums are split among them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def by_slot(forward):
@@ -42,6 +51,18 @@ def spoilt():
     return net
 
 
+def padded(net, x, t):
+    """Rows in any order, in a batch of one size."""
+
+    def forward(order):
+        rows = list(order)
+        given, at = torch.zeros_like(x), torch.zeros_like(t)
+        given[: len(rows)], at[: len(rows)] = x[rows], t[rows]
+        return net(given, at)
+
+    return forward
+
+
 def engine(net, batch=3):
     solver = Ddnm(schedule(steps=4), PositionNoise(1), 3, (-1.0, 1.0))
     return Engine(AdmDenoiser(net, CONTRACT), solver, tile=(SIZE, SIZE), bands=3, batch=batch)
@@ -57,34 +78,52 @@ def _filled(inputs):
     return type(inputs)(inputs.image, inputs.key, inputs.box, inputs.measurement, y, y < 9)
 
 
-def test_only_layers_that_heed_the_slot_run_row_by_row():
+def test_only_layers_that_heed_the_slot_run_in_parts():
     net = spoilt()
     x, t = nets.images(4)
-    run_apart(net, lambda: net(x, t))
-    assert layers_apart(net) == 2
+    run_in_parts(net, lambda: net(x, t))
+    assert layers_in_parts(net) == [1, 1]
     assert "forward" in vars(net.middle_block[0].in_layers[2])
     assert "forward" in vars(net.time_embed[2])
-    assert dependent_row(lambda order: net(x[list(order)], t[list(order)]), 4) is None
+    assert dependent_row(padded(net, x, t), 4) is None
     torch.testing.assert_close(net(x, t), nets.network()(x, t))
     run_together(net)
-    assert layers_apart(net) == 0
-    assert dependent_row(lambda order: net(x[list(order)], t[list(order)]), 4) is not None
+    assert layers_in_parts(net) == []
+    assert dependent_row(padded(net, x, t), 4) is not None
+
+
+class Halved(nn.Conv2d):
+    """Heeds the slot in batches of more than two."""
+
+    def forward(self, x):
+        told = super().forward(x)
+        return by_slot(nn.Conv2d.forward)(self, x) if len(x) > 2 else told
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(6, 2), (4, 2), (5, 1)])
+def test_parts_are_as_large_as_they_may_be_and_of_one_size(batch, rows):
+    net = nets.network()
+    net.middle_block[0].in_layers[2].__class__ = Halved
+    x, t = nets.images(batch)
+    run_in_parts(net, lambda: net(x, t))
+    assert layers_in_parts(net) == [rows]
+    assert dependent_row(padded(net, x, t), batch) is None
 
 
 def test_an_engine_sees_to_it_and_says_so():
     clean, work = engine(nets.network()), engine(spoilt())
-    assert work.numeric_class["layers that run row by row"] == "2"
+    assert work.numeric_class["layers in parts"] == "2 of 1 row"
     assert work.numeric_class != clean.numeric_class
-    assert "layers that run row by row" not in clean.numeric_class
+    assert "layers in parts" not in clean.numeric_class
     torch.testing.assert_close(torch.from_numpy(result(work)), torch.from_numpy(result(clean)))
 
 
 def test_every_batch_is_judged_anew():
     net = spoilt()
     engine(net)
-    assert layers_apart(net) == 2
+    assert layers_in_parts(net) == [1, 1]
     engine(net, batch=1)
-    assert layers_apart(net) == 0
+    assert layers_in_parts(net) == []
 
 
 def test_what_heeds_its_company_all_the_same_is_refused():
@@ -102,7 +141,7 @@ def test_parameters_keep_their_names():
     net = spoilt()
     names = list(net.state_dict())
     x, t = nets.images(4)
-    run_apart(net, lambda: net(x, t))
+    run_in_parts(net, lambda: net(x, t))
     assert list(net.state_dict()) == names
 
 
