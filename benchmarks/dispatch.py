@@ -43,9 +43,13 @@ class Idle:
     def __init__(self, make_work: Callable[[], object]) -> None:
         self._mailbox: list[Ticket] = []
 
+    @ray.method(concurrency_group="control")
+    def where(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
     @ray.method(concurrency_group="work")
-    def load(self) -> tuple[str, Description]:
-        return ray.get_runtime_context().get_node_id(), Description({"device": "none"}, 1, SLOTS, 0, None)
+    def load(self) -> Description:
+        return Description({"device": "none"}, 1, SLOTS, 0, None)
 
     @ray.method(concurrency_group="work")
     def open(self, images: Mapping[int, object], settings: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from math import ceil
@@ -12,7 +13,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError, TileloomError
@@ -30,6 +31,7 @@ _QUIET = 10.0
 _ANSWER = 5.0
 # Seconds that the processes of a dying node may take to go one after the other.
 _GRACE = 0.5
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What Ray says of an actor that it had put, or was about to put, on a node that went.
 _WITH_NODE = "because its node has died"
 # Both are read when torch loads, which is once an actor unpickles what makes its work.
@@ -46,6 +48,7 @@ class Hand:
     held: set[Item] = field(default_factory=set)
     usage: Usage = field(default_factory=Usage)
     node: str = ""
+    placed: float = 0.0
     slots: int = 0
     opened: bool = False
     heard: float = 0.0
@@ -105,10 +108,18 @@ class Crew:
 
     def close(self) -> None:
         """End the actors, and Ray if it was started for this job."""
-        for hand in self.hands:
-            ray.kill(hand.actor)
-        if self._started:
-            ray.shutdown()
+        try:
+            for hand in self.hands:
+                with suppress(RayError, ValueError):
+                    ray.kill(hand.actor)
+        finally:
+            if self._started:
+                ray.shutdown()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every hand that the job asks for can be given work."""
+        return len(self.ready) == self._size
 
     @property
     def ready(self) -> list[Hand]:
@@ -146,6 +157,7 @@ class Crew:
         needs = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": _ENVIRONMENT}}
         actor = self._actor.options(**needs).remote(self._make_work)
         hand = Hand(f"worker {next(self._numbers)}", actor)
+        hand.call("where")
         hand.call("load")
         return hand
 
@@ -157,35 +169,41 @@ class Crew:
         except RayTaskError as error:
             raise _own(error, hand) from error
         except RayError as error:
+            if getattr(error, "actor_init_failed", False) or isinstance(error, RuntimeEnvSetupError):
+                raise TileloomError(f"{hand.name} cannot be started: {_last(error)}") from error
             # The call stays among the hand's, so that whoever hears of the loss knows what was lost.
             yield self._lose(hand, " ".join(str(error).split()))
             return
         del hand.calls[call]
-        if method == "load":
-            self._loaded(hand, *told)
+        if method == "where":
+            hand.node, hand.placed = told, monotonic()
+        elif method == "load":
+            self._loaded(hand, told)
         elif method == "open":
             hand.opened = True
         elif method != "give":
             yield Heard(hand, call, told)
 
-    def _loaded(self, hand: Hand, node: str, description: Description) -> None:
+    def _loaded(self, hand: Hand, description: Description) -> None:
         """A worker has its network: the first one says what all must be, the others must be so."""
         if not hasattr(self, "description"):
             self.description = description
         differences = _differences(self.description.numeric_class, description.numeric_class)
         if differences:
             raise TileloomError(
-                f"{hand.name} on node {node[:8]} computes otherwise than the others ({differences}), and bytes would "
-                "depend on who does what: give the job workers of one kind"
+                f"{hand.name} on node {hand.node[:8]} computes otherwise than the others ({differences}), and bytes "
+                "would depend on who does what: give the job workers of one kind"
             )
-        hand.node, hand.slots = node, description.slots
+        hand.slots = description.slots
         if self._images:
             hand.call("open", *self._images)
 
     def _overdue(self, hand: Hand) -> bool:
-        """Whether a call takes longer than any may; a worker that waits for a place on the cluster is none of these."""
-        calls = [made for method, made in hand.calls.values() if method != "load"]
-        return bool(calls) and monotonic() - max(hand.heard, min(calls)) > self._spec.patience
+        """Whether a call takes longer than any may; one that waits for a place on the cluster does not count."""
+        if not hand.node or not hand.calls:
+            return False
+        began = min(made for _, made in hand.calls.values())
+        return monotonic() - max(hand.heard, hand.placed, began) > self._spec.patience
 
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""
@@ -206,7 +224,7 @@ class Crew:
     def _wait_for_capacity(self) -> None:
         """Say that nobody works, and after a while give up."""
         now = monotonic()
-        if any(hand.slots for hand in self.hands):
+        if any(hand.node for hand in self.hands):
             self._manned = self._said = now
         elif now - self._manned > self._spec.capacity:
             raise TileloomError(f"no worker could be had for {self._spec.capacity:g} s: {self._lacks()}")
@@ -233,21 +251,40 @@ def _connect(spec: CrewSpec) -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if spec.address is None:
-        cpus, gpus = ceil(spec.cpus * spec.workers), ceil(spec.gpus * spec.workers)
-        ray.init("local", num_cpus=max(1, cpus), num_gpus=gpus, include_dashboard=False, **quiet)
-        return True
     try:
-        _refuse_silence(spec.address)
-        ray.init(spec.address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"the cluster at {spec.address} cannot be reached ({why}): check the address") from None
+        if spec.address is None:
+            # Accelerators are those that Ray finds: one that is only claimed would compute on the processor.
+            ray.init("local", num_cpus=max(1, ceil(spec.cpus * spec.workers)), include_dashboard=False, **quiet)
+        else:
+            _refuse_silence(spec.address)
+            ray.init(spec.address, **quiet)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        where = f"the cluster at {spec.address} cannot be reached" if spec.address else "Ray cannot be started here"
+        raise InputError(f"{where} ({_last(error)}): check the address, and that its token is at hand") from None
+    if spec.address is None:
+        _refuse_missing_accelerators(spec)
     return True
+
+
+def _refuse_missing_accelerators(spec: CrewSpec) -> None:
+    there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    if spec.gpus * spec.workers > there:
+        ray.shutdown()
+        raise InputError(
+            f"cluster.gpus asks for {spec.gpus * spec.workers:g} accelerators in all, and this machine has {there:g}: "
+            "ask for fewer workers, or for a share of one each"
+        )
+
+
+def _last(error: BaseException) -> str:
+    """The last line of what an error says, without colours: where Ray puts the cause."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
 
 
 def _brief(reason: str) -> str:
     """The telling sentence of what Ray says of a loss, which is a page."""
+    reason = _COLOURS.sub("", reason)
     told = re.search(r"(?:The actor died because|Worker exit detail:|The actor is temporarily) [^.]+", reason)
     return told[0] if told else reason.partition(". ")[0]
 
@@ -268,6 +305,8 @@ def _stands(node: str) -> bool:
 
 def _refuse_silence(address: str) -> None:
     """Raise OSError where nobody listens: Ray itself would try again for minutes."""
+    if "://" in address:
+        raise ValueError("a job joins a cluster from one of its nodes, by HOST:PORT or auto")
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         with create_connection((host, int(port)), timeout=_ANSWER):
@@ -279,4 +318,4 @@ def _own(error: RayTaskError, hand: Hand) -> BaseException:
     cause = error.cause
     if isinstance(cause, TileloomError | OSError):
         return cause
-    return TileloomError(f"{hand.name} failed: {type(cause).__name__}: {cause}")
+    return TileloomError(f"{hand.name} failed: {type(cause).__name__}: {_last(cause)}")

@@ -90,7 +90,8 @@ class RayExecutor:
                 for event in self._crew.listen():
                     if isinstance(event, Lost):
                         waiting.extendleft(going.pop(call) for call in event.hand.calls if call in going)
-                    else:
+                    elif event.call in going:
+                        # A call of a run that has ended may still come back: it is nobody's any more.
                         found[going.pop(event.call)[0]] = event.told
             yield found.pop(at)
 
@@ -99,6 +100,9 @@ class RayExecutor:
     ) -> RunReport:
         """Hand out tiles, commit what comes back, until nothing is left or an image was stopped."""
         total = RunReport()
+        self._deaths.clear()
+        self._suspects.clear()
+        self._reserved = self._trial = None
         while not frontier.idle or frontier.leased:
             self._hand_out(frontier, images)
             reports: list[Report] = []
@@ -128,7 +132,8 @@ class RayExecutor:
         hand, trial = event.hand, self._trial
         if hand is self._reserved:
             self._reserved = self._trial = None
-            if trial and event.alone:
+            # A hand that was dead before it took the ticket did not die of it.
+            if trial and event.alone and not hand.under_way("give"):
                 return [Report(*trial, Outcome.FAILED, reason=f"its worker died of it, alone: {event.reason}")]
         if event.alone:
             self._deaths.update(hand.held)
@@ -137,10 +142,13 @@ class RayExecutor:
 
     def _hand_out(self, frontier: Frontier, images: Mapping[int, ImageRun]) -> None:
         """Fill every hand's slots, then the mailboxes, and keep calls under way where there is something to do."""
-        self._isolate(images)
+        self._isolate(frontier, images)
         hands = [hand for hand in self._crew.ready if hand is not self._reserved]
         given: dict[Hand, list[Item]] = {hand: [] for hand in hands}
         for ahead in (0, _AHEAD):
+            if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
+                # Whoever comes, or has room, would look for the tickets in others' mailboxes.
+                break
             room = {hand: hand.slots + min(ahead, hand.slots) - len(hand.held) for hand in hands}
             for item in frontier.take(sum(max(0, free) for free in room.values())):
                 if self._deaths[item] >= _SUSPECT:
@@ -154,21 +162,28 @@ class RayExecutor:
             self._send(hand, items, images)
 
     def _best(self, item: Item, room: Mapping[Hand, int], images: Mapping[int, ImageRun]) -> Hand:
-        """The hand with a neighbour's pixels in its cache, if it has room; else the emptiest."""
+        """The hand with a neighbour's pixels in its cache, if it has room and none is idle; else the emptiest."""
         image, tile = item
+        idle = any(free > 0 and not hand.held for hand, free in room.items())
         for need in images[image].plan.needs(tile):
             hand = self._made_by.get((image, need))
-            if hand and room.get(hand, 0) > 0:
+            if hand and room.get(hand, 0) > 0 and (not idle or not hand.held):
                 return hand
         return max(room, key=lambda hand: room[hand])
 
-    def _isolate(self, images: Mapping[int, ImageRun]) -> None:
+    def _isolate(self, frontier: Frontier, images: Mapping[int, ImageRun]) -> None:
         """Keep a hand free for the next suspect, and give it that once it is empty."""
+        stopped = [item for item in self._suspects if frontier.stopped(item[0])]
+        frontier.give_back(stopped)
+        self._suspects = deque(item for item in self._suspects if item not in stopped)
         if self._suspects and self._reserved is None and self._crew.ready:
             self._reserved = min(self._crew.ready, key=lambda hand: len(hand.held))
         if self._reserved is None:
             return
         given: list[Item] = []
+        if self._trial is None and not self._suspects:
+            self._reserved = None
+            return
         if self._trial is None and not self._reserved.held:
             self._trial = self._suspects.popleft()
             self._reserved.held.add(self._trial)

@@ -35,11 +35,16 @@ class TileActor:
         self._worker: Worker[Any] | None = None
         self._mailbox: SimpleQueue[Ticket] = SimpleQueue()
 
+    @ray.method(concurrency_group="control")
+    def where(self) -> str:
+        """The node it is on; whoever hears of it knows that the actor has a place."""
+        return str(ray.get_runtime_context().get_node_id())
+
     @ray.method(concurrency_group="work")
-    def load(self) -> tuple[str, Description]:
-        """Load the network; tells the actor's node, and what a job has to know of its work."""
+    def load(self) -> Description:
+        """Load the network; tells what a job has to know of its work."""
         self._worker = Worker(self._make_work)
-        return ray.get_runtime_context().get_node_id(), describe(self._worker.work)
+        return describe(self._worker.work)
 
     @ray.method(concurrency_group="work")
     def open(self, images: Mapping[int, ImagePlan], settings: bytes) -> None:

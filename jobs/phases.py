@@ -30,6 +30,14 @@ POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 IMAGE = 0
 
 
+def lay_out(image: ImagePlan, state: JobState) -> None:
+    """Make the working arrays before any worker opens them, so that no two of them do."""
+    if state.bits() is None:
+        access = ImageAccess(image, ChunkCache(CACHE_BYTES))
+        for level in range(len(image.plan.levels)):
+            access.canvas(level)
+
+
 def prepare(image: ImagePlan, executor: Executor, state: JobState, watcher: Watcher) -> NDArray[np.uint8]:
     """Check the input, make the coarser ones, and survey what is to be restored; all of it once."""
     done = state.bits()

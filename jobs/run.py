@@ -24,7 +24,7 @@ from ..tiling.store import write_json
 from ..tiling.work import TileWork
 from .bill import Bill, affordable_memory, coarser_bytes, make_bill, planned_bytes, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes
-from .phases import OnReports, prepare, publish, restore
+from .phases import IMAGE, OnReports, lay_out, prepare, publish, restore
 from .progress import Watcher
 from .spec import JobSpec, changed
 from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, only_run, settings_bytes
@@ -85,6 +85,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         batch=batch,
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
+        device_share=1 / _workers_a_device(spec),
         side_by_side=-(-int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
@@ -108,7 +109,8 @@ def _affordable(compiled: Compiled) -> int | None:
     """Bytes that the engine may take, beside all that the job takes without it."""
     memory = affordable_memory(compiled.spec.max_memory)
     nothing = (0,) * len(compiled.image.plan.levels)
-    if memory is None:
+    # What the nodes of a cluster have is not known here.
+    if memory is None or compiled.spec.cluster.address:
         return None
     left = memory - _bill(compiled, nothing, work_bytes=0).memory_bytes
     return left // (compiled.spec.cluster.workers or 1)
@@ -169,11 +171,16 @@ def _run(
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     with _nothing_left_of_a_refused_job(state, stored):
         state.save()
-        executor.open({0: compiled.image}, settings=settings_bytes(parts))
+        lay_out(compiled.image, state)
+        executor.open({IMAGE: compiled.image}, settings=settings_bytes(parts))
         bits = prepare(compiled.image, executor, state, watcher)
-        needs, own = _workers_here(spec) * executor.description.memory, executor.description.device_memory
+        needs, own = executor.description.memory, executor.description.device_memory
         solve = tiles_to_solve(bits, compiled.image.plan)
-        bill = _bill(compiled, solve, needs) if own is None else _bill(compiled, solve, 0, device_bytes=needs)
+        bill = (
+            _bill(compiled, solve, _workers_here(spec) * needs)
+            if own is None
+            else _bill(compiled, solve, 0, device_bytes=_workers_a_device(spec) * needs)
+        )
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
     ledger = state.ledger()
@@ -197,6 +204,11 @@ def _run(
     if not spec.keep_scratch and not degraded:
         state.drop_scratch(ledger)
     return summary
+
+
+def _workers_a_device(spec: JobSpec) -> int:
+    """Workers that share the memory of one accelerator."""
+    return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1
 
 
 def _workers_here(spec: JobSpec) -> int:

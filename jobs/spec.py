@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from ..cluster.executor import CrewSpec
 from ..models.parity import Parity
@@ -48,6 +57,12 @@ def _bytes(size: object) -> object:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
 
 
+def _share_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError(gpus)
+    return gpus
+
+
 File = Annotated[str, Field(min_length=1), Meant("the path of a file or folder")]
 Count = Annotated[int, Field(ge=1), Meant("a whole number from 1 up")]
 Whole = Annotated[int, Field(ge=0), Meant("a whole number from 0 up")]
@@ -55,8 +70,8 @@ Factor = Annotated[int, Field(ge=2), Meant("a whole number from 2 up")]
 Seed = Annotated[int, Field(ge=0, lt=2**64), Meant("a whole number from 0 to 2^64 - 1")]
 Flag = Annotated[bool, Meant("true or false")]
 Number = Annotated[float, Meant("a number")]
-Share = Annotated[float, Field(ge=0), Meant("a number from 0 up")]
-Positive = Annotated[float, Field(gt=0), Meant("a number above 0")]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False), Meant("a number from 0 up")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Meant("a number above 0")]
 Noise = Annotated[float, Field(ge=0, le=1), Meant("a number from 0 to 1")]
 AutoCount = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Meant("a whole number from 1 up, or auto")]
 AutoWhole = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], Meant("a whole number from 0 up, or auto")]
@@ -150,7 +165,9 @@ class ClusterSpec(_Strict):
     cpus: Share | None = Field(
         default=None, description="Cores of each worker; if left out, an even share of this machine's, 1 on a cluster."
     )
-    gpus: Share = Field(default=0.0, description="Accelerators of each worker, 0.5 for half of one.")
+    gpus: Annotated[Share, AfterValidator(_share_or_whole), Meant("a share below 1, or a whole number")] = Field(
+        default=0.0, description="Accelerators of each worker, 0.5 for half of one."
+    )
     patience: Positive = Field(
         default=3600.0, description="Seconds after which a worker that was not heard of is ended and replaced."
     )

@@ -56,9 +56,9 @@ class EngineFactory:
     """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options.
 
     ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
-    machine's memory (None: no limit) and for no more tiles than can ever run ``side_by_side``. ``jumps`` are
-    parameters of :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the
-    sampler's own. ``trusted``: a model that is code may be run.
+    machine's memory (None: no limit), or this share of the accelerator's, and for no more tiles than can ever
+    run ``side_by_side``. ``jumps`` are parameters of :func:`~tileloom.models.schedule.jump_times` besides the
+    first family's; ``eta`` None is the sampler's own. ``trusted``: a model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -71,6 +71,7 @@ class EngineFactory:
     batch: int | None = 1
     lanes: int | None = 1
     affordable: int | None = None
+    device_share: float = 1.0
     side_by_side: int | None = None
     levels: int = 1
     factor: int = 2
@@ -89,7 +90,7 @@ class EngineFactory:
         fewest, most = contract.batch_limits
 
         own = own_memory(device)
-        limit = self.affordable if own is None else own
+        limit = self.affordable if own is None else int(self.device_share * own)
 
         def make(batch: int, lanes: int) -> Engine:
             return self._engine(denoiser, solver, batch, lanes)

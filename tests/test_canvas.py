@@ -1,5 +1,7 @@
 """Scratch canvases and the files around them: one writer a chunk, and never zeros for what is not there."""
 
+from pathlib import PosixPath
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,19 @@ def tiles(grid):
 
 def pixels_of(grid, seed=0):
     return np.random.default_rng(seed).standard_normal((BANDS, *grid.box.shape)).astype(np.float32)
+
+
+class NotThereYet(PosixPath):
+    """A folder that another worker fills just after somebody looked."""
+
+    def exists(self):
+        return False
+
+
+def test_an_array_that_somebody_else_made_meanwhile_is_opened(tmp_path):
+    layout = {"shape": (1, 8, 8), "chunk": (1, 4, 4), "dtype": "float32", "fill": 0.0}
+    ensure_array(tmp_path / "array", **layout)[...] = 3.0
+    assert (ensure_array(NotThereYet(tmp_path / "array"), **layout)[...] == 3).all()
 
 
 def filled(folder, grid):

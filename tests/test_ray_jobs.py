@@ -14,6 +14,8 @@ from tests.commandline import tileloom, written
 from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
+from tileloom.jobs.spec import ClusterSpec
+from tileloom.jobs.state import JobState
 from tileloom.tiling.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -112,7 +114,24 @@ def test_all_workers_have_the_batch_that_the_first_one_found(tmp_path):
     spec = job(tmp_path, y, task="sr:2", range=[-1, 1], model=model, batch="auto", levels=1, cluster=cluster)
     summary = run_job(spec, Silent())
     assert summary.report.done == sum(summary.bill.solve)
-    np.testing.assert_allclose(result(spec).reshape(3, 16, 2, 24, 2).mean(axis=(2, 4)), y[:, :16, :24], atol=1e-5)
+    found = JobState.load(Path(spec.output)).parts["batch"]
+    alone = beside(spec, tmp_path / "alone").model_copy(update={"batch": found, "cluster": ClusterSpec()})
+    restore(alone)
+    np.testing.assert_array_equal(result(spec), result(alone))
+
+
+def test_more_accelerators_than_there_are_are_refused(moved):
+    asked = moved.model_copy(update={"cluster": moved.cluster.model_copy(update={"gpus": 1.0})})
+    with pytest.raises(InputError, match=r"cluster.gpus asks for 2 accelerators in all, and this machine has 0: ask"):
+        run_job(asked, Silent())
+    assert not ray.is_initialized()
+    assert not Path(asked.output).exists()
+
+
+def test_a_client_address_says_how_a_job_joins(moved):
+    asked = moved.model_copy(update={"cluster": moved.cluster.model_copy(update={"address": "ray://10.0.0.1:10001"})})
+    with pytest.raises(InputError, match="from one of its nodes, by HOST:PORT or auto"):
+        run_job(asked, Silent())
 
 
 def test_a_cluster_that_does_not_answer_is_refused_in_a_sentence(moved):
@@ -129,7 +148,9 @@ def test_a_cluster_that_does_not_answer_is_refused_in_a_sentence(moved):
     [
         (("--cluster-workers", "0"), "--cluster-workers must be a whole number from 1 up, not 0"),
         (("--cluster-address", "auto"), "--cluster-workers is missing, and --cluster-address names a cluster"),
-        (("--cluster-gpus", "-1"), "--cluster-gpus must be a number from 0 up"),
+        (("--cluster-gpus", "-1"), "--cluster-gpus must be a share below 1, or a whole number"),
+        (("--cluster-gpus", "1.5"), "--cluster-gpus must be a share below 1, or a whole number"),
+        (("--cluster-cpus", "inf"), "--cluster-cpus must be a number from 0 up"),
         (("--cluster-patience", "never"), "--cluster-patience must be a number above 0"),
     ],
 )

@@ -12,6 +12,7 @@ from uuid import uuid4
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.errors import ContainsArrayError
 
 from .errors import StoreError
 
@@ -43,9 +44,10 @@ def open_array(folder: Path) -> zarr.Array[Any]:
 def ensure_array(
     folder: Path, *, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, fill: float
 ) -> zarr.Array[Any]:
-    """The array at ``folder``, created if an earlier run did not."""
+    """The array at ``folder``, created if neither an earlier run nor another worker did."""
     if not (folder / "zarr.json").exists():
-        create_array(folder, shape=shape, chunk=chunk, dtype=dtype, fill=fill)
+        with suppress(ContainsArrayError):
+            create_array(folder, shape=shape, chunk=chunk, dtype=dtype, fill=fill)
     return open_array(folder)
 
 
