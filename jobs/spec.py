@@ -71,6 +71,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**64), Meant("a whole number from 0 to 2^6
 Flag = Annotated[bool, Meant("true or false")]
 Number = Annotated[float, Meant("a number")]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False), Meant("a number from 0 up")]
+Accelerators = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False),
+    AfterValidator(_share_or_whole),
+    Meant("a share below 1, or a whole number"),
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Meant("a number above 0")]
 Noise = Annotated[float, Field(ge=0, le=1), Meant("a number from 0 to 1")]
 AutoCount = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Meant("a whole number from 1 up, or auto")]
@@ -165,9 +171,7 @@ class ClusterSpec(_Strict):
     cpus: Share | None = Field(
         default=None, description="Cores of each worker; if left out, an even share of this machine's, 1 on a cluster."
     )
-    gpus: Annotated[Share, AfterValidator(_share_or_whole), Meant("a share below 1, or a whole number")] = Field(
-        default=0.0, description="Accelerators of each worker, 0.5 for half of one."
-    )
+    gpus: Accelerators = Field(default=0.0, description="Accelerators of each worker, 0.5 for half of one.")
     patience: Positive = Field(
         default=3600.0, description="Seconds after which a worker that was not heard of is ended and replaced."
     )
