@@ -111,7 +111,7 @@ class Bench:
 
     def runner(self, shape: Shape) -> Callable[[], float]:
         """What tells the seconds a tile-call takes."""
-        engine = self.factory(shape).__call__()
+        engine = self.factory(shape)()
         states = [_placed(engine.begin(tile(at)), at if shape.mixed else 0) for at in range(engine.slots)]
         steps = max(1, TILE_CALLS // engine.slots)
 

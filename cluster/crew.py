@@ -48,7 +48,6 @@ class Hand:
     held: set[Item] = field(default_factory=set)
     usage: Usage = field(default_factory=Usage)
     node: str = ""
-    placed: float = 0.0
     slots: int = 0
     opened: bool = False
     heard: float = 0.0
@@ -158,7 +157,6 @@ class Crew:
         actor = self._actor.options(**needs).remote(self._make_work)
         hand = Hand(f"worker {next(self._numbers)}", actor)
         hand.call("where")
-        hand.call("load")
         return hand
 
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
@@ -176,7 +174,8 @@ class Crew:
             return
         del hand.calls[call]
         if method == "where":
-            hand.node, hand.placed = told, monotonic()
+            hand.node = told
+            hand.call("load")
         elif method == "load":
             self._loaded(hand, told)
         elif method == "open":
@@ -203,7 +202,7 @@ class Crew:
         if not hand.node or not hand.calls:
             return False
         began = min(made for _, made in hand.calls.values())
-        return monotonic() - max(hand.heard, hand.placed, began) > self._spec.patience
+        return monotonic() - max(hand.heard, began) > self._spec.patience
 
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""

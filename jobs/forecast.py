@@ -16,6 +16,7 @@ from ..tiling.source import open_mask
 from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, least_batch, most_lanes
 from .progress import Watcher
+from .spec import JobSpec
 from .state import fresh_states
 from .task import describe
 
@@ -66,6 +67,29 @@ class Forecast:
         return asdict(self)
 
 
+def workers_here(spec: JobSpec) -> int:
+    """Workers that share this machine's memory."""
+    return 0 if spec.cluster.address else spec.cluster.workers or 1
+
+
+def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None, device_bytes: int = 0) -> Bill:
+    """The bill of a job that runs ``solve`` tiles a level; ``work_bytes`` None: its engine is yet to be made."""
+    spec, image = compiled.spec, compiled.image
+    if work_bytes is None:
+        in_flight = least_batch(spec, compiled.contract) * most_lanes(spec)
+        planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=image.bands)
+        work_bytes = workers_here(spec) * planned
+    return make_bill(
+        image.plan,
+        image.result,
+        solve=solve,
+        calls_per_tile=compiled.calls_per_tile,
+        work_bytes=work_bytes,
+        inputs_bytes=coarser_bytes(image, compiled.source),
+        device_bytes=device_bytes,
+    )
+
+
 def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
@@ -73,14 +97,6 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
-    bill = make_bill(
-        plan,
-        image.result,
-        solve=solve,
-        calls_per_tile=compiled.calls_per_tile,
-        work_bytes=planned_bytes(compiled.contract, in_flight=batch * lanes, tile=compiled.tile, bands=image.bands),
-        inputs_bytes=coarser_bytes(image, compiled.source),
-    )
     return Forecast(
         input=spec.input,
         output=spec.output,
@@ -101,7 +117,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         batch=batch,
         lanes=lanes,
         trial=trial,
-        bill=bill,
+        bill=bill_of(compiled, solve),
     )
 
 

@@ -30,20 +30,19 @@ POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 IMAGE = 0
 
 
-def lay_out(image: ImagePlan, state: JobState) -> None:
-    """Make the working arrays before any worker opens them, so that no two of them do."""
-    if state.bits() is None:
-        access = ImageAccess(image, ChunkCache(CACHE_BYTES))
-        for level in range(len(image.plan.levels)):
-            access.canvas(level)
-
-
-def prepare(image: ImagePlan, executor: Executor, state: JobState, watcher: Watcher) -> NDArray[np.uint8]:
-    """Check the input, make the coarser ones, and survey what is to be restored; all of it once."""
+def prepare(
+    image: ImagePlan, executor: Executor, state: JobState, watcher: Watcher, *, settings: bytes
+) -> NDArray[np.uint8]:
+    """Tell the workers of the image; check it, make the coarser inputs, survey what is to be restored, all once."""
     done = state.bits()
     if done is not None:
+        executor.open({IMAGE: image}, settings=settings)
         return done
     access, plan = ImageAccess(image, ChunkCache(CACHE_BYTES)), image.plan
+    # The working arrays are made before any worker opens them, so that no two of them do.
+    for level in range(len(plan.levels)):
+        access.canvas(level)
+    executor.open({IMAGE: image}, settings=settings)
     checks, lifts, surveys = access.checks(), access.lifts(), access.surveys()
     watcher.begin("survey", len(checks) + len(lifts) + len(surveys), unit="tasks")
     for _ in executor.each(IMAGE, [methodcaller("check", box) for box in checks]):

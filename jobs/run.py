@@ -22,9 +22,10 @@ from ..tiling.errors import InputError, JobChanged, TileloomError
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
 from ..tiling.work import TileWork
-from .bill import Bill, affordable_memory, coarser_bytes, make_bill, planned_bytes, refuse_unaffordable, tiles_to_solve
-from .compile import Compiled, compile_job, least_batch, most_lanes
-from .phases import IMAGE, OnReports, lay_out, prepare, publish, restore
+from .bill import Bill, affordable_memory, refuse_unaffordable, tiles_to_solve
+from .compile import Compiled, compile_job
+from .forecast import bill_of, workers_here
+from .phases import OnReports, prepare, publish, restore
 from .progress import Watcher
 from .spec import JobSpec, changed
 from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, only_run, settings_bytes
@@ -112,7 +113,7 @@ def _affordable(compiled: Compiled) -> int | None:
     # What the nodes of a cluster have is not known here.
     if memory is None or compiled.spec.cluster.address:
         return None
-    left = memory - _bill(compiled, nothing, work_bytes=0).memory_bytes
+    left = memory - bill_of(compiled, nothing, work_bytes=0).memory_bytes
     return left // (compiled.spec.cluster.workers or 1)
 
 
@@ -132,7 +133,7 @@ def run_job(
     compiled = compile_job(spec, trusted=trusted)
     output = Path(spec.output)
     if JobState.load(output) is None:
-        full = _bill(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
+        full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
     with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
         return _run(compiled, executor, watcher, redo, on_reports, began=began, available=available)
@@ -171,15 +172,13 @@ def _run(
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     with _nothing_left_of_a_refused_job(state, stored):
         state.save()
-        lay_out(compiled.image, state)
-        executor.open({IMAGE: compiled.image}, settings=settings_bytes(parts))
-        bits = prepare(compiled.image, executor, state, watcher)
+        bits = prepare(compiled.image, executor, state, watcher, settings=settings_bytes(parts))
         needs, own = executor.description.memory, executor.description.device_memory
         solve = tiles_to_solve(bits, compiled.image.plan)
         bill = (
-            _bill(compiled, solve, _workers_here(spec) * needs)
+            bill_of(compiled, solve, workers_here(spec) * needs)
             if own is None
-            else _bill(compiled, solve, 0, device_bytes=_workers_a_device(spec) * needs)
+            else bill_of(compiled, solve, 0, device_bytes=_workers_a_device(spec) * needs)
         )
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
@@ -211,34 +210,11 @@ def _workers_a_device(spec: JobSpec) -> int:
     return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1
 
 
-def _workers_here(spec: JobSpec) -> int:
-    """Workers that share this machine's memory."""
-    return 0 if spec.cluster.address else spec.cluster.workers or 1
-
-
 def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
     """The padded batch: as the job says, or as the output was begun with; None where it is yet to be found."""
     if spec.batch != "auto":
         return spec.batch
     return int(stored.parts["batch"]) if stored else None
-
-
-def _bill(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None, device_bytes: int = 0) -> Bill:
-    """The bill of a run; without ``work_bytes``, of one whose engine is yet to be made."""
-    spec, image = compiled.spec, compiled.image
-    if work_bytes is None:
-        in_flight = least_batch(spec, compiled.contract) * most_lanes(spec)
-        planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=image.bands)
-        work_bytes = _workers_here(spec) * planned
-    return make_bill(
-        image.plan,
-        image.result,
-        solve=solve,
-        calls_per_tile=compiled.calls_per_tile,
-        work_bytes=work_bytes,
-        inputs_bytes=coarser_bytes(image, compiled.source),
-        device_bytes=device_bytes,
-    )
 
 
 def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
-from .contract import Model, label_of, split_model
+from .contract import Contract, Model, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
 from .denoiser import Condition, Denoiser, Pull
 from .device import CPU, best_device, own_memory
@@ -85,10 +86,8 @@ class EngineFactory:
     def __call__(self) -> Engine:
         """Load the network and fix the batch."""
         device = best_device()
-        contract = contract_of(self.model, trusted=self.trusted)
         denoiser, solver = self._denoiser(device), self.solver(device)
-        fewest, most = contract.batch_limits
-
+        fewest, most = self._contract.batch_limits
         own = own_memory(device)
         limit = self.affordable if own is None else int(self.device_share * own)
 
@@ -104,7 +103,7 @@ class EngineFactory:
             return not idle and (most is None or batch <= most) and (limit is None or needs(batch, lanes) <= limit)
 
         batch = self.batch or (fewest if fewest > 1 else None)
-        if contract.batches:
+        if self._contract.batches:
             found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, worthwhile=worthwhile)
         else:
             found = batch or 1, self.lanes or most_lanes(device)
@@ -128,7 +127,7 @@ class EngineFactory:
 
     def solver(self, device: str) -> Solver:
         """What walks the job's tiles, its tensors on a device."""
-        contract = contract_of(self.model, trusted=self.trusted)
+        contract = self._contract
         steps = schedule(
             contract.betas,
             steps=self.steps,
@@ -143,6 +142,10 @@ class EngineFactory:
         clip = None if kind is DdnmImplicit else contract.value_range
         noise = PositionNoise(self.seed, device)
         return kind(steps, noise, self.bands, clip, told=self._told(), parity=self.parity, **own)
+
+    @cached_property
+    def _contract(self) -> Contract:
+        return contract_of(self.model, trusted=self.trusted)
 
     def _told(self) -> Condition:
         guide = self.guidance

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -73,6 +74,7 @@ def _units() -> list[str]:
     return [*sorted(flags.intersection(_UNITS)), *caps]
 
 
+@cache
 def _cpu_facts() -> dict[str, str]:
     """What the system tells of its first processor."""
     listing = Path("/proc/cpuinfo")

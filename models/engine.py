@@ -69,6 +69,7 @@ class Engine:
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
         self._denoiser, self._solver = denoiser, solver
+        self._networks = networks_of(denoiser)
         self._batch, self._lanes, self._levels = batch, lanes, levels
         self._window = (bands, *tile)
         fix_arithmetic()
@@ -100,7 +101,7 @@ class Engine:
     @property
     def numeric_class(self) -> dict[str, str]:
         """What a tile's bits depend on besides the job."""
-        parts = Counter(rows for network in networks_of(self._denoiser) for rows in layers_in_parts(network))
+        parts = Counter(rows for network in self._networks for rows in layers_in_parts(network))
         return {
             **device_class(self._solver.device),
             "torch": torch.__version__,
@@ -195,7 +196,7 @@ class Engine:
 
     def _forward(self, asked: Sequence[Question]) -> Tensor:
         """The network on windows in the first rows of a padded batch."""
-        if not all(belongs(network, self._owner) for network in networks_of(self._denoiser)):
+        if not all(belongs(network, self._owner) for network in self._networks):
             raise TileloomError(
                 f"model {self._denoiser.contract.name} was settled for another engine's batches since: "
                 "load it once for each engine"
@@ -217,7 +218,7 @@ class Engine:
             for row, (x_CHW, condition) in enumerate(zip(x_BCHW, told, strict=True))
         ]
 
-    def _check_answer(self, answer: Tensor) -> None:
+    def _check_answer(self, answer: Tensor, used: int) -> None:
         """Refuse a network that answers with something else than it should, before a tile is spent on it."""
         name, (batch, bands, *size) = self._denoiser.contract.name, self.batch_shape
         parts = answer.shape[1] // bands if answer.ndim == len(self.batch_shape) else 0
@@ -227,7 +228,7 @@ class Engine:
                 f"model {name} was given {shapes[0]} and answers {shapes[1]} in {answer.dtype}: "
                 "mend it until `tileloom models check` takes it"
             )
-        if not torch.isfinite(answer).all():
+        if not torch.isfinite(answer[:used]).all():
             precision = self._denoiser.numerics.get("precision")
             mend = "use precision bf16 or fp32" if precision == "fp16" else "its weights may be damaged"
             raise TileloomError(f"model {name} answers with values that are not finite in {precision}: {mend}")
@@ -235,19 +236,20 @@ class Engine:
     @torch.inference_mode()
     def _settle_rows(self) -> None:
         """See that a row's bits do not depend on its slot, if need be by running some layers in parts."""
-        trial, networks = self._trial(), networks_of(self._denoiser)
+        trial = self._trial()
 
         def forward(order: Sequence[int]) -> Tensor:
-            return self._forward([trial[row] for row in order])
+            answer = self._forward([trial[row] for row in order])
+            self._check_answer(answer, len(order))
+            return answer
 
         self._owner = object()
-        for network in networks:
+        for network in self._networks:
             claim(network, self._owner)
             run_together(network)
         with uncompiled():
-            self._check_answer(self._forward(trial))
             dependent = dependent_row(forward, self._batch)
-            for network in networks if dependent is not None else ():
+            for network in self._networks if dependent is not None else ():
                 run_in_parts(network, partial(self._forward, trial))
         if dependent is not None or self._denoiser.numerics.get("compiled") == "yes":
             dependent = dependent_row(forward, self._batch)

@@ -11,6 +11,7 @@ from tests.commandline import tileloom
 from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
 from tileloom.jobs import bill, run
 from tileloom.jobs.compile import compile_job
+from tileloom.jobs.forecast import bill_of
 from tileloom.jobs.state import JobState
 from tileloom.tiling.errors import InputError, TileloomError
 
@@ -94,7 +95,7 @@ def test_a_batch_has_to_fit_beside_what_the_job_takes_anyway(spec, monkeypatch):
 
 def test_an_accelerator_that_is_too_small_is_refused(spec, tmp_path):
     compiled = compile_job(spec)
-    costs = run._bill(compiled, (6,), device_bytes=3 * 10**9)
+    costs = bill_of(compiled, (6,), device_bytes=3 * 10**9)
     bill.refuse_unaffordable(costs, tmp_path, max_memory=None, device_memory=3 * 10**9)
     words = "needs about 3.00 GB of the accelerator's own memory and 2.00 GB can be had: lower batch or tile"
     with pytest.raises(InputError, match=words):
