@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -22,6 +24,10 @@ from .look import JobStatus, Verification, job_status, open_state, stored_job, v
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
+from .state import HIDDEN
+from .submitted import cluster_at, named, output_at, told
+
+_UNSEEN = "the output is not to be seen from here, or not begun yet"
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -44,18 +50,30 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=example("tileloom status scene.zarr", "tileloom status scene.zarr --json"),
+    epilog=example(
+        "tileloom status scene.zarr",
+        "tileloom status scene.zarr --json",
+        "tileloom status job.yaml --address http://127.0.0.1:8265",
+    ),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.option("--address", metavar="ADDRESS", help="Ask this cluster, too, how TARGET does that was submitted to it.")
 @as_json
-def status(*, output: Path, as_json: bool) -> None:
-    """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
+def status(*, target: str, address: str | None, as_json: bool) -> None:
+    """Say how far TARGET has come: the output of a job, its job file, or the id of a submission.
 
-    A run may be going on.
+    Lists degraded tiles, of which one makes the exit code 1. A run may be going on. All is read from the output
+    itself, which needs no cluster; with an address, an output that is not to be seen from here is left out.
     """
-    found = job_status(open_state(output.absolute()))
-    _print(found.as_json() if as_json else _status_lines(found))
-    if found.degraded:
+    submission = named(target, cluster_at(address)) if address else None
+    output = Path(submission.output) if submission else output_at(target)
+    unseen = submission is not None and not (output / HIDDEN / "job.json").exists()
+    found = None if unseen else job_status(open_state(output))
+    if as_json:
+        _print(({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {}))
+    else:
+        _print(chain([told(submission)] if submission else [], _status_lines(found) if found else [_UNSEEN]))
+    if found and found.degraded:
         click.get_current_context().exit(1)
 
 

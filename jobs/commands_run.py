@@ -30,8 +30,9 @@ RUNNER = ".run"
 
 redo = click.option(
     "--redo",
-    type=click.Choice(["stale"]),
-    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
+    type=click.Choice(["stale", "failed"]),
+    help="stale: redo what a change of job, input or mask makes stale, and keep the rest. "
+    "failed: run degraded tiles again.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
 

@@ -40,6 +40,7 @@ trust_model = click.option(
 )
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
+CLUSTER_ADDRESS = f"cluster{_DOT}address"
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -64,8 +65,18 @@ def job_options(command: Command) -> Command:
 
 def cluster_options(command: Command) -> Command:
     """Give a command an option for every key of a job's cluster, which says where it runs."""
+    return _cluster_options(command, lambda _: True)
+
+
+def worker_options(command: Command) -> Command:
+    """Give a command the options of :func:`cluster_options` but the address."""
+    return _cluster_options(command, lambda key: key != CLUSTER_ADDRESS)
+
+
+def _cluster_options(command: Command, wanted: Callable[[str], bool]) -> Command:
     for key, field in reversed(list(_keys(ClusterSpec, f"cluster{_DOT}"))):
-        command = _option(key, field)(command)
+        if wanted(key):
+            command = _option(key, field)(command)
     return command
 
 

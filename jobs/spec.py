@@ -5,9 +5,11 @@ Every refusal is one sentence that names the key and says what was meant.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from os import PathLike, path
 from typing import Annotated, Literal, Self
 
@@ -353,6 +355,12 @@ class JobSpec(_Strict):
         # JSON has no NaN, and no NaN equals another.
         identity["nodata"] = None if self.nodata is None else repr(self.nodata)
         return identity
+
+    @property
+    def digest(self) -> str:
+        """What the job is known by: whatever decides the result's bytes, and where they go."""
+        told = json.dumps({**self.identity(), "output": self.output}, sort_keys=True)
+        return blake2b(told.encode(), digest_size=6).hexdigest()
 
 
 def load_job(file: str | PathLike[str]) -> JobSpec:

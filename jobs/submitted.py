@@ -1,0 +1,75 @@
+"""Jobs on a cluster, as the commands name them: by a job file, the output of a job, or a submission's id."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from ..tiling.errors import InputError
+from .look import open_state, stored_job
+from .spec import JobSpec, load_job
+
+if TYPE_CHECKING:
+    from ..cluster.submission import Submission, Submissions
+
+# Loads ray: only to talk to a cluster.
+_SUBMISSION = "..cluster.submission"
+_ID = re.compile(r"tileloom-[0-9a-f]+-\d+")
+
+
+def cluster_at(address: str | None) -> Submissions:
+    """What was submitted to the cluster at an address, or to the one that Ray finds."""
+    found: Submissions = import_module(_SUBMISSION, __package__).connect(address)
+    return found
+
+
+def is_id(target: str) -> bool:
+    """Whether a target is the id of a submission."""
+    return bool(_ID.fullmatch(target))
+
+
+def job_at(target: str) -> JobSpec:
+    """The job of a job file, or of an output."""
+    path = Path(target).absolute()
+    return stored_job(open_state(path)) if path.is_dir() else load_job(path)
+
+
+def named(target: str, cluster: Submissions) -> Submission:
+    """The submission of an id, or the last one of a job."""
+    if is_id(target):
+        return cluster.find(target)
+    found = cluster.latest(job_at(target).digest)
+    if found is None:
+        raise InputError(
+            f"{target} was not submitted to the cluster at {cluster.address}: `tileloom list` says what was"
+        )
+    return found
+
+
+def output_at(target: str) -> Path:
+    """The output of a job file, or the one that is named."""
+    if is_id(target):
+        raise InputError(f"{target} is a submission: say with --address on which cluster, or name its output")
+    path = Path(target).absolute()
+    return Path(load_job(path).output) if path.is_file() else path
+
+
+def told(one: Submission) -> str:
+    """A submission in a line."""
+    times = [datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S") for at in (one.began, one.ended) if at]
+    code = "" if one.exit_code is None else f" with exit code {one.exit_code}"
+    return f"{one.id}: {one.state}{code}, {' to '.join(times)}, {one.output}"
+
+
+def how_to_follow(one: Submission, address: str | None) -> str:
+    """The command that follows a submission."""
+    return f"tileloom logs --follow {one.id}{at(address)}"
+
+
+def at(address: str | None) -> str:
+    """The option that names the same cluster again."""
+    return f" --address {quote(address)}" if address else ""
