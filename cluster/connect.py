@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import re
 import signal
@@ -27,6 +28,8 @@ from .executor import CrewSpec
 # Seconds in which a cluster or a node has to answer at all.
 ANSWER = 5.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# How Ray says that no token was sent; all else that it says of tokens is of wrong ones.
+_NO_TOKEN = ("couldn't find", "cannot be opened or is empty", "currently 'disabled'", "Missing authentication token")
 
 
 def connect(spec: CrewSpec) -> bool:
@@ -64,10 +67,9 @@ def show_token() -> None:
 def unreachable(address: str | None, error: Exception) -> InputError:
     """Why there is no cluster to talk to."""
     if isinstance(error, AuthenticationError):
-        told = str(error)
-        # A token may be known to be missing here, or be missed there; the latter is also said of a wrong one.
-        none = "couldn't find" in told or "currently 'disabled'" in told or "Missing authentication" in told
-        what = "wants a token, and none is at hand" if none else "does not know the token that is at hand"
+        file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        none = f"wants a token, and none is at hand{f' in {file}' if file else ''}"
+        what = none if any(words in str(error) for words in _NO_TOKEN) else "does not know the token that is at hand"
         return InputError(
             f"the cluster at {address} {what}: put the cluster's own into ~/.ray/auth_token, or name its file in "
             "RAY_AUTH_TOKEN_PATH, and leave RAY_AUTH_MODE unset"

@@ -98,7 +98,10 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 @trust_model
 @as_json
 def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
-    """Go on with TARGET: a job file, or the output of a job."""
+    """Go on with TARGET: a job file, or the output of a job.
+
+    A job that was submitted to a cluster goes on when it is submitted again.
+    """
     path = Path(target).absolute()
     if path.is_dir():
         spec = stored_job(open_state(path))
@@ -117,7 +120,8 @@ def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, *
 def retry(*, output: Path, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
-    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
+    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced. On a cluster,
+    `tileloom submit --redo failed` does the same.
     """
     _run(on_cluster(stored_job(open_state(output.absolute())), cluster), "failed", trusted=trust_model, as_json=as_json)
 
