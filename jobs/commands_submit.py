@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from ..cluster.submission import Submission
 from ..tiling.errors import InputError, TileloomError
 from .commands_look import as_json, example
 from .commands_run import redo
@@ -20,7 +21,7 @@ from .spec import JobSpec, load_job
 from .submitted import at, cluster_at, how_to_follow, named, told
 
 if TYPE_CHECKING:
-    from ..cluster.submission import Submission, Submissions
+    from ..cluster.submissions import Submissions
 
 address = click.option(
     "--address",

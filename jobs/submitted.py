@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from ..cluster.submission import ID, Submission
 from ..tiling.errors import InputError
 from .look import open_state, stored_job
 from .spec import JobSpec, load_job
 
 if TYPE_CHECKING:
-    from ..cluster.submission import Submission, Submissions
+    from ..cluster.submissions import Submissions
 
 # Loads ray: only to talk to a cluster.
-_SUBMISSION = "..cluster.submission"
-_ID = re.compile(r"tileloom-[0-9a-f]+-\d+")
+_SUBMISSIONS = "..cluster.submissions"
 
 
 def cluster_at(address: str | None) -> Submissions:
     """What was submitted to the cluster at an address, or to the one that Ray finds."""
-    found: Submissions = import_module(_SUBMISSION, __package__).connect(address)
+    found: Submissions = import_module(_SUBMISSIONS, __package__).connect(address)
     return found
-
-
-def is_id(target: str) -> bool:
-    """Whether a target is the id of a submission."""
-    return bool(_ID.fullmatch(target))
 
 
 def job_at(target: str) -> JobSpec:
@@ -40,7 +34,7 @@ def job_at(target: str) -> JobSpec:
 
 def named(target: str, cluster: Submissions) -> Submission:
     """The submission of an id, or the last one of a job."""
-    if is_id(target):
+    if ID.fullmatch(target):
         return cluster.find(target)
     found = cluster.latest(job_at(target).digest)
     if found is None:
@@ -52,7 +46,7 @@ def named(target: str, cluster: Submissions) -> Submission:
 
 def output_at(target: str) -> Path:
     """The output of a job file, or the one that is named."""
-    if is_id(target):
+    if ID.fullmatch(target):
         raise InputError(f"{target} is a submission: say with --address on which cluster, or name its output")
     path = Path(target).absolute()
     return Path(load_job(path).output) if path.is_file() else path

@@ -14,7 +14,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from tests.commandline import tileloom, written
 from tests.test_packaging import package_files
-from tileloom.cluster import connect, submission
+from tileloom.cluster import connect, submissions
 from tileloom.cluster.executor import CrewSpec
 from tileloom.jobs import commands_look, commands_submit
 from tileloom.jobs.spec import load_job
@@ -84,7 +84,7 @@ class FakeClient:
 def nodes(monkeypatch):
     """The nodes that the cluster has."""
     found = [SimpleNamespace(state="ALIVE", resources_total={"CPU": 4.0})]
-    monkeypatch.setattr(submission, "list_nodes", lambda *_, **__: found)
+    monkeypatch.setattr(submissions, "list_nodes", lambda *_, **__: found)
     return found
 
 
@@ -95,7 +95,7 @@ def cluster(monkeypatch, nodes):
     def use(*jobs):
         client = FakeClient(*jobs)
         for module in (commands_submit, commands_look):
-            monkeypatch.setattr(module, "cluster_at", lambda _: submission.Submissions(client))
+            monkeypatch.setattr(module, "cluster_at", lambda _: submissions.Submissions(client))
         return client
 
     return use
@@ -171,8 +171,8 @@ def test_this_very_code_goes_along_and_nothing_else(cluster, job, capfd):
     client = cluster()
     tileloom(capfd, "submit", job)
     assert set(client.files) == package_files() | {"job/job.yaml"}
-    here = Path(submission.__file__)
-    assert client.files["tileloom/cluster/submission.py"] == here.read_bytes()
+    here = Path(submissions.__file__)
+    assert client.files["tileloom/cluster/submissions.py"] == here.read_bytes()
 
 
 def test_the_job_goes_along_as_it_is_with_its_paths_and_joins_the_cluster(cluster, tmp_path, capfd):
@@ -251,6 +251,14 @@ def test_a_log_that_breaks_off_is_no_end(cluster, job, capfd):
     assert "broke off, and it is still running" in said.errors[0]
 
 
+def test_a_reader_that_has_enough_is_nothing_that_the_cluster_did(cluster, job):
+    def enough(text):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        submissions.Submissions(cluster()).follow(id_of(job, 1), enough)
+
+
 def test_whoever_stops_looking_on_is_told_that_the_job_goes_on(cluster, job, capfd, monkeypatch):
     client = cluster(details(id_of(job, 1), JobStatus.RUNNING))
 
@@ -268,7 +276,7 @@ def test_whoever_stops_looking_on_is_told_that_the_job_goes_on(cluster, job, cap
 
 
 def test_a_pending_job_that_does_not_end_is_not_said_to_have_ended(cluster, job, capfd, monkeypatch):
-    monkeypatch.setattr(submission, "_LEAVE", 0)
+    monkeypatch.setattr(submissions, "_LEAVE", 0)
     cluster(details(id_of(job, 1), JobStatus.PENDING))
     said = tileloom(capfd, "cancel", job)
     assert (said.code, said.out) == (1, "")
@@ -278,7 +286,7 @@ def test_a_pending_job_that_does_not_end_is_not_said_to_have_ended(cluster, job,
 def test_cancelling_waits_for_the_end(cluster, job, capfd, monkeypatch):
     client = cluster(details(id_of(job, 1), JobStatus.RUNNING))
     looks = iter([JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.STOPPED])
-    monkeypatch.setattr(submission, "_LOOK", 0)
+    monkeypatch.setattr(submissions, "_LOOK", 0)
     monkeypatch.setattr(client, "list_jobs", lambda: [details(id_of(job, 1), next(looks))])
     assert tileloom(capfd, "cancel", job).out == f"{id_of(job, 1)}: stopped\n"
     assert next(looks, None) is None
@@ -376,17 +384,17 @@ def answering(status, body=b"{}"):
 )
 def test_who_answers_must_be_such_a_cluster(status, body, says):
     with answering(status, body) as url, pytest.raises(InputError, match=says) as said:
-        submission.connect(url)
+        submissions.connect(url)
     assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize("form", ["http://127.0.0.1:{}", "127.0.0.1:{}"])
 def test_who_says_nothing_is_not_waited_for(monkeypatch, form):
-    monkeypatch.setattr(submission, "ANSWER", 0.1)
+    monkeypatch.setattr(submissions, "ANSWER", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = form.format(silent.getsockname()[1])
         with pytest.raises(InputError, match=r"cannot be reached \(timed out\)"):
-            submission.connect(address)
+            submissions.connect(address)
 
 
 @pytest.mark.parametrize(
@@ -398,12 +406,12 @@ def test_who_says_nothing_is_not_waited_for(monkeypatch, form):
 )
 def test_an_address_where_nobody_is_is_refused(address, says):
     with pytest.raises(InputError, match=says):
-        submission.connect(address)
+        submissions.connect(address)
 
 
 def test_an_address_that_is_given_goes_before_that_of_the_environment():
     with answering(200, b'{"ray_version": "2.9.3"}') as url, pytest.raises(InputError, match=url):
-        submission.connect(url)
+        submissions.connect(url)
     assert os.environ["RAY_API_SERVER_ADDRESS"] == url
 
 

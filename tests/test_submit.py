@@ -19,7 +19,7 @@ from tests.commandline import written
 from tests.images import write_zarr
 from tests.pipeline import QUICK, scene
 from tests.test_ray_jobs import children
-from tileloom.cluster.submission import copy_package
+from tileloom.cluster.submissions import copy_package
 
 pytestmark = pytest.mark.slow
 
