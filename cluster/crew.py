@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
@@ -196,7 +196,9 @@ class Crew:
         """Strike a hand off; one that died by itself counts as a death."""
         self.hands.remove(hand)
         self.gone += hand.usage
-        ray.kill(hand.actor)
+        with suppress(RaySystemError):
+            # Raised of an actor that was not made yet when its node went.
+            ray.kill(hand.actor)
         alone = _WITH_NODE not in reason and (not hand.node or _stands(hand.node))
         self._deaths += alone
         reason = _brief(reason)
