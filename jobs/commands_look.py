@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from os import path
 from shlex import quote
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..tiling.weave_picture import weave_picture, write_png
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job
 from .forecast import Forecast, forecast, simulate_job, survey_image
-from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
+from .look import JobStatus, Verification, find_state, job_status, open_state, stored_job, verify_output
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
@@ -46,14 +46,14 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
 @click.command(
     epilog=example("tileloom status scene.zarr", "tileloom status scene.zarr --json"),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @as_json
-def status(*, output: Path, as_json: bool) -> None:
+def status(*, output: str, as_json: bool) -> None:
     """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
 
     A run may be going on.
     """
-    found = job_status(open_state(output.absolute()))
+    found = job_status(open_state(output))
     _print(found.as_json() if as_json else _status_lines(found))
     if found.degraded:
         click.get_current_context().exit(1)
@@ -62,12 +62,12 @@ def status(*, output: Path, as_json: bool) -> None:
 @click.command(
     epilog=example("tileloom verify scene.zarr", "tileloom verify scene.zarr --json"),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @as_json
-def verify(*, output: Path, as_json: bool) -> None:
+def verify(*, output: str, as_json: bool) -> None:
     """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1."""
     with Terminal(Console(stderr=True)) as watcher:
-        found = verify_output(open_state(output.absolute()), watcher)
+        found = verify_output(open_state(output), watcher)
     _print(found.as_json() if as_json else _verify_lines(found))
     if found.damage:
         click.get_current_context().exit(1)
@@ -110,9 +110,8 @@ def simulate(
 
     Runs the real order of tiles against a clock that is not real; reading and writing are left out.
     """
-    path = Path(target).absolute()
-    state = open_state(path) if path.is_dir() else None
-    spec, contract = (stored_job(state), state.contract) if state else (load_job(path), None)
+    state = find_state(target)
+    spec, contract = (stored_job(state), state.contract) if state else (load_job(path.abspath(target)), None)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
@@ -140,7 +139,7 @@ def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
         bits = survey_image(compiled, watcher)
     found = forecast(compiled, bits)
     _print(found.as_json() if as_json else _plan_lines(found))
-    refuse_unaffordable(found.bill, Path(spec.output), max_memory=spec.max_memory)
+    refuse_unaffordable(found.bill, spec.output, max_memory=spec.max_memory)
 
 
 def _print(what: dict[str, Any] | Iterator[str]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from pathlib import Path
+from os import path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import click
 from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
+from ..tiling.place import place
 from .commands_look import example, print_plan
-from .look import open_state, stored_job
+from .look import find_state, open_state, stored_job
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
@@ -98,32 +99,32 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 @as_json
 def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Go on with TARGET: a job file, or the output of a job."""
-    path = Path(target).absolute()
-    if path.is_dir():
-        spec = stored_job(open_state(path))
+    state = find_state(target)
+    if state:
+        spec = stored_job(state)
     else:
-        spec = load_job(path)
+        spec = load_job(path.abspath(target))
         if not begun(spec):
             raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
     _run(on_cluster(spec, cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @cluster_options
 @trust_model
 @as_json
-def retry(*, output: Path, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
+def retry(*, output: str, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
     Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
     """
-    _run(on_cluster(stored_job(open_state(output.absolute())), cluster), "failed", trusted=trust_model, as_json=as_json)
+    _run(on_cluster(stored_job(open_state(output)), cluster), "failed", trusted=trust_model, as_json=as_json)
 
 
 def begun(spec: JobSpec) -> bool:
     """Whether a job's output holds anything to go on with."""
-    return (Path(spec.output) / HIDDEN / "job.json").exists()
+    return (place(spec.output) / HIDDEN / "job.json").exists()
 
 
 def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.place import Located, place
 from ..tiling.pyramid import Pyramid, PyramidSpec
 from .compile import compile_job
 from .progress import Watcher
@@ -90,8 +90,17 @@ class Verification:
         return asdict(self)
 
 
-def open_state(output: Path) -> JobState:
+def find_state(target: str) -> JobState | None:
+    """The job of an output; None where the target is no folder, but perhaps a job file."""
+    found = place(target).absolute()
+    found.reach()
+    return open_state(found) if found.is_folder() else None
+
+
+def open_state(output: Located) -> JobState:
     """The job of an output folder; refuses a folder that holds none."""
+    output = place(output).absolute()
+    output.reach()
     path = output / HIDDEN / "job.json"
     state = JobState.load(output) if path.exists() else None
     if state is None:
@@ -188,7 +197,7 @@ def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
     if pieces:
         watcher.begin("coarser inputs", len(pieces), unit="chunks")
     for level, box in pieces:
-        folder = Path(access.image.root) / f"inputs-{level}"
+        folder = place(access.image.root) / f"inputs-{level}"
         for name, read in (("y", access.observations[level].read_y), ("flags", access.observations[level].read_flags)):
             try:
                 read(box)
@@ -200,7 +209,7 @@ def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
 
 def _verify_tiles(access: ImageAccess, ledger: Ledger, watcher: Watcher) -> tuple[int, list[Damage]]:
     """(tiles read back, what is damaged); levels whose canvas was not kept are left out."""
-    plan, root = access.plan, Path(access.image.root)
+    plan, root = access.plan, place(access.image.root)
     kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").exists()}
 
     def written() -> Iterator[Entry]:

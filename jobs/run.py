@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from importlib import import_module
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..models.build import EngineFactory
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
 from ..tiling.errors import InputError, JobChanged, TileloomError
+from ..tiling.place import Place, place
 from ..tiling.source import open_mask
 from ..tiling.store import write_json
 from ..tiling.work import TileWork
@@ -47,7 +46,7 @@ class Redo(Enum):
 class Summary:
     """What a run came to."""
 
-    output: Path
+    output: Place
     bill: Bill
     report: RunReport
     degraded: list[DegradedTile]
@@ -131,7 +130,7 @@ def run_job(
     """
     began, available = perf_counter(), affordable_memory(spec.max_memory)
     compiled = compile_job(spec, trusted=trusted)
-    output = Path(spec.output)
+    output = place(spec.output)
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
@@ -165,7 +164,7 @@ def _run(
     began: float,
     available: int | None,
 ) -> Summary:
-    spec, output = compiled.spec, Path(compiled.spec.output)
+    spec, output = compiled.spec, place(compiled.spec.output)
     stored = JobState.load(output)
     parts = _parts(compiled, executor.description.batch, executor.description.numeric_class)
     state = _generation(compiled, stored, parts, redo)
@@ -243,7 +242,7 @@ def _guide(spec: JobSpec) -> dict[str, Any]:
 def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
     """The generation to work in: the current one, or for a redo a new one that inherits from it."""
     spec = compiled.spec
-    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
+    state = JobState(place(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
     if stored is None:
         return state
     differences = changed(stored.parts, parts)
@@ -268,7 +267,7 @@ def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> 
             state.forget()
         elif stored.root != state.root:
             stored.save()
-            shutil.rmtree(state.root, ignore_errors=True)
+            state.root.remove()
         raise
     except TileloomError:
         raise

@@ -12,7 +12,8 @@ from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.canvas import Canvas, hash_pixels
 from tileloom.tiling.errors import CorruptChunk, NotOwned
 from tileloom.tiling.grid import Grid
-from tileloom.tiling.store import ensure_array, read_array, sweep, write_array
+from tileloom.tiling.place import place
+from tileloom.tiling.store import ensure_array, read_array, write_array
 
 BANDS = 2
 GRIDS = [
@@ -210,10 +211,10 @@ def test_only_half_written_files_are_swept(tmp_path):
     for path in kept + left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    assert sweep(tmp_path) == 2
+    assert place(tmp_path).sweep() == 2
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in left)
-    assert sweep(tmp_path) == 0
+    assert place(tmp_path).sweep() == 0
 
 
 @settings(max_examples=30)

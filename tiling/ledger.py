@@ -12,11 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from .errors import CorruptChunk, LedgerTaken
-from .store import write_atomically
+from .place import Located, Place, place
+
+_SUFFIX = ".json"
 
 
 class Status(StrEnum):
@@ -40,19 +42,21 @@ class Entry:
 class Ledger:
     """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Located) -> None:
         """Open the ledger and read all but its tiles."""
-        self.folder = folder
+        self.folder = place(folder)
         self.facts: dict[str, Any] = {}
         self.shards: set[tuple[int, int, int]] = set()
         self._next = 0
-        for path, segment in self._segments():
+        # Two runs can commit the same tiles with the same bytes: their segments must differ all the same.
+        self._run = uuid4().hex[:16]
+        for name, segment in self._segments():
             self._apply(segment)
-            self._next = int(path.stem) + 1
+            self._next = _number(name) + 1
 
-    def _segments(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in _paths(self.folder):
-            yield path, _read(path)
+    def _segments(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, data in self.folder.contents(_SUFFIX):
+            yield name, _read(self.folder / name, data)
 
     def entries(self) -> Iterator[Entry]:
         """Every committed tile, in order of commitment; a later line replaces an earlier one."""
@@ -71,12 +75,12 @@ class Ledger:
             "tiles": [[e.tile, e.status, e.inputs, e.output, e.reason] for e in entries],
             "shards": [list(shard) for shard in shards],
             "facts": facts or {},
+            "run": self._run,
         }
-        path = self.folder / f"{self._next:08d}.json"
         try:
-            write_atomically(path, _sealed(segment), exclusive=True)
+            _segment(self.folder, self._next).write(_sealed(segment), exclusive=True)
         except FileExistsError as error:
-            raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
+            raise LedgerTaken(f"another run took over {self.folder.parents[0]}; this one stops") from error
         self._next += 1
         self._apply(segment)
 
@@ -85,15 +89,34 @@ class Ledger:
         self.facts.update(segment["facts"])
 
 
-def salvage(folder: Path) -> Iterator[Entry]:
+def fence(folder: Located) -> None:
+    """Take the next number of a ledger, so that a run that was taken over stops at its next commit."""
+    ledger = place(folder)
+    numbers = [_number(found.name) for found in ledger.children() if found.name.endswith(_SUFFIX)]
+    number = max(numbers, default=-1) + 1
+    segment = {"tiles": [], "shards": [], "facts": {}, "run": uuid4().hex[:16]}
+    while True:
+        try:
+            _segment(ledger, number).write(_sealed(segment), exclusive=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return
+
+
+def salvage(folder: Located) -> Iterator[Entry]:
     """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
-    for path in _paths(folder):
+    for name, data in place(folder).contents(_SUFFIX):
         with suppress(CorruptChunk):
-            yield from _entries(_read(path))
+            yield from _entries(_read(place(folder) / name, data))
 
 
-def _paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))
+def _segment(folder: Place, number: int) -> Place:
+    return folder / f"{number:08d}{_SUFFIX}"
+
+
+def _number(name: str) -> int:
+    return int(name.removesuffix(_SUFFIX))
 
 
 def _sealed(segment: dict[str, Any]) -> bytes:
@@ -106,8 +129,8 @@ def _seal(line: bytes) -> bytes:
     return blake2b(line, digest_size=8).hexdigest().encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    line, _, seal = path.read_bytes().partition(b"\n")
+def _read(path: Place, data: bytes) -> dict[str, Any]:
+    line, _, seal = data.partition(b"\n")
     if seal != _seal(line):
         raise CorruptChunk(f"ledger segment {path} is damaged")
     segment: dict[str, Any] = json.loads(line)
