@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
+from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
+from ..tiling.patience import impatient
 from ..tiling.place import place
 from .commands_look import example, print_plan
 from .look import find_state, open_state, stored_job
@@ -123,8 +124,12 @@ def retry(*, output: str, trust_model: bool, as_json: bool, **cluster: Any) -> N
 
 
 def begun(spec: JobSpec) -> bool:
-    """Whether a job's output holds anything to go on with."""
-    return (place(spec.output) / HIDDEN / "job.json").exists()
+    """Whether a job's output holds anything to go on with; a store that is away may."""
+    try:
+        with impatient():
+            return (place(spec.output) / HIDDEN / "job.json").exists()
+    except StoreError:
+        return True
 
 
 def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:

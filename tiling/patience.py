@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,7 +35,8 @@ _PASSING = frozenset(
 # Timeout, too early, throttled: of the answers that blame the request, those that ask for another.
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
 # obstore tells nearly everything with one class, and the cause only in words.
-_STATUS = re.compile(r"status code: (\d{3})(?: [A-Za-z ]+)?")
+_STATUS = re.compile(r"status code: ((\d{3})(?: [A-Za-z ]+)?)")
+_KINDS = {"kind: Connect": "no connection", "kind: Timeout": "no answer in time"}
 _LASTING = (
     refusals.AlreadyExistsError,
     refusals.PermissionDeniedError,
@@ -92,13 +94,16 @@ class _Tries:
         self._said = False
 
     def pause(self, error: Exception) -> float:
-        """Seconds until the next try; raises where there is to be none."""
+        """Seconds until the next try; raises where there is to be none.
+
+        What is raised does not lead back to the client's error: its text holds the whole request.
+        """
         if not _passes(error):
-            raise _told(error, self._where) from error
+            raise _told(error, self._where) from None
         left = self._end - time.monotonic()
         if left <= 0:
             waited = f", and was for {self._patience:.0f} s" if self._patience else ""
-            raise StoreError(f"{self._where} cannot be read or written ({_reason(error)}{waited})") from error
+            raise StoreError(f"{self._where} cannot be read or written ({_reason(error)}{waited})") from None
         if not self._said and self._pause > 1:
             self._said = True
             _log.warning("waiting for %s (%s)", self._where, _reason(error))
@@ -116,14 +121,16 @@ def _passes(error: Exception) -> bool:
         return False
     if isinstance(error, refusals.BaseError):
         status = _STATUS.search(str(error))
-        return status is None or int(status[1]) >= 500 or int(status[1]) in _PASSING_STATUS
+        return status is None or int(status[2]) >= 500 or int(status[2]) in _PASSING_STATUS
     return False
 
 
 def _told(error: Exception, where: str) -> Exception:
     """A lasting error as the rest of the program knows it: as what a disk would have raised, or a StoreError."""
     if isinstance(error, refusals.AlreadyExistsError):
-        return FileExistsError(errno.EEXIST, "exists already", where)
+        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), where)
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
     if isinstance(error, refusals.BaseError):
         return StoreError(f"{where} cannot be read or written ({_reason(error)})")
     return error
@@ -136,6 +143,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     status, message = _STATUS.search(text), re.search(r"<Message>([^<]{1,160})</Message>", text)
     if status:
-        return f"{status[0]}, {message[1].rstrip('.')}" if message else status[0]
+        return f"{status[1]}: {message[1].rstrip('.')}" if message else status[1]
+    told = (words for kind, words in _KINDS.items() if kind in text)
     first = text.partition("\n")[0].rpartition(" - ")[2]
-    return re.sub(r"\S*://\S*", "its address", first)[:160]
+    return next(told, re.sub(r"\S*://\S*", "its address", first)[:160])

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Literal, Self, TypeVar
 from uuid import uuid4
 
 import obstore
-from obstore.store import from_url
+from obstore.store import AzureStore, GCSStore, S3Store
 from zarr.storage import ObjectStore, StorePath
 
 from .errors import InputError, StoreError
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMES = ("s3", "gs", "az")
+_STORES: dict[str, Callable[..., Client]] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _AT_ONCE = 32
+_CLIENTS = 128
 _PIECE = 2**22
 _TIMEOUT = timedelta(seconds=60)
 
@@ -144,8 +145,8 @@ def place(address: Located) -> Place:
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Folder(Path(text))
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{known}://" for known in SCHEMES)
+    if scheme not in _STORES:
+        known = ", ".join(f"{known}://" for known in _STORES)
         raise InputError(f"{text}: there are no stores of this kind; name a path, or a bucket by {known}")
     bucket, _, key = rest.rstrip("/").partition("/")
     if not bucket or "@" in bucket or {"", ".", ".."} & set(key.split("/")) - ({""} if not key else set()):
@@ -292,9 +293,9 @@ class Prefix(Place):
 
     @property
     def parents(self) -> tuple[Self, ...]:
-        """The prefixes that this one lies in, nearest first, without the bucket itself."""
+        """The prefixes that this one lies in, nearest first, and the bucket."""
         above = [str(path) for path in PurePosixPath(self.key).parents]
-        return tuple(type(self)(self.root, key) for key in above if key != ".")
+        return tuple(type(self)(self.root, "" if key == "." else key) for key in above)
 
     def absolute(self) -> Self:
         """The same: an address has no other form."""
@@ -302,11 +303,13 @@ class Prefix(Place):
 
     def exists(self) -> bool:
         """Whether there is an object, or anything below."""
+        return self._is_object() or self.is_folder()
+
+    def _is_object(self) -> bool:
         try:
-            self._ask(lambda store: obstore.head(store, self.key))
+            return bool(self.key and self._ask(lambda store: obstore.head(store, self.key)))
         except FileNotFoundError:
-            return self.is_folder()
-        return True
+            return False
 
     def is_folder(self) -> bool:
         """Whether anything lies inside."""
@@ -348,8 +351,9 @@ class Prefix(Place):
     def _remove(self, store: Client) -> None:
         for found in obstore.list(store, self.key or None):
             obstore.delete(store, [one["path"] for one in found])
-        with suppress(FileNotFoundError):
-            obstore.delete(store, self.key)
+        if self.key:
+            with suppress(FileNotFoundError):
+                obstore.delete(store, self.key)
 
     def remove_if_empty(self) -> None:
         """A prefix without objects is not there."""
@@ -378,7 +382,7 @@ class Prefix(Place):
 
     def zarr(self) -> StorePath:
         """This prefix as zarr knows it."""
-        return StorePath(PatientStore(ObjectStore(_connection(self.root)), self.root), self.key)
+        return StorePath(PatientStore(ObjectStore(_client(self.root, self.key)), str(self)))
 
     def contents(self, suffix: str) -> Iterator[tuple[str, bytes]]:
         """Name and bytes of every object right inside whose name ends so, by name; read several at once."""
@@ -388,15 +392,19 @@ class Prefix(Place):
                 yield from zip((found.name for found in some), pool.map(type(self).read, some), strict=True)
 
     def _ask(self, call: Callable[[Client], T]) -> T:
-        return patiently(lambda: call(_connection(self.root)), str(self))
+        return patiently(lambda: call(_client(self.root)), str(self))
 
 
-@lru_cache
-def _connection(root: str) -> Client:
-    """The client of a bucket, one a process; an endpoint of plain HTTP is the choice of whoever named it."""
+@lru_cache(_CLIENTS)
+def _client(root: str, prefix: str = "") -> Client:
+    """The client of a bucket, or of a prefix in it: zarr makes groups of all that a store has above an array.
+
+    An endpoint of plain HTTP is the choice of whoever named it.
+    """
+    scheme, _, bucket = root.partition("://")
     options: ClientConfig = {"allow_http": True, "timeout": _TIMEOUT}
     once: RetryConfig = {"max_retries": 0, "retry_timeout": _TIMEOUT}
-    return from_url(root, client_options=options, retry_config=once)
+    return _STORES[scheme](bucket, prefix=prefix or None, client_options=options, retry_config=once)
 
 
 def _pieces(path: str) -> Iterator[bytes]:
