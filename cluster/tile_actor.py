@@ -9,10 +9,10 @@ from typing import Any
 
 import ray
 
-from ..tiling.access import ImagePlan
 from ..tiling.work import TileWork
-from .executor import Chore, Description, describe
-from .worker import Report, Ticket, Usage, Worker
+from .agenda import Chore
+from .executor import Description, describe
+from .worker import Brief, Report, Ticket, Usage, Worker
 
 # Seconds that a call waits for tickets where there is nothing to do: they come by another way and may be late.
 _PAUSE = 0.05
@@ -26,6 +26,15 @@ class Told:
     usage: Usage
 
 
+@dataclass(frozen=True)
+class Letter:
+    """Tickets, the images among them that a worker does not know yet, and those that it may forget."""
+
+    tickets: Sequence[Ticket]
+    briefs: Mapping[int, Brief]
+    ended: Sequence[int] = ()
+
+
 class TileActor:
     """Holds the network and a running batch. Calls of ``work`` compute; those of ``control`` never wait."""
 
@@ -33,7 +42,7 @@ class TileActor:
         """Nothing yet: what goes wrong while the network is loaded is told by the first call."""
         self._make_work = make_work
         self._worker: Worker[Any] | None = None
-        self._mailbox: SimpleQueue[Ticket] = SimpleQueue()
+        self._mailbox: SimpleQueue[Letter] = SimpleQueue()
 
     @ray.method(concurrency_group="control")
     def where(self) -> str:
@@ -46,16 +55,10 @@ class TileActor:
         self._worker = Worker(self._make_work)
         return describe(self._worker.work)
 
-    @ray.method(concurrency_group="work")
-    def open(self, images: Mapping[int, ImagePlan], settings: bytes) -> None:
-        """Learn of the images to come."""
-        self._loaded.open(images, settings=settings)
-
     @ray.method(concurrency_group="control")
-    def give(self, tickets: Sequence[Ticket]) -> None:
+    def give(self, letter: Letter) -> None:
         """Put tickets where the running batch finds them before its next step."""
-        for one in tickets:
-            self._mailbox.put(one)
+        self._mailbox.put(letter)
 
     @ray.method(concurrency_group="work")
     def advance(self) -> Told:
@@ -65,9 +68,9 @@ class TileActor:
         return Told(reports, replace(worker.usage))
 
     @ray.method(concurrency_group="work")
-    def do(self, image: int, chore: Chore[Any]) -> Any:  # noqa: ANN401  whatever the chore finds
+    def do(self, image: int, task: Chore, brief: Brief | None) -> Any:  # noqa: ANN401  whatever the chore finds
         """Do a task that is no tile."""
-        return chore(self._loaded.access(image))
+        return self._loaded.do(image, task, brief)
 
     @property
     def _loaded(self) -> Worker[Any]:
@@ -80,11 +83,18 @@ class TileActor:
         found: list[Ticket] = []
         try:
             if pause:
-                found.append(self._mailbox.get(timeout=pause))
+                found += self._read(self._mailbox.get(timeout=pause))
             while True:
-                found.append(self._mailbox.get_nowait())
+                found += self._read(self._mailbox.get_nowait())
         except Empty:
             return found
+
+    def _read(self, letter: Letter) -> Sequence[Ticket]:
+        for image in letter.ended:
+            self._loaded.close(image)
+        for image, brief in letter.briefs.items():
+            self._loaded.open(image, brief)
+        return letter.tickets
 
 
 _GROUPS = {"work": 1, "control": 1}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
@@ -20,7 +19,14 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 CACHE_BYTES = 64 * 2**20
 """Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
-_NO_IMAGES: Mapping[int, ImagePlan] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a worker must know of an image; ``settings`` is what decides a tile's bytes besides its pixels."""
+
+    plan: ImagePlan
+    settings: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,15 @@ class Outcome(StrEnum):
     DONE = "done"
     INHERITED = "inherited"
     FAILED = "failed"
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A settled ticket: digest of the inputs, hash of the output, or why it failed; seconds since it was taken."""
+    """A settled ticket: digest of the inputs, hash of the output, or why it failed; calls and seconds it took.
+
+    BROKEN is no fault of the tile: its image cannot be read or written, which ``error`` tells.
+    """
 
     image: int
     tile: int
@@ -60,6 +70,8 @@ class Report:
     inputs: str = ""
     output: str = ""
     reason: str = ""
+    error: Exception | None = None
+    calls: int = 0
     seconds: float = 0.0
     began: float = 0.0
 
@@ -70,6 +82,7 @@ class _Flight(Generic[S]):
     inputs: str
     state: S
     began: float
+    calls: int = 0
 
 
 @dataclass
@@ -95,33 +108,27 @@ class Usage:
 class Worker(Generic[S]):
     """Restores tiles of any images in one running batch."""
 
-    def __init__(
-        self,
-        make_work: Callable[[], TileWork[S]],
-        images: Mapping[int, ImagePlan] = _NO_IMAGES,
-        *,
-        settings: bytes = b"",
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        """Load the network, and open images if they are known by now."""
+    def __init__(self, make_work: Callable[[], TileWork[S]], *, cache_bytes: int = CACHE_BYTES) -> None:
+        """Load the network."""
         self.work = make_work()
         self.usage = Usage()
         self._cache_bytes = cache_bytes
+        self._cache = ChunkCache(cache_bytes)
         self._flights: list[_Flight[S]] = []
         self._waiting: deque[Ticket] = deque()
-        self._plans: dict[int, ImagePlan] = {}
-        if images:
-            self.open(images, settings=settings)
+        self._briefs: dict[int, Brief] = {}
+        self._images: dict[int, ImageAccess] = {}
 
-    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
-        """Open the images; ``settings`` is what else decides a tile's bytes."""
-        self._plans, self._settings = dict(images), settings
-        self._open()
+    def open(self, image: int, brief: Brief) -> None:
+        """Learn of an image, which is opened when it is first needed."""
+        self._briefs[image] = brief
 
-    def _open(self) -> None:
-        """Open the images with an empty cache."""
-        cache = ChunkCache(self._cache_bytes)
-        self._images = {image: ImageAccess(plan, cache) for image, plan in self._plans.items()}
+    def close(self, image: int) -> None:
+        """Forget an image, and its tiles as far as they have come."""
+        self._briefs.pop(image, None)
+        self._images.pop(image, None)
+        self._flights = [flight for flight in self._flights if flight.ticket.image != image]
+        self._waiting = deque(ticket for ticket in self._waiting if ticket.image != image)
 
     @property
     def free(self) -> int:
@@ -135,7 +142,16 @@ class Worker(Generic[S]):
 
     def access(self, image: int) -> ImageAccess:
         """The opened image."""
+        if image not in self._images:
+            self._images[image] = ImageAccess(self._briefs[image].plan, self._cache)
         return self._images[image]
+
+    def do(self, image: int, task: Callable[..., Made], brief: Brief | None) -> Made:
+        """Do a task that is no tile: with the image opened, or without one where there is no brief of it."""
+        if brief is None:
+            return task()
+        self.open(image, brief)
+        return task(self.access(image))
 
     def advance(self, tickets: Sequence[Ticket], more: Callable[[], Sequence[Ticket]] = tuple) -> list[Report]:
         """Take tiles into the running batch and step it until at least one tile is settled.
@@ -157,9 +173,12 @@ class Worker(Generic[S]):
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
         began = perf_counter()
-        inputs = self._images[ticket.image].inputs(ticket.tile, ticket.degraded)
-        digest = inputs.digest(self._settings)
-        inherited = self._inherit(ticket, digest)
+        try:
+            inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
+            digest = inputs.digest(self._briefs[ticket.image].settings)
+            inherited = self._inherit(ticket, digest)
+        except Exception as error:
+            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error))
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
@@ -170,7 +189,7 @@ class Worker(Generic[S]):
         return None
 
     def _inherit(self, ticket: Ticket, digest: str) -> str:
-        access = self._images[ticket.image]
+        access = self.access(ticket.image)
         for prior in ticket.priors:
             if prior.inputs == digest and access.adopt(ticket.tile, prior.root, prior.output):
                 return prior.output
@@ -191,6 +210,7 @@ class Worker(Generic[S]):
 
     def _ended(self, flight: _Flight[S], state: S | TileFailed) -> Report | None:
         """What became of a stepped tile, written if it is finished; None if it goes on."""
+        flight.calls += 1
         window: Floats | TileFailed
         if isinstance(state, TileFailed):
             window = state
@@ -199,11 +219,14 @@ class Worker(Generic[S]):
         else:
             flight.state = state
             return None
-        ticket, began = flight.ticket, flight.began
+        ticket, began, calls = flight.ticket, flight.began, flight.calls
         if isinstance(window, TileFailed):
-            return self._report(ticket, Outcome.FAILED, began, reason=str(window))
-        output = self._images[ticket.image].write(ticket.tile, window)
-        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output)
+            return self._report(ticket, Outcome.FAILED, began, reason=str(window), calls=calls)
+        try:
+            output = self.access(ticket.image).write(ticket.tile, window)
+        except Exception as error:
+            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error), calls=calls)
+        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output, calls=calls)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
         """Every flight's next state. Where a batch fails as a whole, each one is tried alone: one must be at fault."""
@@ -234,7 +257,8 @@ class Worker(Generic[S]):
                 raise
         # Out of the handler: the error's traceback would keep the arrays of the failed call.
         try:
-            self._open()
+            self._images.clear()
+            self._cache = ChunkCache(self._cache_bytes)
             return call(given)
         except Exception as error:
             if not lacks_memory(error):
@@ -248,3 +272,12 @@ class Worker(Generic[S]):
     @staticmethod
     def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
         return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
+
+
+def _told_of(error: Exception) -> Exception:
+    """What is told of an error that is its image's: what memory lacks is everybody's, and raised."""
+    if lacks_memory(error):
+        raise error
+    if isinstance(error, TileloomError | OSError):
+        return error
+    return TileloomError(f"{type(error).__name__}: {error}".removesuffix(": "))

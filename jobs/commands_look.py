@@ -16,7 +16,7 @@ from ..tiling.errors import InputError
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
 from .bill import gigabytes, refuse_unaffordable
-from .compile import compile_job
+from .compile import compile_job, reach_stores
 from .forecast import Forecast, forecast, simulate_job, survey_image
 from .look import JobStatus, Verification, find_state, job_status, open_state, stored_job, verify_output
 from .options import trust_model
@@ -112,6 +112,7 @@ def simulate(
     """
     state = find_state(target)
     spec, contract = (stored_job(state), state.contract) if state else (load_job(path.abspath(target)), None)
+    reach_stores(spec)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
@@ -134,6 +135,7 @@ def simulate(
 
 def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     """Print the forecast of a job, and refuse one that does not fit."""
+    reach_stores(spec)
     compiled = compile_job(spec, trusted=trusted)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)

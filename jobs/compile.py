@@ -22,7 +22,7 @@ from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
-from ..tiling.source import Source, open_mask, open_source
+from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
@@ -40,7 +40,7 @@ class Compiled:
     image: ImagePlan
     contract: Contract
     calls_per_tile: int
-    source: Source
+    source: SourceFacts
     resolved: dict[str, Any]
     trusted: bool = False
 
@@ -50,16 +50,19 @@ class Compiled:
         return self.image.plan.levels[0].tile
 
 
+def reach_stores(spec: JobSpec) -> None:
+    """Refuse a job of which a store cannot be used, before anything waits for one that is merely away."""
+    for address in filter(None, (spec.input, spec.mask, spec.output)):
+        place(address).reach()
+
+
 def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: bool = False) -> Compiled:
     """Check a job against its input and model, and lay out its tiles.
 
     With a ``contract`` neither the model nor a classifier is looked at; without, a model that is code is run, only
     if ``trusted``.
     """
-    output = place(spec.output)
-    for used in {spec.input, spec.mask or spec.input, spec.output}:
-        place(used).reach()
-    _refuse_inside_another(output)
+    _refuse_inside_another(place(spec.output))
     source = open_source(spec.input)
     measurement = spec.measurement
     if contract is None:
@@ -94,7 +97,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(spec, image, contract, steps.calls, source, resolved, trusted)
+    return Compiled(spec, image, contract, steps.calls, SourceFacts.of(source), resolved, trusted)
 
 
 def _refuse_inside_another(output: Place) -> None:

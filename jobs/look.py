@@ -21,7 +21,7 @@ from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.place import Located, place
 from ..tiling.pyramid import Pyramid, PyramidSpec
-from .compile import compile_job
+from .compile import Compiled, compile_job, reach_stores
 from .progress import Watcher
 from .spec import JobSpec
 from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
@@ -117,9 +117,15 @@ def stored_job(state: JobState) -> JobSpec:
         raise InputError(f"{path} is damaged: run the job's own file again, into another output") from error
 
 
+def _compiled(state: JobState) -> Compiled:
+    spec = stored_job(state)
+    reach_stores(spec)
+    return compile_job(spec, contract=state.contract)
+
+
 def job_status(state: JobState) -> JobStatus:
     """How far a result has come; a run may be going on."""
-    compiled = compile_job(stored_job(state), contract=state.contract)
+    compiled = _compiled(state)
     plan, ledger, bits = compiled.image.plan, state.ledger(), state.bits()
     levels: tuple[LevelStatus, ...] = ()
     if bits is not None:
@@ -169,7 +175,7 @@ def _shards(spec: PyramidSpec) -> int:
 
 def verify_output(state: JobState, watcher: Watcher) -> Verification:
     """Read back every committed tile and shard, and the coarser inputs, and list what is damaged."""
-    compiled = compile_job(stored_job(state), contract=state.contract)
+    compiled = _compiled(state)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     try:
         ledger = state.ledger()
