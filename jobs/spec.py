@@ -197,8 +197,12 @@ class Publish(_Strict):
 class JobSpec(_Strict):
     """What is restored, how, and where it goes; paths of :func:`load_job` and :func:`from_options` are absolute."""
 
-    input: File = Field(description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG.")
-    output: File = Field(description="Where the result goes: a Zarr group, made by the job.")
+    input: File = Field(
+        description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG; Zarr also from an object store."
+    )
+    output: File = Field(
+        description="Where the result goes: a Zarr group, made by the job; a path, or a URL such as s3://bucket/scene.zarr."
+    )
     mask: File | None = Field(default=None, description="For inpaint: the image of what is missing, where not 0.")
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")

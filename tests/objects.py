@@ -39,9 +39,9 @@ class Server:
             self._running.stop()
             self._running = None
 
-    def bucket(self):
+    def bucket(self, name=None):
         """The address of a new bucket."""
-        name = f"bucket-{next(_numbers)}"
+        name = name or f"bucket-{next(_numbers)}"
         with urlopen(Request(f"{self.address}/{name}", method="PUT")) as answer:
             assert answer.status == 200
         return f"s3://{name}"

@@ -394,3 +394,25 @@ def test_a_disk_that_stays_full_ends_the_run_which_goes_on_with_more_room(writes
     assert tileloom(capfd, "verify", spec.output).code == 0
     assert tileloom(capfd, "resume", spec.output).code == 0
     assert_same_disk(spec, whole)
+
+
+CUT_SHORT = """
+import resource, sys
+from tileloom.jobs.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.exit(main(["run", sys.argv[1]]))
+"""
+
+
+def test_a_file_that_the_system_cuts_short_is_not_there(whole, tmp_path, capfd):
+    """A limit of the system's own, in the middle of a chunk: an error that no waiting mends."""
+    spec = beside(whole, tmp_path)
+    file = written(tmp_path, **spec.model_dump(mode="json", exclude_none=True, exclude={"cluster"}))
+    run = subprocess.run([sys.executable, "-c", CUT_SHORT, file], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert "File too large" in last
+    assert last.endswith(f"go on with `tileloom resume {spec.output}`")
+    assert not [name for name in files_in(spec.output) if "inputs-1/y/c/0/0/0" in name or "partial" in name]
+    assert tileloom(capfd, "resume", spec.output).code == 0
+    assert_same_disk(spec, whole)
