@@ -1,8 +1,8 @@
 """Where things lie: in a folder of this machine, or under a prefix of an object store.
 
 A :class:`Place` is a file or a folder, joined by ``/`` like a path, and plain data: it travels to other processes.
-Nothing else in tileloom asks which kind it is. An object store is reached with the endpoint and the credentials of
-the environment, or those that the cloud gives its machines; an address holds neither.
+Hardly anything else in tileloom asks which kind it is. An object store is reached with the endpoint and the
+credentials of the environment, or those that the cloud gives its machines; an address holds neither.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ class Folder(Place):
         return tuple(type(self)(path) for path in self.path.parents)
 
     def absolute(self) -> Self:
-        """The same path from the root on."""
-        return type(self)(self.path.absolute())
+        """The same path from the root on, without steps back."""
+        return type(self)(Path(os.path.abspath(self.path)))
 
     def exists(self) -> bool:
         """Whether there is a file or a folder."""

@@ -16,7 +16,7 @@ from .dask_source import DaskSource
 from .decoding import opening
 from .errors import InputError
 from .picture_source import JPEG_SIGNATURE, PNG_SIGNATURE, open_picture
-from .place import place
+from .place import Folder, place
 from .tiff_source import open_tiff
 from .zarr_source import open_zarr
 
@@ -120,14 +120,14 @@ def _open(
     if isinstance(uri, dask.array.Array):
         _only_level(uri.name, level)
         return DaskSource(uri, cache=cache)
-    path = os.fspath(uri)
     # A source is opened again in processes that run elsewhere.
-    path = path if "://" in path else os.path.abspath(path)
-    if place(path).is_folder():
+    where = place(uri).absolute()
+    path = str(where)
+    if where.is_folder():
         return open_zarr(path, level=level, cache=cache)
-    if not place(path).exists():
+    if not where.exists():
         raise InputError(f"{path}: does not exist; check the path")
-    if "://" in path:
+    if not isinstance(where, Folder):
         raise InputError(f"{path}: only Zarr is read from object stores; convert it to Zarr, or copy it here first")
     with opening(path, "file"), open(path, "rb") as file:
         start = file.read(8)
