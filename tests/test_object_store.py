@@ -322,7 +322,10 @@ def test_an_output_that_is_taken_or_inside_of_zarr(bucket, whole, capfd):
     assert len(stored(f"{bucket}/thesis")) == 1
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3://bucket//out", "s3://bucket/../out", "s3://me:secret@bucket/out"])
+@pytest.mark.parametrize(
+    "address",
+    ["s3://", "s3://bucket//out", "s3://bucket/../out", "s3://me:secret@bucket/out", "s3://bucket/out?sig=secret"],
+)
 def test_an_address_that_cannot_be_one(address, whole, capfd):
     said = tileloom(capfd, "restore", whole.input, address, "--task", "sr:2", *QUICK)
     refused(said, "must be s3://BUCKET/PREFIX and nothing else")

@@ -211,9 +211,11 @@ def test_an_account_that_is_not_named(monkeypatch):
         place("az://container/x").reach()
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///key", "s3://b//key", "s3://b/./key", "s3://b/../key", "gs://me@b"])
+@pytest.mark.parametrize(
+    "address", ["s3://", "s3:///key", "s3://b//key", "s3://b/./key", "s3://b/../key", "gs://me@b", "az://b/key?sig=x"]
+)
 def test_addresses_that_are_none(address):
-    with pytest.raises(InputError, match=r"must be (s3|gs)://BUCKET/PREFIX and nothing else"):
+    with pytest.raises(InputError, match=r"must be (s3|gs|az)://BUCKET/PREFIX and nothing else"):
         place(address)
 
 

@@ -148,10 +148,11 @@ def place(address: Located) -> Place:
     if scheme not in _STORES:
         known = ", ".join(f"{known}://" for known in _STORES)
         raise InputError(f"{text}: there are no stores of this kind; name a path, or a bucket by {known}")
-    bucket, _, key = rest.rstrip("/").partition("/")
-    if not bucket or "@" in bucket or {"", ".", ".."} & set(key.split("/")) - ({""} if not key else set()):
+    bucket, *keys = rest.rstrip("/").split("/")
+    if {"", ".", ".."} & {bucket, *keys} or "@" in bucket or "?" in rest:
+        # Neither a login nor a signature is repeated.
         raise InputError(f"{scheme}://{bucket.rpartition('@')[2]}: must be {scheme}://BUCKET/PREFIX and nothing else")
-    return Prefix(f"{scheme}://{bucket}", key)
+    return Prefix(f"{scheme}://{bucket}", "/".join(keys))
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class Folder(Place):
     def write(self, data: bytes, *, exclusive: bool = False) -> None:
         """Write a small file whole or not at all; ``exclusive`` raises FileExistsError where one stands already."""
         try:
-            patiently(partial(self._write, data, exclusive), str(self))
+            patiently(partial(self._write, data, exclusive=exclusive), str(self))
         except OSError as error:
             # A file where a folder should be says "exists" too.
             if isinstance(error, StoreError) or (
@@ -221,18 +222,18 @@ class Folder(Place):
                 raise
             raise StoreError(f"cannot write {self}: {error.strerror or error}") from error
 
-    def _write(self, data: bytes, exclusive: bool) -> None:
-        partial = self.path.with_name(f"{self.path.name}.{uuid4().hex}.partial")
+    def _write(self, data: bytes, *, exclusive: bool) -> None:
+        unfinished = self.path.with_name(f"{self.path.name}.{uuid4().hex}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
+            unfinished.write_bytes(data)
             if exclusive:
-                os.link(partial, self.path)
+                os.link(unfinished, self.path)
             else:
-                partial.replace(self.path)
+                unfinished.replace(self.path)
         finally:
             with suppress(OSError):
-                partial.unlink()
+                unfinished.unlink()
 
     def remove(self) -> None:
         """Let nothing be here, neither a file nor anything inside."""
