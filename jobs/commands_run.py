@@ -127,7 +127,7 @@ def begun(spec: JobSpec) -> bool:
     """Whether a job's output holds anything to go on with; a store that is away may."""
     try:
         with impatient():
-            return (place(spec.output) / HIDDEN / "job.json").exists()
+            return (place(spec.output) / HIDDEN / "job.json").is_file()
     except StoreError:
         return True
 

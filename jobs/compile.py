@@ -103,7 +103,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
 def _refuse_inside_another(output: Place) -> None:
     """Refuse an output that would lie inside a Zarr group or array, whose own files could replace it."""
     for folder in output.parents:
-        if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
+        if any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
             raise InputError(f"{output} lies inside {folder}, which is Zarr already: choose an output beside it")
 
 

@@ -102,7 +102,7 @@ def open_state(output: Located) -> JobState:
     output = place(output).absolute()
     output.reach()
     path = output / HIDDEN / "job.json"
-    state = JobState.load(output) if path.exists() else None
+    state = JobState.load(output) if path.is_file() else None
     if state is None:
         raise InputError(f"{output} holds no result of tileloom: check the path")
     return state
@@ -216,7 +216,7 @@ def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
 def _verify_tiles(access: ImageAccess, ledger: Ledger, watcher: Watcher) -> tuple[int, list[Damage]]:
     """(tiles read back, what is damaged); levels whose canvas was not kept are left out."""
     plan, root = access.plan, place(access.image.root)
-    kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").exists()}
+    kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").is_folder()}
 
     def written() -> Iterator[Entry]:
         done = (entry for entry in ledger.entries() if entry.status is Status.DONE)

@@ -63,7 +63,7 @@ class JobState:
         if not output.exists():
             return None
         path = output / HIDDEN / "job.json"
-        if not path.exists():
+        if not path.is_file():
             # A run that was killed before its job stood leaves its lock, and perhaps half a file.
             if output.is_folder() and all(found.name == HIDDEN for found in output.children()):
                 return None
@@ -98,7 +98,7 @@ class JobState:
     @property
     def begun(self) -> bool:
         """Whether anything was committed in this generation."""
-        return (self.root / "ledger").exists()
+        return (self.root / "ledger").is_folder()
 
     @property
     def fingerprint(self) -> str:
@@ -122,7 +122,7 @@ class JobState:
         """The survey's bits a tile; None before the survey is finished."""
         path = self.root / "survey"
         try:
-            return read_array(path).astype(np.uint8) if path.exists() else None
+            return read_array(path).astype(np.uint8) if path.is_file() else None
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptChunk(f"the survey {path} is damaged") from error
 
@@ -169,7 +169,7 @@ def only_run(output: Located) -> Iterator[None]:
 
 def _remove_unbegun(output: Place, created: list[Place]) -> None:
     """Remove an output that got no job, and the folders that were made for it."""
-    if (output / HIDDEN / "job.json").exists():
+    if (output / HIDDEN / "job.json").is_file():
         return
     if created:
         output.remove()

@@ -53,7 +53,9 @@ def test_a_file_is_written_and_read(root):
     (root / "b" / "file").write(b"second")
     assert (root / "b" / "file").read() == b"second"
     assert (root / "b" / "file").exists()
+    assert (root / "b" / "file").is_file()
     assert not (root / "b" / "file").is_folder()
+    assert not root.is_file()
     assert root.is_folder()
     assert root.exists()
     assert root.children() == [root / "b"]

@@ -259,7 +259,7 @@ class ImageAccess:
     def adopt(self, tile: int, root: str, output: str) -> bool:
         """Take a tile's pixels over from an earlier generation, if they still have the hash they had."""
         key = self.plan.key(tile)
-        if not (place(root) / f"canvas-{key.level}" / "zarr.json").exists():
+        if not (place(root) / f"canvas-{key.level}" / "zarr.json").is_file():
             return False
         try:
             pixels = self._canvas(root, key.level).read(self.plan.owns(tile))

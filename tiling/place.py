@@ -78,6 +78,10 @@ class Place(ABC):
         """Whether there is a file or a folder."""
 
     @abstractmethod
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+
+    @abstractmethod
     def is_folder(self) -> bool:
         """Whether there is a folder; in an object store, whether anything lies inside."""
 
@@ -187,6 +191,10 @@ class Folder(Place):
     def exists(self) -> bool:
         """Whether there is a file or a folder."""
         return self.path.exists()
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return self.path.is_file()
 
     def is_folder(self) -> bool:
         """Whether there is a folder."""
@@ -304,9 +312,10 @@ class Prefix(Place):
 
     def exists(self) -> bool:
         """Whether there is an object, or anything below."""
-        return self._is_object() or self.is_folder()
+        return self.is_file() or self.is_folder()
 
-    def _is_object(self) -> bool:
+    def is_file(self) -> bool:
+        """Whether there is an object."""
         try:
             return bool(self.key and self._ask(lambda store: obstore.head(store, self.key)))
         except FileNotFoundError:

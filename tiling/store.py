@@ -42,7 +42,7 @@ def ensure_array(
     folder: Located, *, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, fill: float
 ) -> zarr.Array[Any]:
     """The array at ``folder``, created if neither an earlier run nor another worker did."""
-    if not (place(folder) / "zarr.json").exists():
+    if not (place(folder) / "zarr.json").is_file():
         with suppress(ContainsArrayError):
             create_array(folder, shape=shape, chunk=chunk, dtype=dtype, fill=fill)
     return open_array(folder)
