@@ -162,7 +162,9 @@ class Worker(Generic[S]):
         reports: list[Report] = []
         self._waiting.extend(tickets)
         while True:
-            self._waiting.extend(more())
+            # First asked, then added: images may be closed meanwhile, and that makes a new queue.
+            arrived = more()
+            self._waiting.extend(arrived)
             while self._waiting and self.free:
                 if report := self._board(self._waiting.popleft()):
                     reports.append(report)

@@ -5,24 +5,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from os import path
+from dataclasses import asdict
+from itertools import chain
 from shlex import quote
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ..tiling.errors import InputError
+from ..tiling.errors import InputError, StoreError
+from ..tiling.patience import impatient
+from ..tiling.place import Place, place
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
+from .archive import Archive, ArchiveStatus, archive_status, begun_at, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job, reach_stores
-from .forecast import Forecast, forecast, simulate_job, survey_image
-from .look import JobStatus, Verification, find_state, job_status, open_state, stored_job, verify_output
+from .forecast import (
+    ArchiveForecast,
+    Forecast,
+    archive_forecast,
+    forecast,
+    simulate_job,
+    survey_image,
+)
+from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
+from .submitted import cluster_at, named, output_at, told
 
+_UNSEEN = "the output is not to be seen from here, or not begun yet"
+MOST_NAMED = 20
+"""Images that are named one by one."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -38,25 +53,59 @@ def example(*lines: str) -> str:
 def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
-    Reads the mask to count the tiles that have something to restore; writes nothing.
+    Reads the mask to count the tiles that have something to restore; writes nothing. Of an archive, opens every image
+    and adds up what all of them will cost at most.
     """
-    print_plan(load_job(job), trusted=trust_model, as_json=as_json)
+    found = load(job)
+    if isinstance(found, Archive):
+        _print_archive_plan(found, trusted=trust_model, as_json=as_json)
+    else:
+        print_plan(found, trusted=trust_model, as_json=as_json)
 
 
 @click.command(
-    epilog=example("tileloom status scene.zarr", "tileloom status scene.zarr --json"),
+    epilog=example(
+        "tileloom status scene.zarr",
+        "tileloom status scene.zarr --json",
+        "tileloom status job.yaml --address http://127.0.0.1:8265",
+    ),
 )
-@click.argument("output")
+@click.argument("target")
+@click.option("--address", metavar="ADDRESS", help="Ask this cluster, too, how TARGET does that was submitted to it.")
 @as_json
-def status(*, output: str, as_json: bool) -> None:
-    """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
+def status(*, target: str, address: str | None, as_json: bool) -> None:
+    """Say how far TARGET has come: the output of a job, its job file, or the id of a submission.
 
-    A run may be going on.
+    Lists degraded tiles, of which one makes the exit code 1; of an archive, the images that failed or have some. A run
+    may be going on. All is read from the output itself, which needs no cluster; with an address, an output that is not
+    to be seen from here is left out.
     """
-    found = job_status(open_state(output))
-    _print(found.as_json() if as_json else _status_lines(found))
-    if found.degraded:
+    submission = named(target, cluster_at(address)) if address else None
+    output = place(submission.output) if submission else output_at(target)
+    found = None if submission and not _seen(output) else _status_of(output)
+    if as_json:
+        _print(({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {}))
+    else:
+        _print(chain([told(submission)] if submission else [], _lines(found) if found else [_UNSEEN]))
+    if found and found.troubled:
         click.get_current_context().exit(1)
+
+
+def _seen(output: Place) -> bool:
+    """Whether there is anything of an output that this machine can see."""
+    try:
+        with impatient():
+            return begun_at(output)
+    except StoreError:
+        return False
+
+
+def _status_of(output: Place) -> JobStatus | ArchiveStatus:
+    return archive_status(output) if is_archive(output) else job_status(open_state(output))
+
+
+def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
+    return _archive_lines(found) if isinstance(found, ArchiveStatus) else _status_lines(found)
 
 
 @click.command(
@@ -110,8 +159,10 @@ def simulate(
 
     Runs the real order of tiles against a clock that is not real; reading and writing are left out.
     """
-    state = find_state(target)
-    spec, contract = (stored_job(state), state.contract) if state else (load_job(path.abspath(target)), None)
+    where = place(target).absolute()
+    where.reach()
+    state = open_state(where) if where.is_folder() else None
+    spec, contract = (stored_job(state), state.contract) if state else (load_job(str(where)), None)
     reach_stores(spec)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
@@ -142,6 +193,26 @@ def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     found = forecast(compiled, bits)
     _print(found.as_json() if as_json else _plan_lines(found))
     refuse_unaffordable(found.bill, spec.output, max_memory=spec.max_memory)
+
+
+def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> None:
+    """Print what all images of an archive cost."""
+    with Terminal(Console(stderr=True)) as watcher:
+        found = archive_forecast(archive, watcher, trusted=trusted)
+    _print(found.as_json() if as_json else _archive_plan_lines(found))
+
+
+def _archive_plan_lines(found: ArchiveForecast) -> Iterator[str]:
+    yield f"{found.manifest}: {found.images} images, {found.tiles} tiles"
+    yield f"network calls: at most {found.calls}"
+    yield (
+        f"disk: at most {gigabytes(found.scratch_bytes)} to work in, {gigabytes(found.result_bytes)} for the results"
+    )
+    yield f"memory: about {gigabytes(found.memory_bytes)}"
+    for problem in found.problems[:MOST_NAMED]:
+        yield f"cannot be run: {problem}"
+    if len(found.problems) > MOST_NAMED:
+        yield f"cannot be run: {len(found.problems) - MOST_NAMED} more, see --json"
 
 
 def _print(what: dict[str, Any] | Iterator[str]) -> None:
@@ -200,6 +271,19 @@ def _status_lines(found: JobStatus) -> Iterator[str]:
     yield f"published: {found.shards_published} of {found.shards} files"
     yield from (f"degraded: {tile}" for tile in found.degraded)
     if found.degraded:
+        yield f"run these again with: tileloom retry {quote(found.output)}"
+
+
+def _archive_lines(found: ArchiveStatus) -> Iterator[str]:
+    left = found.images - found.done - len(found.ended_badly)
+    yield (
+        f"{found.output}: {found.images} images, {found.done} done, {len(found.ended_badly)} degraded or failed, "
+        f"{left} to do, {found.begun} of these begun; {found.tiles} tiles, {found.calls} network calls"
+    )
+    yield from (f"{record.ended}: {record.id}: {record.reason}" for record in found.ended_badly[:MOST_NAMED])
+    if len(found.ended_badly) > MOST_NAMED:
+        yield f"and {len(found.ended_badly) - MOST_NAMED} more, see --json"
+    if found.troubled:
         yield f"run these again with: tileloom retry {quote(found.output)}"
 
 

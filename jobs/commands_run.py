@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from os import path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +15,25 @@ from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.patience import impatient
-from ..tiling.place import place
-from .commands_look import example, print_plan
-from .look import find_state, open_state, stored_job
+from .archive import Archive, begun_at, load
+from .commands_look import MOST_NAMED, example, print_plan
+from .look import job_at
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
-from .spec import JobSpec, load_job
-from .state import HIDDEN
+from .spec import JobSpec
 
 if TYPE_CHECKING:
     from .course import Summary
+    from .run_archive import ArchiveSummary
 
 # Loads torch: only once a job has been read, so that help and refusals come at once.
-RUNNER = ".run"
+RUNNER, ARCHIVE_RUNNER = ".run", ".run_archive"
 
 redo = click.option(
     "--redo",
-    type=click.Choice(["stale"]),
-    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
+    type=click.Choice(["stale", "failed"]),
+    help="stale: redo what a change of job, input or mask makes stale, and keep the rest. "
+    "failed: run degraded tiles again.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
 
@@ -85,9 +85,10 @@ def restore(
 def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the job of the file JOB, or go on with it where it was stopped.
 
+    A job with a manifest restores all images of that; rows may be added, and images that have ended are not run again.
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _run(on_cluster(load_job(job), cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
+    _go(load(job), cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -99,15 +100,14 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 @trust_model
 @as_json
 def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
-    """Go on with TARGET: a job file, or the output of a job."""
-    state = find_state(target)
-    if state:
-        spec = stored_job(state)
-    else:
-        spec = load_job(path.abspath(target))
-        if not begun(spec):
-            raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
-    _run(on_cluster(spec, cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
+    """Go on with TARGET: a job file, or the output of a job.
+
+    A job that was submitted to a cluster goes on when it is submitted again.
+    """
+    job = job_at(target)
+    if not begun_at(job.output):
+        raise InputError(f"{job.output} was not begun yet: start it with `tileloom run {quote(target)}`")
+    _go(job, cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
@@ -118,18 +118,30 @@ def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, *
 def retry(*, output: str, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
-    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
+    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced. Of an
+    archive, all images are run that failed or have degraded tiles. On a cluster, `tileloom submit --redo failed` does
+    the same.
     """
-    _run(on_cluster(stored_job(open_state(output)), cluster), "failed", trusted=trust_model, as_json=as_json)
+    _go(job_at(output), cluster, "failed", trusted=trust_model, as_json=as_json)
 
 
-def begun(spec: JobSpec) -> bool:
-    """Whether a job's output holds anything to go on with; a store that is away may."""
-    try:
-        with impatient():
-            return (place(spec.output) / HIDDEN / "job.json").is_file()
-    except StoreError:
-        return True
+def _go(job: JobSpec | Archive, cluster: dict[str, Any], redo: str, *, trusted: bool, as_json: bool) -> None:
+    wanted = on_cluster(job, cluster)
+    if isinstance(wanted, Archive):
+        _run_archive(wanted, redo, trusted=trusted, as_json=as_json)
+    else:
+        _run(wanted, redo, trusted=trusted, as_json=as_json)
+
+
+def _run_archive(archive: Archive, redo: str, *, trusted: bool, as_json: bool) -> None:
+    """Run an archive and say what it came to; exit code 1 unless every image is whole."""
+    with _resumable(archive):
+        runner = import_module(ARCHIVE_RUNNER, __package__)
+        with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
+            summary: ArchiveSummary = runner.run_archive(archive, watcher, redo=runner.Redo(redo), trusted=trusted)
+    _print(summary.as_json() if as_json else _archive_lines(summary))
+    if not summary.whole:
+        click.get_current_context().exit(1)
 
 
 def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
@@ -139,12 +151,31 @@ def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
         # Libraries print what they like; on stdout there is the result and nothing else.
         with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
             summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo), trusted=trusted)
-    if as_json:
-        click.echo(json.dumps(summary.as_json(), indent=1))
-    else:
-        click.echo("\n".join(_lines(summary)))
+    _print(summary.as_json() if as_json else _lines(summary))
     if summary.degraded:
         click.get_current_context().exit(1)
+
+
+def _print(what: dict[str, Any] | Iterator[str]) -> None:
+    click.echo(json.dumps(what, indent=1) if isinstance(what, dict) else "\n".join(what))
+
+
+def _archive_lines(summary: ArchiveSummary) -> Iterator[str]:
+    output = quote(str(summary.output))
+    yield (
+        f"{summary.images} images: {summary.done} done, {len(summary.degraded)} degraded, "
+        f"{len(summary.failed)} failed; in this run {summary.tiles} tiles, {summary.calls} network calls, "
+        f"{summary.seconds:.1f} s"
+    )
+    for how, images in (("degraded", summary.degraded), ("failed", summary.failed), ("stopped", summary.stopped)):
+        yield from (f"{how}: {image}" for image in images[:MOST_NAMED])
+        if len(images) > MOST_NAMED:
+            yield f"{how}: and {len(images) - MOST_NAMED} more, see tileloom status {output}"
+    if summary.degraded or summary.failed:
+        yield f"run these again with: tileloom retry {output}"
+    if summary.stopped:
+        yield f"go on with these by: tileloom resume {output}"
+    yield f"results: {summary.output}"
 
 
 def _lines(summary: Summary) -> Iterator[str]:
@@ -160,22 +191,31 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield f"result: {summary.output}"
 
 
+def _may_go_on(job: JobSpec | Archive) -> bool:
+    """Whether a run has left anything to go on with; a store that is away may hold some."""
+    try:
+        with impatient():
+            return begun_at(job.output)
+    except StoreError:
+        return True
+
+
 @contextmanager
-def _resumable(spec: JobSpec) -> Iterator[None]:
+def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     """Whatever ends a run early says how to go on."""
-    output = quote(spec.output)
+    output = quote(str(spec.output))
     try:
         yield
     except KeyboardInterrupt as stop:
-        if begun(spec):
+        if _may_go_on(spec):
             stop.add_note(f"everything finished is kept, go on with: tileloom resume {output}")
         raise
     except (InputError, LedgerTaken):
         raise
     except Exception as error:
         # What is damaged in the input is not ours to mend.
-        ours = isinstance(error, CorruptChunk) and spec.output in str(error)
-        if begun(spec) and "`tileloom " not in str(error):
+        ours = isinstance(error, CorruptChunk) and str(spec.output) in str(error)
+        if _may_go_on(spec) and "`tileloom " not in str(error):
             error.add_note(
                 f"mend it with `tileloom retry {output}`" if ours else f"go on with `tileloom resume {output}`"
             )

@@ -21,6 +21,7 @@ from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.place import Located, place
 from ..tiling.pyramid import Pyramid, PyramidSpec
+from .archive import Archive, is_archive, load, stored_archive
 from .compile import Compiled, compile_job, reach_stores
 from .progress import Watcher
 from .spec import JobSpec
@@ -60,6 +61,11 @@ class JobStatus:
     shards_published: int
     shards: int
 
+    @property
+    def troubled(self) -> bool:
+        """Whether something was given up."""
+        return bool(self.degraded)
+
     def as_json(self) -> dict[str, Any]:
         """The status as plain JSON."""
         tiles = [{**tile.key._asdict(), "box": tile.box, "reason": tile.reason} for tile in self.degraded]
@@ -90,13 +96,6 @@ class Verification:
         return asdict(self)
 
 
-def find_state(target: str) -> JobState | None:
-    """The job of an output; None where the target is no folder, but perhaps a job file."""
-    found = place(target).absolute()
-    found.reach()
-    return open_state(found) if found.is_folder() else None
-
-
 def open_state(output: Located) -> JobState:
     """The job of an output folder; refuses a folder that holds none."""
     output = place(output).absolute()
@@ -115,6 +114,15 @@ def stored_job(state: JobState) -> JobSpec:
     except ValidationError as error:
         path = state.output / HIDDEN / "job.json"
         raise InputError(f"{path} is damaged: run the job's own file again, into another output") from error
+
+
+def job_at(target: str) -> JobSpec | Archive:
+    """The job of a job file, or the one that began an output."""
+    where = place(target).absolute()
+    where.reach()
+    if not where.is_folder():
+        return load(str(where))
+    return stored_archive(where) if is_archive(where) else stored_job(open_state(where))
 
 
 def _compiled(state: JobState) -> Compiled:

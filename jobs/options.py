@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..tiling.errors import InputError
+from .archive import Archive
 from .refusal import parts
 from .spec import ClusterSpec, JobSpec, from_options, with_cluster
 
@@ -40,6 +42,7 @@ trust_model = click.option(
 )
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
+CLUSTER_ADDRESS = f"cluster{_DOT}address"
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -64,15 +67,29 @@ def job_options(command: Command) -> Command:
 
 def cluster_options(command: Command) -> Command:
     """Give a command an option for every key of a job's cluster, which says where it runs."""
+    return _cluster_options(command, lambda _: True)
+
+
+def worker_options(command: Command) -> Command:
+    """Give a command the options of :func:`cluster_options` but the address."""
+    return _cluster_options(command, lambda key: key != CLUSTER_ADDRESS)
+
+
+def _cluster_options(command: Command, wanted: Callable[[str], bool]) -> Command:
     for key, field in reversed(list(_keys(ClusterSpec, f"cluster{_DOT}"))):
-        command = _option(key, field)(command)
+        if wanted(key):
+            command = _option(key, field)(command)
     return command
 
 
-def on_cluster(spec: JobSpec, options: Mapping[str, Any]) -> JobSpec:
+def on_cluster(job: JobSpec | Archive, options: Mapping[str, Any]) -> JobSpec | Archive:
     """A job that runs where the options of :func:`cluster_options` say, and else where it did."""
     given = {name.removeprefix(f"cluster{_DOT}"): value for name, value in options.items() if value is not None}
-    return with_cluster(spec, given) if given else spec
+    if not given:
+        return job
+    if isinstance(job, Archive):
+        return replace(job, job=with_cluster(job.job, given))
+    return with_cluster(job, given)
 
 
 def job_of(options: Mapping[str, Any]) -> JobSpec:

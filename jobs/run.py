@@ -27,8 +27,8 @@ from .state import JobState, only_run
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
-    """What makes the engine on a worker, which finds a batch of its own where that is None."""
+def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> EngineFactory:
+    """What makes the engine on a worker for so many images; it finds a batch of its own where that is None."""
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -42,7 +42,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
         device_share=1 / workers_a_device(spec),
-        side_by_side=-(-int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
+        side_by_side=-(-images * int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
@@ -91,17 +91,20 @@ def run_job(
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
-    with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
+    with (
+        only_run(output),
+        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=watcher) as executor,
+    ):
         return _run(compiled, executor, watcher, redo, on_reports, available=available)
 
 
 @contextmanager
-def _executor(compiled: Compiled, stored: JobState | None, watcher: Watcher) -> Iterator[Executor]:
-    """Who works: this process, or workers on a cluster."""
+def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
+    """Who works: this process, or workers on a cluster; with a batch of their own where none is given."""
     spec = compiled.spec
 
     def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
-        return work_factory(compiled, batch=_batch(spec, stored) or found)
+        return work_factory(compiled, batch=batch or found, images=images)
 
     if spec.cluster.workers is None:
         yield LocalExecutor(Worker(work_for(None)))

@@ -36,6 +36,7 @@ from ..tiling.store import read_array, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
+JOURNAL = "journal"
 DROPPED = "scratch dropped"
 
 
@@ -156,7 +157,7 @@ def only_run(output: Located) -> Iterator[None]:
         if taken_over:
             for folder in (output / HIDDEN).children():
                 if folder.is_folder():
-                    fence(folder / "ledger")
+                    fence(folder if folder.name == JOURNAL else folder / "ledger")
         output.sweep()
         try:
             yield

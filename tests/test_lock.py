@@ -20,6 +20,7 @@ from tileloom.tiling.place import place
 @pytest.fixture
 def folder(bucket, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(lock, "_gone", [])
     return place(bucket) / "out.zarr" / ".tileloom"
 
 
@@ -66,6 +67,17 @@ def test_a_silent_holder_elsewhere_is_taken_over_after_three_beats(folder, monke
         assert taken_over
         assert [found.name for found in folder.children()] == ["lock-00000005"]
     assert slept == [0.3] * lock.MISSED
+
+
+def test_a_process_that_held_many_outputs_is_watched_once(folder, monkeypatch):
+    other = folder.parents[0] / "other.zarr" / ".tileloom"
+    slept = []
+    monkeypatch.setattr(lock.time, "sleep", slept.append)
+    for held in (folder, other):
+        left_behind(held, run=str(held))
+        with hold(held, of="out.zarr") as taken_over:
+            assert taken_over
+    assert len(slept) == lock.MISSED
 
 
 def test_a_dead_holder_here_is_taken_over_at_once(folder, monkeypatch):

@@ -18,7 +18,7 @@ from uuid import uuid4
 from .errors import CorruptChunk, LedgerTaken
 from .place import Located, Place, place
 
-_SUFFIX = ".json"
+_SUFFIX, _RUN = ".json", "run"
 
 
 class Status(StrEnum):
@@ -39,28 +39,49 @@ class Entry:
     reason: str = ""
 
 
+class Journal:
+    """Numbered segments, each created whole and only if its number is free."""
+
+    def __init__(self, folder: Located) -> None:
+        """Open the journal; nothing can be added before its segments have been read."""
+        self.folder = place(folder)
+        self._next: int | None = None
+        # Two runs can do the same work with the same outcome: their segments must differ all the same.
+        self._run = uuid4().hex[:16]
+
+    def segments(self) -> Iterator[dict[str, Any]]:
+        """Every segment, in order."""
+        after = 0
+        for name, data in self.folder.contents(_SUFFIX):
+            yield from _read(self.folder / name, data)
+            after = _number(name) + 1
+        self._next = after
+
+    def append(self, segment: dict[str, Any]) -> None:
+        """Add a segment; raises :class:`LedgerTaken` where somebody else did since."""
+        if self._next is None:
+            raise ValueError(f"{self.folder} is added to before it was read")
+        try:
+            _segment(self.folder, self._next).write(_sealed(segment | {_RUN: self._run}), exclusive=True)
+        except FileExistsError as error:
+            raise LedgerTaken(f"another run took over {self.folder.parents[0]}; this one stops") from error
+        self._next += 1
+
+
 class Ledger:
     """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
 
     def __init__(self, folder: Located) -> None:
         """Open the ledger and read all but its tiles."""
-        self.folder = place(folder)
+        self._journal = Journal(folder)
         self.facts: dict[str, Any] = {}
         self.shards: set[tuple[int, int, int]] = set()
-        self._next = 0
-        # Two runs can commit the same tiles with the same bytes: their segments must differ all the same.
-        self._run = uuid4().hex[:16]
-        for name, segment in self._segments():
+        for segment in self._journal.segments():
             self._apply(segment)
-            self._next = _number(name) + 1
-
-    def _segments(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, data in self.folder.contents(_SUFFIX):
-            yield name, _read(self.folder / name, data)
 
     def entries(self) -> Iterator[Entry]:
         """Every committed tile, in order of commitment; a later line replaces an earlier one."""
-        for _, segment in self._segments():
+        for segment in Journal(self._journal.folder).segments():
             yield from _entries(segment)
 
     def commit(
@@ -75,13 +96,8 @@ class Ledger:
             "tiles": [[e.tile, e.status, e.inputs, e.output, e.reason] for e in entries],
             "shards": [list(shard) for shard in shards],
             "facts": facts or {},
-            "run": self._run,
         }
-        try:
-            _segment(self.folder, self._next).write(_sealed(segment), exclusive=True)
-        except FileExistsError as error:
-            raise LedgerTaken(f"another run took over {self.folder.parents[0]}; this one stops") from error
-        self._next += 1
+        self._journal.append(segment)
         self._apply(segment)
 
     def _apply(self, segment: dict[str, Any]) -> None:
@@ -90,14 +106,13 @@ class Ledger:
 
 
 def fence(folder: Located) -> None:
-    """Take the next number of a ledger, so that a run that was taken over stops at its next commit."""
-    ledger = place(folder)
-    numbers = [_number(found.name) for found in ledger.children() if found.name.endswith(_SUFFIX)]
+    """Take the next number of a journal, so that a run that was taken over stops at its next segment."""
+    journal = place(folder)
+    numbers = [_number(found.name) for found in journal.children() if found.name.endswith(_SUFFIX)]
     number = max(numbers, default=-1) + 1
-    segment = {"tiles": [], "shards": [], "facts": {}, "run": uuid4().hex[:16]}
     while True:
         try:
-            _segment(ledger, number).write(_sealed(segment), exclusive=True)
+            _segment(journal, number).write(_sealed({_RUN: uuid4().hex[:16]}), exclusive=True)
         except FileExistsError:
             number += 1
         else:
@@ -108,7 +123,8 @@ def salvage(folder: Located) -> Iterator[Entry]:
     """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
     for name, data in place(folder).contents(_SUFFIX):
         with suppress(CorruptChunk):
-            yield from _entries(_read(place(folder) / name, data))
+            for segment in _read(place(folder) / name, data):
+                yield from _entries(segment)
 
 
 def _segment(folder: Place, number: int) -> Place:
@@ -129,12 +145,15 @@ def _seal(line: bytes) -> bytes:
     return blake2b(line, digest_size=8).hexdigest().encode()
 
 
-def _read(path: Place, data: bytes) -> dict[str, Any]:
+def _read(path: Place, data: bytes) -> Iterator[dict[str, Any]]:
+    """The segment of a file, without the mark of its run; a fence holds nothing else, and is none."""
     line, _, seal = data.partition(b"\n")
     if seal != _seal(line):
         raise CorruptChunk(f"ledger segment {path} is damaged")
     segment: dict[str, Any] = json.loads(line)
-    return segment
+    segment.pop(_RUN, None)
+    if segment:
+        yield segment
 
 
 def _entries(segment: dict[str, Any]) -> Iterator[Entry]:

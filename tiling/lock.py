@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from .errors import LedgerTaken, StoreError
@@ -35,6 +36,8 @@ MISSED = 3
 _PREFIX = "lock-"
 _PROC = Path("/proc")
 _log = logging.getLogger("tileloom.store")
+# Other processes that this one has taken over.
+_gone: list[dict[str, Any]] = []
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def _locked(folder: Path, of: str) -> Iterator[bool]:
 
 @contextmanager
 def _beating(folder: Place, of: str) -> Iterator[bool]:
-    holder = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid()), "run": uuid4().hex}
+    holder = _process() | {"run": uuid4().hex}
     mine, taken_over = _claim(folder, holder, of)
     ended = threading.Event()
     beats = threading.Thread(target=_beat, args=(mine, holder, ended), name=f"lock of {of}", daemon=True)
@@ -90,7 +93,7 @@ def _beating(folder: Place, of: str) -> Iterator[bool]:
             mine.remove()
 
 
-def _claim(folder: Place, holder: dict[str, object], of: str) -> tuple[Place, bool]:
+def _claim(folder: Place, holder: dict[str, Any], of: str) -> tuple[Place, bool]:
     """Become the holder: the lock, and whether there was one whose holder did not let go of it."""
     while True:
         held = [found for found in folder.children() if found.name.startswith(_PREFIX)]
@@ -111,16 +114,20 @@ def _wait_for_its_end(lock: Place, of: str) -> None:
     """Return once the holder of a lock is known to be gone; refuse as soon as it is seen to be alive."""
     with suppress(FileNotFoundError):
         seen = lock.read()
-        if _dead(seen):
+        holder = {key: json.loads(seen)[key] for key in _process()}
+        # A process may hold many outputs: it is watched once.
+        if holder in _gone or _dead(holder):
             return
         _log.warning("another run holds %s: watching for a sign of life", of)
         for _ in range(MISSED):
             time.sleep(HEARTBEAT)
             if lock.read() != seen:
                 raise _refusal(of)
+        if holder != _process():
+            _gone.append(holder)
 
 
-def _beat(lock: Place, holder: dict[str, object], ended: threading.Event) -> None:
+def _beat(lock: Place, holder: dict[str, Any], ended: threading.Event) -> None:
     for beat in count(1):
         if ended.wait(HEARTBEAT):
             return
@@ -129,13 +136,17 @@ def _beat(lock: Place, holder: dict[str, object], ended: threading.Event) -> Non
             lock.write(_record(holder, beat))
 
 
-def _record(holder: dict[str, object], beat: int) -> bytes:
+def _record(holder: dict[str, Any], beat: int) -> bytes:
     return json.dumps({**holder, "beat": beat}).encode()
 
 
-def _dead(record: bytes) -> bool:
+def _process() -> dict[str, Any]:
+    """This process, told from any other that ever was."""
+    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _dead(holder: dict[str, Any]) -> bool:
     """Whether a lock's holder is a process of this machine that has ended."""
-    holder = json.loads(record)
     return holder["host"] == _host() and holder["started"] is not None and _started(holder["pid"]) != holder["started"]
 
 
