@@ -28,12 +28,11 @@ from ..tiling.store import write_json
 from .manifest import Manifest, Row
 from .refusal import refusal
 from .spec import JobSpec, digest_of, job_from, rooted_path
-from .state import HIDDEN, JOURNAL
+from .state import ARCHIVE, HIDDEN, JOURNAL
 from .task import parse_task
 from .yamlfile import read_yaml
 
 MANIFEST = "manifest"
-_STATE = "archive.json"
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class ArchiveState:
     @classmethod
     def load(cls, output: Place) -> Self | None:
         """The archive that a folder holds; None if it holds none yet."""
-        file = output / HIDDEN / _STATE
+        file = output / HIDDEN / ARCHIVE
         if not file.is_file():
             if output.exists() and (not output.is_folder() or any(found.name != HIDDEN for found in output.children())):
                 raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
@@ -161,14 +160,14 @@ class ArchiveState:
     def save(self) -> None:
         """Make this the folder's archive."""
         told = {"manifest": self.manifest, "spec": self.spec, "parts": self.parts, "batch": self.batch}
-        write_json(self.output / HIDDEN / _STATE, told)
+        write_json(self.output / HIDDEN / ARCHIVE, told)
 
     def archive(self) -> Archive:
         """The archive as it was given, with its output where it lies now."""
         try:
             job = JobSpec.model_validate_json(json.dumps(self.spec | {"output": str(self.output)}))
         except ValidationError as error:
-            file = self.output / HIDDEN / _STATE
+            file = self.output / HIDDEN / ARCHIVE
             raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
         return Archive(self.manifest, job)
 
@@ -183,7 +182,7 @@ def stored_archive(output: Place) -> Archive:
 
 def is_archive(output: Place) -> bool:
     """Whether a folder holds an archive."""
-    return (output / HIDDEN / _STATE).is_file()
+    return (output / HIDDEN / ARCHIVE).is_file()
 
 
 @dataclass(frozen=True)

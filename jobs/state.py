@@ -36,7 +36,7 @@ from ..tiling.store import read_array, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
-JOURNAL = "journal"
+ARCHIVE, JOURNAL = "archive.json", "journal"
 DROPPED = "scratch dropped"
 
 
@@ -169,8 +169,8 @@ def only_run(output: Located) -> Iterator[None]:
 
 
 def _remove_unbegun(output: Place, created: list[Place]) -> None:
-    """Remove an output that got no job, and the folders that were made for it."""
-    if (output / HIDDEN / "job.json").is_file():
+    """Remove an output that got neither a job nor an archive, and the folders that were made for it."""
+    if any((output / HIDDEN / name).is_file() for name in ("job.json", ARCHIVE)):
         return
     if created:
         output.remove()

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.commandline import QUICK, files_in, tileloom, written
 from tests.house import ROOT
@@ -20,6 +22,7 @@ from tests.pipeline import assert_same_bytes as assert_same_disk
 from tests.pipeline import beside, holes, job, measure, restore, scene
 from tests.victim import Victims
 from tileloom import open as open_result
+from tileloom.jobs.archive import Register
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.jobs.state import only_run
@@ -116,6 +119,53 @@ def test_a_changed_input_is_noticed_by_what_the_store_says_of_it(whole, bucket, 
     data = (place(image) / "c/0/1/1").read()
     (place(image) / chunk).write(data)
     refused(tileloom(capfd, *options), "was begun by another job (input")
+
+
+@pytest.fixture
+def archive(whole, bucket, tmp_path):
+    """The job file of two images, whose results go to a bucket."""
+    for name in ("one", "two"):
+        shutil.copytree(whole.input, tmp_path / "images" / f"{name}.zarr")
+    keys = whole.model_dump(mode="json", exclude_none=True, exclude={"cluster", "input", "mask", "id", "levels"})
+    keys |= {"output": f"{bucket}/out", "manifest": "images", "task": "sr:2"}
+    return written(tmp_path, **keys)
+
+
+def test_an_archive_in_a_bucket(archive, bucket, tmp_path, capfd):
+    ran = tileloom(capfd, "run", archive)
+    assert (ran.code, ran.errors) == (0, ["archive: 2 images"])
+    told = tileloom(capfd, "status", f"{bucket}/out", "--json").json
+    assert (told["images"], told["done"]) == (2, 2)
+    again = tileloom(capfd, "resume", f"{bucket}/out", "--json")
+    assert (again.code, again.json["calls"]) == (0, 0)
+    assert not [name for name in stored(f"{bucket}/out") if "lock" in name]
+    on_disk = written(tmp_path, "disk.yaml", **yaml.safe_load(archive.read_text()) | {"output": "out"})
+    assert tileloom(capfd, "run", on_disk).code == 0
+    for name in ("one.zarr", "two.zarr"):
+        assert tileloom(capfd, "verify", f"{bucket}/out/{name}").code == 0
+        np.testing.assert_array_equal(open_result(f"{bucket}/out/{name}"), open_result(tmp_path / "out" / name))
+
+
+def test_an_archive_that_is_taken_over_is_fenced_where_its_images_are_recorded(
+    archive, bucket, quick_beats, monkeypatch, capfd
+):
+    monkeypatch.setattr(lock, "_beat", lambda *_: None)
+    add, added = Register.add, []
+
+    def taken(self, record):
+        if added:
+            with only_run(f"{bucket}/out"):
+                pass
+        added.append(record.id)
+        add(self, record)
+
+    monkeypatch.setattr(Register, "add", taken)
+    said = tileloom(capfd, "run", archive)
+    assert said.code == 1
+    assert f"error: another run took over {bucket}/out/.tileloom" in said.errors[-1]
+    assert len(added) == 2
+    seen = tileloom(capfd, "status", f"{bucket}/out", "--json")
+    assert (seen.code, seen.json["done"]) == (0, 1)
 
 
 # --- kills ---
@@ -238,6 +288,7 @@ def test_a_second_run_is_refused_while_the_first_one_lives(spec, whole, quick_be
 
 PAUSED = """
 import json, os, signal, sys
+from tileloom.jobs.archive import Register
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.jobs.state import only_run
