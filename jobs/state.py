@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..cluster.worker import Prior
 from ..models.contract import Contract
 from ..tiling.box import TileKey
-from ..tiling.errors import CorruptChunk, InputError, StoreError
+from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS
 from ..tiling.ledger import Ledger, Status, fence, salvage
@@ -162,8 +162,8 @@ def only_run(output: Located) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            # A store that has gone away keeps what it has: the next run takes no offence.
-            with impatient(), suppress(StoreError):
+            # What cannot be removed now stays: the next run takes no offence.
+            with impatient(), suppress(OSError):
                 _remove_unbegun(output, created)
             raise
 
