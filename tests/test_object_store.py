@@ -131,6 +131,7 @@ def archive(whole, bucket, tmp_path):
     return written(tmp_path, **keys)
 
 
+@pytest.mark.slow
 def test_an_archive_in_a_bucket(archive, bucket, tmp_path, capfd):
     ran = tileloom(capfd, "run", archive)
     assert (ran.code, ran.errors) == (0, ["archive: 2 images"])
@@ -146,6 +147,7 @@ def test_an_archive_in_a_bucket(archive, bucket, tmp_path, capfd):
         np.testing.assert_array_equal(open_result(f"{bucket}/out/{name}"), open_result(tmp_path / "out" / name))
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_taken_over_is_fenced_where_its_images_are_recorded(
     archive, bucket, quick_beats, monkeypatch, capfd
 ):
