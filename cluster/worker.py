@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
-from ..tiling.errors import OutOfMemory, TileFailed, TileloomError, lacks_memory
-from ..tiling.work import Floats, TileWork
+from ..tiling.errors import CorruptChunk, OutOfMemory, TileFailed, TileloomError, lacks_memory
+from ..tiling.paused import Paused, load_paused, save_paused
+from ..tiling.work import Floats, TileInputs, TileWork
 
 S = TypeVar("S")
 Given = TypeVar("Given")
@@ -34,12 +38,16 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A tile to restore; ``degraded`` are the tiles whose pixels it must not take."""
+    """A tile to restore; ``degraded`` are the tiles whose pixels it must not take.
+
+    ``paused`` is the hash of what was saved of it on its way; empty words where nothing was.
+    """
 
     image: int
     tile: int
     degraded: tuple[int, ...] = ()
     priors: tuple[Prior, ...] = ()
+    paused: str = ""
 
 
 class Outcome(StrEnum):
@@ -48,11 +56,16 @@ class Outcome(StrEnum):
     DONE = "done"
     INHERITED = "inherited"
     FAILED = "failed"
+    PAUSED = "paused"
+    RETURNED = "returned"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A settled ticket: digest of the inputs, hash of the output, or why it failed; seconds since it was taken."""
+    """A settled ticket: digest of the inputs, hash of the output, or why it failed; seconds since it was taken.
+
+    PAUSED is saved on its way, and ``output`` the hash of that; RETURNED begins anew, for what reason there may be.
+    """
 
     image: int
     tile: int
@@ -70,14 +83,19 @@ class _Flight(Generic[S]):
     inputs: str
     state: S
     began: float
+    calls: int
 
 
 @dataclass
 class Usage:
-    """What a worker did: network calls, how many slots they could have filled, and where its seconds went."""
+    """What a worker did: network calls, how many slots they could have filled, and where its seconds went.
+
+    ``spared`` are calls that it need not make, because tiles had them behind them when they were paused.
+    """
 
     calls: int = 0
     offered: int = 0
+    spared: int = 0
     reading: float = 0.0
     computing: float = 0.0
     writing: float = 0.0
@@ -137,22 +155,52 @@ class Worker(Generic[S]):
         """The opened image."""
         return self._images[image]
 
-    def advance(self, tickets: Sequence[Ticket], more: Callable[[], Sequence[Ticket]] = tuple) -> list[Report]:
+    def advance(
+        self,
+        tickets: Sequence[Ticket],
+        more: Callable[[], Sequence[Ticket]] = tuple,
+        leaving: Callable[[], bool] = bool,
+    ) -> list[Report]:
         """Take tiles into the running batch and step it until at least one tile is settled.
 
-        Tickets beyond the free slots wait their turn. ``more`` is asked before each step for tickets that have
-        come in the meantime.
+        Tickets beyond the free slots wait their turn. Before each step ``more`` is asked for tickets that have
+        come in the meantime, and ``leaving`` whether the worker has to go, and to :meth:`pause`.
         """
         reports: list[Report] = []
         self._waiting.extend(tickets)
         while True:
             self._waiting.extend(more())
+            if leaving():
+                return reports + self.pause()
             while self._waiting and self.free:
                 if report := self._board(self._waiting.popleft()):
                     reports.append(report)
             if reports or not self._flights:
                 return reports
             reports += self._step()
+
+    def pause(self) -> list[Report]:
+        """Save the tiles in flight on their way and return all others; the worker then holds none."""
+        flights, waiting = self._flights, self._waiting
+        self._flights, self._waiting = [], deque()
+        returned = [Report(ticket.image, ticket.tile, Outcome.RETURNED) for ticket in waiting]
+        return [self._paused(flight) for flight in flights] + returned
+
+    def _paused(self, flight: _Flight[S]) -> Report:
+        ticket, began = flight.ticket, flight.began
+        if not flight.calls:
+            return self._report(ticket, Outcome.RETURNED, began)
+        try:
+            packed = self.work.pack(flight.state)
+            paused = Paused(flight.inputs, self.work.numeric_class, flight.calls, packed)
+            saved = save_paused(self._root(ticket), ticket.tile, paused)
+        except Exception as error:
+            # On a machine that is about to end anything may fail, and the tile can still be done elsewhere.
+            return self._report(ticket, Outcome.RETURNED, began, reason=f"{type(error).__name__}: {error}")
+        return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved)
+
+    def _root(self, ticket: Ticket) -> Path:
+        return Path(self._images[ticket.image].image.root)
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
@@ -163,11 +211,20 @@ class Worker(Generic[S]):
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
-        state = self._attempt(self.work.begin, inputs)
+        state, calls = self._begun(ticket, inputs, digest)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began, reason=str(state))
-        self._flights.append(_Flight(ticket, digest, state, began))
+        self.usage.spared += calls
+        self._flights.append(_Flight(ticket, digest, state, began, calls))
         return None
+
+    def _begun(self, ticket: Ticket, inputs: TileInputs, digest: str) -> tuple[S | TileFailed, int]:
+        """A tile as it was saved on its way, with its calls so far; where that does not hold, from its start."""
+        paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
+        if paused and paused.inputs == digest and paused.numeric_class == self.work.numeric_class:
+            with suppress(CorruptChunk):
+                return self._attempt(partial(self.work.unpack, inputs), paused.packed), paused.calls
+        return self._attempt(self.work.begin, inputs), 0
 
     def _inherit(self, ticket: Ticket, digest: str) -> str:
         access = self._images[ticket.image]
@@ -198,6 +255,7 @@ class Worker(Generic[S]):
             window = self._attempt(self.work.finish, state)
         else:
             flight.state = state
+            flight.calls += 1
             return None
         ticket, began = flight.ticket, flight.began
         if isinstance(window, TileFailed):
