@@ -27,8 +27,8 @@ class CrewSpec:
 
     ``address`` None starts Ray on this machine, for this job alone. ``patience`` is the seconds that one call
     may take, ``capacity`` those that may pass without any worker; ``restarts`` is how often workers may die.
-    Those beyond ``least`` end after ``idle`` seconds without anything to do. A worker's machine that will be
-    taken away says so at ``drain_url``; its tiles are saved within ``drain_seconds``.
+    Those beyond ``least`` (None: all stay) end after ``idle`` seconds without anything to do. A worker's machine
+    that will be taken away says so at ``drain_url``; its tiles are saved within ``drain_seconds``.
     """
 
     workers: int = 1
@@ -38,7 +38,7 @@ class CrewSpec:
     patience: float = 3600.0
     capacity: float = 600.0
     restarts: int = 20
-    least: int = 0
+    least: int | None = None
     idle: float = 60.0
     drain_url: str | None = None
     drain_seconds: float = 100.0

@@ -370,7 +370,7 @@ class JobSpec(_Strict):
         count = told.workers or 1
         here = max(1, len(os.sched_getaffinity(0)) // count) if told.address is None else 1
         cpus = here if told.cpus is None else told.cpus
-        least = (0 if told.address else count) if told.least is None else min(told.least, count)
+        least = 0 if told.address and told.least is None else told.least
         return CrewSpec(
             workers=count,
             cpus=cpus,

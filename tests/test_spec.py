@@ -307,7 +307,7 @@ def test_prices_can_be_one_text():
 
 @pytest.mark.parametrize(
     ("cluster", "least"),
-    [({"workers": 3}, 3), ({"workers": 3, "address": "auto"}, 0), ({"workers": 3, "least": 1}, 1)],
+    [({"workers": 3}, None), ({"workers": 3, "address": "auto"}, 0), ({"workers": 3, "least": 1}, 1)],
 )
 def test_workers_stay_where_nothing_is_saved_by_their_going(cluster, least):
     assert spec(cluster=cluster).crew.least == least
