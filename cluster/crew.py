@@ -274,7 +274,7 @@ class Crew:
                 f"{hand.name} on node {hand.node[:8]} computes otherwise than the others ({differences}), and bytes "
                 "would depend on who does what: give the job workers of one kind"
             )
-        hand.slots = description.slots
+        hand.slots, hand.used = description.slots, monotonic()
         if self._images:
             hand.call("open", *self._images)
 

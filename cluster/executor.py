@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.frontier import Frontier, Item, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.paused import drop_paused
 from ..tiling.plan import WeavePlan
 from ..tiling.work import TileWork
 from .worker import Outcome, Prior, Report, Ticket, Usage, Worker
@@ -52,6 +53,11 @@ class ImageRun:
     ledger: Ledger
     degraded: set[int] = field(default_factory=set)
     priors: Callable[[int], tuple[Prior, ...]] = lambda _: ()
+    paused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def root(self):
+        return self.ledger.folder.parent
 
 
 @dataclass
@@ -62,6 +68,7 @@ class RunReport:
     inherited: int = 0
     degraded: int = 0
     failures: int = 0
+    paused: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def ticket(item: Item, images: Mapping[int, ImageRun]) -> Ticket:
     image, tile = item
     run = images[image]
     degraded = tuple(other for other in run.plan.reads(tile) if other in run.degraded) if run.degraded else ()
-    return Ticket(image, tile, degraded, run.priors(tile))
+    return Ticket(image, tile, degraded, run.priors(tile), run.paused.get(tile, ""))
 
 
 def settle(reports: Iterable[Report], frontier: Frontier, images: Mapping[int, ImageRun], total: RunReport) -> None:
@@ -162,6 +169,16 @@ def settle(reports: Iterable[Report], frontier: Frontier, images: Mapping[int, I
     for report in reports:
         item = (report.image, report.tile)
         run = images[report.image]
+        if report.outcome in (Outcome.PAUSED, Outcome.RETURNED):
+            frontier.give_back([item])
+            if report.outcome is Outcome.PAUSED:
+                total.paused += 1
+                run.paused[report.tile] = report.output
+                line = Entry(report.tile, Status.PAUSED, report.inputs, report.output)
+                entries.setdefault(report.image, []).append(line)
+            continue
+        if saved := run.paused.pop(report.tile, ""):
+            drop_paused(run.root, report.tile, saved)
         if report.outcome is not Outcome.FAILED:
             total.done += report.outcome is Outcome.DONE
             total.inherited += report.outcome is Outcome.INHERITED

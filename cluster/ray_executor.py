@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import ceil
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from ..tiling.frontier import Frontier, Item
 from .crew import Crew, Hand, Lost
 from .executor import Chore, CrewSpec, Description, ImageRun, RunReport, WorkFor, settle, ticket
 from .tile_actor import RemoteTileActor
+from .timesheet import Timesheet
 from .worker import Outcome, Report, Usage
 
 R = TypeVar("R")
@@ -72,6 +74,11 @@ class RayExecutor:
         """What the workers did, those that are gone included as far as they told."""
         return sum((hand.usage for hand in self._crew.hands), start=self._crew.gone)
 
+    @property
+    def timesheet(self) -> Timesheet:
+        """How long machines and workers were held."""
+        return self._crew.timesheet
+
     def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
         """Tell the workers of the images to come; ``settings`` is what else decides a tile's bytes."""
         self._crew.open(images, settings)
@@ -104,6 +111,8 @@ class RayExecutor:
         self._suspects.clear()
         self._reserved = self._trial = None
         while not frontier.idle or frontier.leased:
+            held = sum(len(hand.held) for hand in self._crew.hands)
+            self._crew.wanted = ceil((frontier.ready + held) / self.description.slots)
             self._hand_out(frontier, images)
             reports: list[Report] = []
             for event in self._crew.listen():
@@ -143,7 +152,7 @@ class RayExecutor:
     def _hand_out(self, frontier: Frontier, images: Mapping[int, ImageRun]) -> None:
         """Fill every hand's slots, then the mailboxes, and keep calls under way where there is something to do."""
         self._isolate(frontier, images)
-        hands = [hand for hand in self._crew.ready if hand is not self._reserved]
+        hands = [hand for hand in self._crew.favoured if hand is not self._reserved]
         given: dict[Hand, list[Item]] = {hand: [] for hand in hands}
         for ahead in (0, _AHEAD):
             if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
@@ -181,6 +190,10 @@ class RayExecutor:
         if self._reserved is None:
             return
         given: list[Item] = []
+        if self._reserved.leaving is not None:
+            if self._trial is None:
+                self._reserved = None
+            return
         if self._trial is None and not self._suspects:
             self._reserved = None
             return

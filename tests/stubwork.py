@@ -16,6 +16,8 @@ from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.errors import TileFailed
 
 STEPS = 3
+# Seconds that a tile stays at a step if it is told to: longer than it takes until a warning is heard.
+DWELL = 3.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,10 @@ class StubWork:
             die()
         if self._faults.due(f"hang-{name}"):
             time.sleep(3600)
+        if self._faults.due(f"term-{name}"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self._faults.due(f"dwell-{name}"):
+            time.sleep(DWELL)
         if self._faults.due(f"fail-{name}"):
             return TileFailed(f"{state.key} was told to fail")
         return replace(state, steps=state.steps + 1)

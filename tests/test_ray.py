@@ -45,6 +45,7 @@ class Woven:
     said: list
     faults: Faults
     ledgers: list = field(default_factory=list)
+    usage: object = None
 
     @property
     def entries(self):
@@ -91,7 +92,7 @@ def woven(
             runs[at] = ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))
         report = executor.run(frontier, runs, on_reports=on_reports)
         assert all(frontier.finished(at) for at in images)
-    return Woven(folder, report, said, planned, [run.ledger for run in runs.values()])
+    return Woven(folder, report, said, planned, [run.ledger for run in runs.values()], executor.usage)
 
 
 def all_present(executor, workers):
