@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import zarr
 
+from tileloom.cluster.agenda import Course, RunReport, Tiles
+from tileloom.cluster.executor import Executor, unheard
+from tileloom.cluster.worker import Brief, Report
 from tileloom.tiling.access import ImagePlan
+from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.inputs import boxes
+from tileloom.tiling.ledger import Ledger
 from tileloom.tiling.measurement import Measurement
 from tileloom.tiling.plan import WeavePlan
 from tileloom.tiling.pyramid import PyramidSpec
@@ -42,3 +48,21 @@ def make_image(folder: Path, grid: Grid, *, bands: int, chunk: int) -> ImagePlan
         lifts=(),
         result=PyramidSpec(bands, grid.height, grid.width, "uint8", None),
     )
+
+
+def weave(
+    executor: Executor,
+    images: Sequence[ImagePlan],
+    frontier: Frontier,
+    *,
+    on_reports: Callable[[list[Report]], None] = unheard,
+) -> list[RunReport]:
+    """Run all tiles of images, and nothing else; their reports, as the images ended."""
+    reports: list[RunReport] = []
+
+    def course(image: ImagePlan) -> Course:
+        states = np.zeros(image.plan.count, np.uint8)
+        reports.append((yield Tiles(Brief(image, b"job"), Ledger(Path(image.root) / "ledger"), states)))
+
+    executor.run(map(course, images), frontier, on_reports=on_reports)
+    return reports

@@ -7,7 +7,7 @@ at a time. Frontier and ledger are the product's own in both; no pixel is read o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +18,19 @@ import numpy as np
 import ray
 
 from benchmarks._report import Benchmark, Figures
-from tileloom.cluster.executor import CrewSpec, Description, ImageRun, RunReport, settle, ticket
+from tileloom.cluster.agenda import Agenda, Course, Tiles
+from tileloom.cluster.executor import CrewSpec, Description, unheard
 from tileloom.cluster.ray_executor import RayExecutor
-from tileloom.cluster.tile_actor import Told
-from tileloom.cluster.worker import Outcome, Report, Ticket, Usage
+from tileloom.cluster.tile_actor import Letter, Told
+from tileloom.cluster.worker import Brief, Outcome, Report, Ticket, Usage
+from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.ledger import Ledger
+from tileloom.tiling.measurement import Measurement
 from tileloom.tiling.plan import WeavePlan
+from tileloom.tiling.pyramid import PyramidSpec
+from tileloom.tiling.scaling import Scaling
 
 ACTORS, SLOTS = 2, 16
 GROUPS = {"work": 1, "control": 1}
@@ -51,13 +56,9 @@ class Idle:
     def load(self) -> Description:
         return Description({"device": "none"}, 1, SLOTS, 0, None)
 
-    @ray.method(concurrency_group="work")
-    def open(self, images: Mapping[int, object], settings: bytes) -> None:
-        pass
-
     @ray.method(concurrency_group="control")
-    def give(self, tickets: Sequence[Ticket]) -> None:
-        self._mailbox.extend(tickets)
+    def give(self, letter: Letter) -> None:
+        self._mailbox.extend(letter.tickets)
 
     @ray.method(concurrency_group="work")
     def advance(self) -> Told:
@@ -81,31 +82,43 @@ class Seconds:
     own: float
 
 
-def timed(side: int, run: Callable[[Frontier, dict[int, ImageRun]], object]) -> Seconds:
+def timed(side: int, run: Callable[[Course], object]) -> Seconds:
     """Run a fresh image of side x side tiles."""
     size = TILE + STRIDE * (side - 1)
     plan = WeavePlan((Grid(size, size, TILE, STRIDE, GUARD),))
-    frontier = Frontier()
+    brief = Brief(image_of(plan), b"")
+
     with TemporaryDirectory() as folder:
-        image = frontier.add("image", plan, state=np.zeros(plan.count, np.uint8))
+
+        def course() -> Course:
+            yield Tiles(brief, Ledger(Path(folder) / "ledger"), np.zeros(plan.count, np.uint8))
+
         began, own = perf_counter(), process_time()
-        run(frontier, {image: ImageRun(plan, Ledger(Path(folder) / "ledger"))})
+        run(course())
         return Seconds((perf_counter() - began) / plan.count, (process_time() - own) / plan.count)
 
 
-def plain_loop(frontier: Frontier, images: dict[int, ImageRun]) -> None:
+def image_of(plan: WeavePlan) -> ImagePlan:
+    """An image that is never opened."""
+    scaling, result = Scaling(0, 255), PyramidSpec(1, plan.levels[0].height, plan.levels[0].width, "uint8", None)
+    return ImagePlan("image", "", None, "", 1, scaling, scaling, None, plan, (Measurement(),), (), result)
+
+
+def plain_loop(course: Course) -> None:
     """One call a tile, at most two under way at each actor, one result at a time."""
-    actors, total = [Plain.remote() for _ in range(ACTORS)], RunReport()  # type: ignore[attr-defined]
+    actors = [Plain.remote() for _ in range(ACTORS)]  # type: ignore[attr-defined]
     calls: dict[Any, Any] = {}
     room = dict.fromkeys(actors, 2)
-    while not frontier.idle or frontier.leased:
-        for actor in actors:
-            for item in frontier.take(room[actor]):
-                calls[actor.settle.remote(ticket(item, images))] = actor
-                room[actor] -= 1
-        [call], _ = ray.wait(list(calls), num_returns=1)
-        room[calls.pop(call)] += 1
-        settle([ray.get(call)], frontier, images, total)
+    with Agenda([course], Frontier(), unheard) as agenda:
+        while not agenda.over:
+            agenda.admit(slots=2 * ACTORS, workers=ACTORS)
+            for actor in actors:
+                for item in agenda.take(room[actor]):
+                    calls[actor.settle.remote(agenda.ticket(item))] = actor
+                    room[actor] -= 1
+            [call], _ = ray.wait(list(calls), num_returns=1)
+            room[calls.pop(call)] += 1
+            agenda.settle([ray.get(call)])
 
 
 def measure(smoke: bool) -> Figures:
@@ -118,9 +131,8 @@ def measure(smoke: bool) -> Figures:
     try:
         actor = ray.remote(concurrency_groups=GROUPS)(Idle)  # type: ignore[call-overload]
         with RayExecutor(lambda batch: int, CrewSpec(ACTORS), actor=actor) as executor:
-            executor.open({}, settings=b"")
             for _ in range(rounds):
-                ours.append(timed(side, lambda frontier, images: executor.run(frontier, images, on_reports=_nothing)))
+                ours.append(timed(side, lambda course: executor.run([course], Frontier())))
                 plain.append(timed(side, plain_loop))
     finally:
         ray.shutdown()
@@ -131,10 +143,6 @@ def measure(smoke: bool) -> Figures:
         "driver_us_per_tile": 1e6 * min(one.own for one in ours),
         "plain_us_per_tile": 1e6 * theirs,
     }
-
-
-def _nothing(reports: list[Report]) -> None:
-    pass
 
 
 BENCHMARK = Benchmark("dispatch", measure, {"us_per_tile": ("<=", 250), "over_plain_ray": ("<=", 0.35)})

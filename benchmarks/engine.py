@@ -27,9 +27,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks._accelerator import measure_accelerator
-from benchmarks._image import make_image
+from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures, Limit
-from tileloom.cluster.executor import ImageRun, LocalExecutor
+from tileloom.cluster.executor import LocalExecutor
 from tileloom.cluster.worker import Worker
 from tileloom.models.adm import AdmUNet
 from tileloom.models.adm_config import AdmConfig
@@ -39,7 +39,6 @@ from tileloom.models.solvers import TileState
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
-from tileloom.tiling.ledger import Ledger
 from tileloom.tiling.measurement import Measurement
 from tileloom.tiling.work import TileInputs
 
@@ -176,14 +175,9 @@ def fill(images: int, side: int) -> float:
     ]
     factory = EngineFactory(steps=8, tile=size, bands=1, batch=8, lanes=2)
     with TemporaryDirectory() as folder:
-        plans = {at: make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at, grid in enumerate(grids)}
-        worker: Worker[Any] = Worker(factory, plans, settings=b"")
-        frontier = Frontier()
-        runs = {}
-        for at, image in plans.items():
-            frontier.add(f"image {at}", image.plan, state=np.zeros(image.plan.count, np.uint8))
-            runs[at] = ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))
-        LocalExecutor(worker).run(frontier, runs, on_reports=lambda _: None)
+        plans = [make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at, grid in enumerate(grids)]
+        worker: Worker[Any] = Worker(factory)
+        weave(LocalExecutor(worker), plans, Frontier())
     return worker.usage.fill
 
 

@@ -9,16 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-import numpy as np
-
-from benchmarks._image import make_image
+from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures
-from tileloom.cluster.executor import ImageRun, LocalExecutor
+from tileloom.cluster.executor import LocalExecutor
 from tileloom.cluster.worker import Worker
 from tileloom.tiling.errors import TileFailed
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
-from tileloom.tiling.ledger import Ledger
 from tileloom.tiling.plan import WeavePlan
 from tileloom.tiling.simulate import simulate
 from tileloom.tiling.work import Floats, TileInputs
@@ -79,12 +76,9 @@ def run(plan_rows: int, plan_cols: int) -> tuple[WeavePlan, Outcome]:
     grid = Grid(TILE + STRIDE * (plan_rows - 1), TILE + STRIDE * (plan_cols - 1), TILE, STRIDE, GUARD)
     with TemporaryDirectory() as folder:
         image = make_image(Path(folder), grid, bands=1, chunk=256)
-        worker = Worker(Sleeper, {0: image}, settings=b"")
-        frontier = Frontier()
-        frontier.add(image.name, image.plan, state=np.zeros(image.plan.count, np.uint8))
-        ledger = Ledger(Path(image.root) / "ledger")
+        worker = Worker(Sleeper)
         began = perf_counter()
-        LocalExecutor(worker).run(frontier, {0: ImageRun(image.plan, ledger)}, on_reports=lambda _: None)
+        weave(LocalExecutor(worker), [image], Frontier())
         seconds = perf_counter() - began
     steps = worker.usage.offered / Sleeper.slots
     computing = worker.usage.computing

@@ -15,8 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
-from ..tiling.access import ImagePlan
-from ..tiling.errors import InputError, TileloomError
+from ..tiling.errors import InputError, OutOfMemory, TileloomError
 from ..tiling.frontier import Item
 from .executor import CrewSpec, Description, WorkFor
 from .nodes import draining, kinds_of
@@ -44,7 +43,7 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
 @dataclass(eq=False)
 class Hand:
-    """An actor and what it was given: tiles, and calls by method and the moment they were made.
+    """An actor and what it was given: tiles, calls by method and the moment they were made, ``images`` it knows.
 
     ``heard`` and ``used`` are when it last answered and last had something to do, ``leaving`` since when it goes.
     """
@@ -56,7 +55,7 @@ class Hand:
     usage: Usage = field(default_factory=Usage)
     node: str = ""
     slots: int = 0
-    opened: bool = False
+    images: set[int] = field(default_factory=set)
     heard: float = 0.0
     used: float = field(default_factory=monotonic)
     leaving: float | None = None
@@ -79,11 +78,12 @@ class Hand:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a call came to."""
+    """What a call came to; a chore may have raised an ``error``."""
 
     hand: Hand
     call: Any
-    told: Any
+    told: Any = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,6 @@ class Crew:
         self._spec, self._say, self._actor = spec, say, actor
         self._numbers = count(1)
         self._deaths = 0
-        self._images: tuple[Mapping[int, ImagePlan], bytes] | None = None
         self._manned = self._said = monotonic()
         self._going: set[str] = set()
         self._complaints: set[str] = set()
@@ -141,12 +140,12 @@ class Crew:
     @property
     def complete(self) -> bool:
         """Whether every hand that has a place can be given work, so that none is about to look for some."""
-        return all(hand.opened for hand in self.hands if hand.node and hand.leaving is None)
+        return all(hand.slots for hand in self.hands if hand.node and hand.leaving is None)
 
     @property
     def ready(self) -> list[Hand]:
-        """The hands that know the images and can be given work."""
-        return [hand for hand in self.hands if hand.opened and hand.leaving is None]
+        """The hands that have their network and can be given work."""
+        return [hand for hand in self.hands if hand.slots and hand.leaving is None]
 
     @property
     def favoured(self) -> list[Hand]:
@@ -156,14 +155,6 @@ class Crew:
     @property
     def _wanted(self) -> int:
         return max(self._least, min(self.wanted, self._most))
-
-    def open(self, images: Mapping[int, ImagePlan], settings: bytes) -> None:
-        """Tell every hand, and those to come, of the images."""
-        self._images = images, settings
-        for hand in self.hands:
-            if hand.slots:
-                hand.opened = False
-                hand.call("open", images, settings)
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
@@ -236,10 +227,15 @@ class Crew:
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
         method, _ = hand.calls[call]
         hand.heard = monotonic()
+        failed: Exception | None = None
         try:
             told = ray.get(call)
         except RayTaskError as error:
-            raise _own(error, hand) from error
+            own = _own(error, hand)
+            # Memory lacks for all images alike.
+            if method != "do" or isinstance(own, OutOfMemory):
+                raise own from error
+            told, failed = None, own
         except RayError as error:
             if getattr(error, "actor_init_failed", False) or isinstance(error, RuntimeEnvSetupError):
                 raise TileloomError(f"{hand.name} cannot be started: {_last(error)}") from error
@@ -259,10 +255,8 @@ class Crew:
                 self._must_go(hand, told.reason)
         elif method == "load":
             self._loaded(hand, told)
-        elif method == "open":
-            hand.opened = True
         elif method not in ("give", "drain"):
-            yield Heard(hand, call, told)
+            yield Heard(hand, call, told, failed)
 
     def _loaded(self, hand: Hand, description: Description) -> None:
         """A worker has its network: the first one says what all must be, the others must be so."""
@@ -275,16 +269,13 @@ class Crew:
                 "would depend on who does what: give the job workers of one kind"
             )
         hand.slots, hand.used = description.slots, monotonic()
-        if self._images:
-            hand.call("open", *self._images)
 
     def _overdue(self, hand: Hand) -> bool:
         """Whether a call takes longer than any may; one that waits for a place on the cluster does not count."""
         made = [made for method, made in hand.calls.values() if method != "watch"]
         if not hand.node or not made:
             return False
-        began = min(made)
-        return monotonic() - max(hand.heard, began) > self._spec.patience
+        return monotonic() - max(hand.heard, min(made)) > self._spec.patience
 
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""
@@ -398,7 +389,7 @@ def _refuse_silence(address: str) -> None:
             pass
 
 
-def _own(error: RayTaskError, hand: Hand) -> BaseException:
+def _own(error: RayTaskError, hand: Hand) -> Exception:
     """What was raised on the worker, as it was raised there."""
     cause = error.cause
     if isinstance(cause, TileloomError | OSError):

@@ -1,22 +1,17 @@
-"""Executors turn a frontier of tiles into committed results; every one of them must give the same bytes."""
+"""Executors have workers, and let them do what courses of images ask for; all of them give the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ..tiling.access import ImageAccess, ImagePlan
-from ..tiling.frontier import Frontier, Item, Verdict
-from ..tiling.ledger import Entry, Ledger, Status
-from ..tiling.paused import drop_paused
-from ..tiling.plan import WeavePlan
+from ..tiling.errors import lacks_memory
+from ..tiling.frontier import Frontier
 from ..tiling.work import TileWork
-from .worker import Outcome, Prior, Report, Ticket, Usage, Worker
-
-R = TypeVar("R")
-Chore = Callable[[ImageAccess], R]
-"""A task of an image that is no tile: checking, surveying, publishing. It is picklable, and may be done twice."""
+from .agenda import Agenda, Course, Errand
+from .timesheet import Timesheet
+from .worker import Report, Usage, Worker
 
 WorkFor = Callable[[int | None], Callable[[], TileWork[Any]]]
 """What makes a worker's work with a batch, or with one that it finds where that is None."""
@@ -45,32 +40,6 @@ class CrewSpec:
     drain_seconds: float = 100.0
 
 
-@dataclass
-class ImageRun:
-    """What the driver holds of one image while it runs: never a pixel."""
-
-    plan: WeavePlan
-    ledger: Ledger
-    degraded: set[int] = field(default_factory=set)
-    priors: Callable[[int], tuple[Prior, ...]] = lambda _: ()
-    paused: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def root(self):
-        return self.ledger.folder.parent
-
-
-@dataclass
-class RunReport:
-    """What a run did: tiles by how they ended, and failed tries."""
-
-    done: int = 0
-    inherited: int = 0
-    degraded: int = 0
-    failures: int = 0
-    paused: int = 0
-
-
 @dataclass(frozen=True)
 class Description:
     """What a job has to know of its workers' work; bytes for all the slots of one worker."""
@@ -80,6 +49,10 @@ class Description:
     slots: int
     memory: int
     device_memory: int | None
+
+
+def unheard(reports: list[Report]) -> None:
+    """Tell nobody."""
 
 
 class Executor(Protocol):
@@ -95,18 +68,15 @@ class Executor(Protocol):
         """What its workers did, added up."""
         ...
 
-    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
-        """Tell the workers of the images to come; ``settings`` is what else decides a tile's bytes."""
-        ...
-
-    def each(self, image: int, chores: Iterable[Chore[R]]) -> Iterator[R]:
-        """What chores of an image come to, in their order."""
+    @property
+    def timesheet(self) -> Timesheet:
+        """How long machines and workers were held for it; none is for work in this process."""
         ...
 
     def run(
-        self, frontier: Frontier, images: Mapping[int, ImageRun], *, on_reports: Callable[[list[Report]], None]
-    ) -> RunReport:
-        """Hand out tiles, commit what comes back, until nothing is left or an image was stopped."""
+        self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
+    ) -> None:
+        """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
         ...
 
 
@@ -121,6 +91,7 @@ class LocalExecutor:
     def __init__(self, worker: Worker[Any]) -> None:
         """Drive ``worker``."""
         self._worker = worker
+        self.timesheet = Timesheet()
 
     @property
     def description(self) -> Description:
@@ -132,64 +103,31 @@ class LocalExecutor:
         """What the worker did."""
         return self._worker.usage
 
-    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
-        """Tell the worker of the images to come; ``settings`` is what else decides a tile's bytes."""
-        self._worker.open(images, settings=settings)
-
-    def each(self, image: int, chores: Iterable[Chore[R]]) -> Iterator[R]:
-        """What chores of an image come to, in their order."""
-        access = self._worker.access(image)
-        return (chore(access) for chore in chores)
-
     def run(
-        self, frontier: Frontier, images: Mapping[int, ImageRun], *, on_reports: Callable[[list[Report]], None]
-    ) -> RunReport:
-        """Hand out tiles, commit what comes back, until nothing is left or an image was stopped."""
-        report = RunReport()
-        while not frontier.idle or frontier.leased:
-            tickets = [ticket(item, images) for item in frontier.take(self._worker.free)]
-            reports = self._worker.advance(tickets)
-            settle(reports, frontier, images, report)
-            on_reports(reports)
-        return report
+        self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
+    ) -> None:
+        """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
+        worker = self._worker
+        with Agenda(courses, frontier, on_reports) as agenda:
+            while not agenda.over:
+                agenda.admit(slots=worker.work.slots, workers=1)
+                while errand := agenda.errand():
+                    self._do(errand, agenda)
+                tickets = [agenda.ticket(item) for item in agenda.take(worker.free)]
+                for image in {ticket.image for ticket in tickets}:
+                    worker.open(image, agenda.tiles(image).brief)
+                reports = worker.advance(tickets)
+                agenda.settle(reports)
+                while agenda.ended:
+                    worker.close(agenda.ended.pop())
+                agenda.refuse_standstill()
 
-
-def ticket(item: Item, images: Mapping[int, ImageRun]) -> Ticket:
-    """What a worker is told of a tile."""
-    image, tile = item
-    run = images[image]
-    degraded = tuple(other for other in run.plan.reads(tile) if other in run.degraded) if run.degraded else ()
-    return Ticket(image, tile, degraded, run.priors(tile), run.paused.get(tile, ""))
-
-
-def settle(reports: Iterable[Report], frontier: Frontier, images: Mapping[int, ImageRun], total: RunReport) -> None:
-    """Commit settled tiles, then let the frontier free their dependants, so that none starts on what could be lost."""
-    entries: dict[int, list[Entry]] = {}
-    finished: list[Item] = []
-    for report in reports:
-        item = (report.image, report.tile)
-        run = images[report.image]
-        if report.outcome in (Outcome.PAUSED, Outcome.RETURNED):
-            frontier.give_back([item])
-            if report.outcome is Outcome.PAUSED:
-                total.paused += 1
-                run.paused[report.tile] = report.output
-                line = Entry(report.tile, Status.PAUSED, report.inputs, report.output)
-                entries.setdefault(report.image, []).append(line)
-            continue
-        if saved := run.paused.pop(report.tile, ""):
-            drop_paused(run.root, report.tile, saved)
-        if report.outcome is not Outcome.FAILED:
-            total.done += report.outcome is Outcome.DONE
-            total.inherited += report.outcome is Outcome.INHERITED
-            entries.setdefault(report.image, []).append(Entry(report.tile, Status.DONE, report.inputs, report.output))
-            finished.append(item)
-            continue
-        total.failures += 1
-        if frontier.failed(item, report.reason) is Verdict.DEGRADED:
-            total.degraded += 1
-            run.degraded.add(report.tile)
-            entries.setdefault(report.image, []).append(Entry(report.tile, Status.DEGRADED, reason=report.reason))
-    for image, group in entries.items():
-        images[image].ledger.commit(group)
-    frontier.done(finished)
+    def _do(self, errand: Errand, agenda: Agenda) -> None:
+        try:
+            found = self._worker.do(errand.image, errand.task, errand.brief)
+        except Exception as error:
+            if lacks_memory(error):
+                raise
+            agenda.failed(errand, error)
+        else:
+            agenda.did(errand, found)

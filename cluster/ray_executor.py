@@ -10,26 +10,24 @@ to it alone counts as its own failure: its companions are spared, and no bytes d
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from ..tiling.access import ImagePlan
+from ..tiling.errors import TileloomError
 from ..tiling.frontier import Frontier, Item
-from .crew import Crew, Hand, Lost
-from .executor import Chore, CrewSpec, Description, ImageRun, RunReport, WorkFor, settle, ticket
-from .tile_actor import RemoteTileActor
+from .agenda import Agenda, Course, Errand
+from .crew import Crew, Hand, Heard, Lost
+from .executor import CrewSpec, Description, WorkFor, unheard
+from .tile_actor import Letter, RemoteTileActor, Told
 from .timesheet import Timesheet
 from .worker import Outcome, Report, Usage
-
-R = TypeVar("R")
 
 # Calls under way at one hand: one computes, one waits behind it.
 _CALLS = 2
 # Tickets in a hand's mailbox beyond its slots, at most.
 _AHEAD = 16
-# Deaths of their hands, in company, after which tiles run alone.
+# Deaths of their hands after which tiles and chores run alone, and deaths alone after which chores are given up.
 _SUSPECT = 2
 # Finished tiles of which is known who has them in its cache.
 _REMEMBERED = 4096
@@ -48,11 +46,13 @@ class RayExecutor:
     ) -> None:
         """Start the workers; ``say`` is told of losses and of waiting for room."""
         self._crew = Crew(work_for, spec, say=say, actor=actor)
+        self._most, self._say = spec.workers, say
         self._deaths: Counter[Item] = Counter()
-        self._suspects: deque[Item] = deque()
+        self._suspects: deque[Item | Errand] = deque()
         self._reserved: Hand | None = None
-        self._trial: Item | None = None
+        self._trial: Item | Errand | None = None
         self._made_by: OrderedDict[Item, Hand] = OrderedDict()
+        self._errands: dict[Any, Errand] = {}
 
     def __enter__(self) -> Self:
         """The executor."""
@@ -79,132 +79,169 @@ class RayExecutor:
         """How long machines and workers were held."""
         return self._crew.timesheet
 
-    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
-        """Tell the workers of the images to come; ``settings`` is what else decides a tile's bytes."""
-        self._crew.open(images, settings)
-
-    def each(self, image: int, chores: Iterable[Chore[R]]) -> Iterator[R]:
-        """What chores of an image come to, in their order; those of a lost worker are done again."""
-        waiting = deque(enumerate(chores))
-        going: dict[Any, tuple[int, Chore[R]]] = {}
-        found: dict[int, R] = {}
-        for at in range(len(waiting)):
-            while at not in found:
-                for hand in self._crew.ready:
-                    while waiting and len(hand.calls) < _CALLS:
-                        number, chore = waiting.popleft()
-                        going[hand.call("do", image, chore)] = number, chore
-                for event in self._crew.listen():
-                    if isinstance(event, Lost):
-                        waiting.extendleft(going.pop(call) for call in event.hand.calls if call in going)
-                    elif event.call in going:
-                        # A call of a run that has ended may still come back: it is nobody's any more.
-                        found[going.pop(event.call)[0]] = event.told
-            yield found.pop(at)
-
     def run(
-        self, frontier: Frontier, images: Mapping[int, ImageRun], *, on_reports: Callable[[list[Report]], None]
-    ) -> RunReport:
-        """Hand out tiles, commit what comes back, until nothing is left or an image was stopped."""
-        total = RunReport()
+        self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
+    ) -> None:
+        """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
         self._deaths.clear()
         self._suspects.clear()
+        self._errands.clear()
         self._reserved = self._trial = None
-        while not frontier.idle or frontier.leased:
-            held = sum(len(hand.held) for hand in self._crew.hands)
-            self._crew.wanted = ceil((frontier.ready + held) / self.description.slots)
-            self._hand_out(frontier, images)
-            reports: list[Report] = []
-            for event in self._crew.listen():
-                if isinstance(event, Lost):
-                    reports += self._lost(event, frontier)
-                else:
-                    reports += self._told(event.hand, event.told)
-            settle(reports, frontier, images, total)
-            on_reports(reports)
-        return total
+        with Agenda(courses, frontier, on_reports) as agenda:
+            while not agenda.over:
+                slots = self.description.slots
+                # As many images as all workers could be busy with, so that the backlog tells how many are wanted.
+                agenda.admit(slots=slots * self._most, workers=len(self._crew.ready))
+                self._crew.wanted = agenda.useful(slots)
+                self._hand_out(agenda)
+                reports: list[Report] = []
+                for event in self._crew.listen():
+                    if isinstance(event, Lost):
+                        reports += self._lost(event, agenda)
+                    elif event.call in self._errands:
+                        self._done(event, agenda)
+                    elif isinstance(event.told, Told):
+                        reports += self._told(event.hand, event.told)
+                agenda.settle(reports)
+                self._forget(agenda)
+                agenda.refuse_standstill()
 
-    def _told(self, hand: Hand, told: Any) -> list[Report]:  # noqa: ANN401  a Told, which the actor's module defines
+    def _done(self, event: Heard, agenda: Agenda) -> None:
+        errand = self._errands.pop(event.call)
+        if errand is self._trial:
+            self._reserved = self._trial = None
+        if event.error is not None:
+            agenda.failed(errand, event.error)
+        else:
+            agenda.did(errand, event.told)
+
+    def _forget(self, agenda: Agenda) -> None:
+        """Let the hands forget the images that have come to their end."""
+        ended, agenda.ended = set(agenda.ended), []
+        if self._trial and not agenda.wants(self._trial):
+            self._reserved = self._trial = None
+        for hand in self._crew.ready if ended else ():
+            hand.held = {item for item in hand.held if item[0] not in ended}
+            if known := hand.images & ended:
+                hand.images -= known
+                hand.call("give", Letter((), {}, tuple(known)))
+
+    def _told(self, hand: Hand, told: Told) -> list[Report]:
         hand.usage = told.usage
         for report in told.reports:
             item = report.image, report.tile
             hand.held.discard(item)
             self._made_by[item] = hand
+            if report.outcome is Outcome.RETURNED and report.reason:
+                self._say(f"{hand.name} could not save a tile, which begins anew: {report.reason}")
         while len(self._made_by) > _REMEMBERED:
             self._made_by.popitem(last=False)
         if hand is self._reserved and self._trial and not hand.held:
             self._reserved = self._trial = None
         return list(told.reports)
 
-    def _lost(self, event: Lost, frontier: Frontier) -> list[Report]:
+    def _lost(self, event: Lost, agenda: Agenda) -> list[Report]:
         """Take back what a hand held; what it died of is some tile's fault only where that was alone with it."""
         hand, trial = event.hand, self._trial
+        errands = [self._errands.pop(call) for call in hand.calls if call in self._errands]
+        blamed = False
         if hand is self._reserved:
             self._reserved = self._trial = None
             # A hand that was dead before it took the ticket did not die of it.
-            if trial and event.alone and not hand.under_way("give"):
-                return [Report(*trial, Outcome.FAILED, reason=f"its worker died of it, alone: {event.reason}")]
+            blamed = trial is not None and event.alone and not hand.under_way("give")
+        if blamed and isinstance(trial, tuple):
+            reason = f"its worker died of it, alone: {event.reason}"
+            return [Report(*trial, Outcome.FAILED, reason=reason)]
+        for errand in errands:
+            self._lost_errand(errand, event, agenda, blamed=blamed)
         if event.alone:
             self._deaths.update(hand.held)
-        frontier.give_back(hand.held)
+        agenda.return_tiles(hand.held)
         return []
 
-    def _hand_out(self, frontier: Frontier, images: Mapping[int, ImageRun]) -> None:
-        """Fill every hand's slots, then the mailboxes, and keep calls under way where there is something to do."""
-        self._isolate(frontier, images)
+    def _lost_errand(self, errand: Errand, event: Lost, agenda: Agenda, *, blamed: bool) -> None:
+        """Have a chore done again, alone where its workers die; give it up if they die of it twice."""
+        errand.deaths += event.alone
+        errand.faults += blamed
+        if errand.faults >= _SUSPECT:
+            error = TileloomError(f"its workers died of it, alone, {errand.faults} times: {event.reason}")
+            agenda.failed(errand, error)
+        elif errand.deaths >= _SUSPECT:
+            self._suspects.append(errand)
+        else:
+            agenda.give_back(errand)
+
+    def _hand_out(self, agenda: Agenda) -> None:
+        """Give chores, fill every hand's slots, then the mailboxes; keep calls under way where there is work."""
+        self._send_errands(agenda)
+        self._isolate(agenda)
         hands = [hand for hand in self._crew.favoured if hand is not self._reserved]
-        given: dict[Hand, list[Item]] = {hand: [] for hand in hands}
+        given: dict[Hand, list[Item]] = {hand: [] for hand in self._crew.ready if hand is not self._reserved}
         for ahead in (0, _AHEAD):
             if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
                 # Whoever comes, or has room, would look for the tickets in others' mailboxes.
                 break
             room = {hand: hand.slots + min(ahead, hand.slots) - len(hand.held) for hand in hands}
-            for item in frontier.take(sum(max(0, free) for free in room.values())):
+            for item in agenda.take(sum(max(0, free) for free in room.values())):
                 if self._deaths[item] >= _SUSPECT:
                     self._suspects.append(item)
                     continue
-                hand = self._best(item, room, images)
+                hand = self._best(item, room, agenda)
                 room[hand] -= 1
                 hand.held.add(item)
                 given[hand].append(item)
         for hand, items in given.items():
-            self._send(hand, items, images)
+            self._send(hand, items, agenda)
 
-    def _best(self, item: Item, room: Mapping[Hand, int], images: Mapping[int, ImageRun]) -> Hand:
+    def _send_errands(self, agenda: Agenda) -> None:
+        """Every hand has a chore or two, as long as there are any."""
+        for hand in sorted(self._crew.favoured, key=lambda hand: len(hand.calls)):
+            while hand is not self._reserved and hand.under_way("do") < _CALLS:
+                if (errand := agenda.errand()) is None:
+                    return
+                self._call(hand, errand)
+
+    def _best(self, item: Item, room: Mapping[Hand, int], agenda: Agenda) -> Hand:
         """The hand with a neighbour's pixels in its cache, if it has room and none is idle; else the emptiest."""
         image, tile = item
         idle = any(free > 0 and not hand.held for hand, free in room.items())
-        for need in images[image].plan.needs(tile):
+        for need in agenda.tiles(image).plan.needs(tile):
             hand = self._made_by.get((image, need))
             if hand and room.get(hand, 0) > 0 and (not idle or not hand.held):
                 return hand
         return max(room, key=lambda hand: room[hand])
 
-    def _isolate(self, frontier: Frontier, images: Mapping[int, ImageRun]) -> None:
+    def _isolate(self, agenda: Agenda) -> None:
         """Keep a hand free for the next suspect, and give it that once it is empty."""
-        stopped = [item for item in self._suspects if frontier.stopped(item[0])]
-        frontier.give_back(stopped)
-        self._suspects = deque(item for item in self._suspects if item not in stopped)
+        for task in [task for task in self._suspects if not agenda.wants(task)]:
+            self._suspects.remove(task)
+            if isinstance(task, Errand):
+                agenda.give_back(task)
         if self._suspects and self._reserved is None and self._crew.ready:
             self._reserved = min(self._crew.ready, key=lambda hand: len(hand.held))
         if self._reserved is None:
             return
-        given: list[Item] = []
-        if self._reserved.leaving is not None:
-            if self._trial is None:
-                self._reserved = None
-            return
-        if self._trial is None and not self._suspects:
+        if self._trial is None and (not self._suspects or self._reserved.leaving is not None):
             self._reserved = None
             return
-        if self._trial is None and not self._reserved.held:
+        if self._trial is None and not self._reserved.held and not self._reserved.under_way("do"):
             self._trial = self._suspects.popleft()
+            if isinstance(self._trial, Errand):
+                self._call(self._reserved, self._trial)
+                return
             self._reserved.held.add(self._trial)
-            given.append(self._trial)
-        self._send(self._reserved, given, images)
+            self._send(self._reserved, [self._trial], agenda)
+            return
+        self._send(self._reserved, [], agenda)
 
-    def _send(self, hand: Hand, items: list[Item], images: Mapping[int, ImageRun]) -> None:
+    def _call(self, hand: Hand, errand: Errand) -> None:
+        self._errands[hand.call("do", errand.image, errand.task, errand.brief)] = errand
+
+    def _send(self, hand: Hand, items: list[Item], agenda: Agenda) -> None:
         if items:
-            hand.call("give", [ticket(item, images) for item in items])
+            new = {image for image, _ in items} - hand.images
+            hand.images |= new
+            briefs = {image: agenda.tiles(image).brief for image in new}
+            hand.call("give", Letter([agenda.ticket(item) for item in items], briefs))
         while hand.held and hand.under_way("advance") < min(_CALLS, len(hand.held)):
             hand.call("advance")

@@ -12,11 +12,11 @@ from typing import Any
 
 import ray
 
-from ..tiling.access import ImagePlan
 from ..tiling.work import TileWork
-from .executor import Chore, Description, describe
+from .agenda import Chore
+from .executor import Description, describe
 from .nodes import goes_away
-from .worker import Report, Ticket, Usage, Worker
+from .worker import Brief, Report, Ticket, Usage, Worker
 
 # Seconds between two questions to the machine whether it will be taken away.
 _ASK = 1.0
@@ -48,6 +48,15 @@ class Told:
     usage: Usage
 
 
+@dataclass(frozen=True)
+class Letter:
+    """Tickets, the images among them that a worker does not know yet, and those that it may forget."""
+
+    tickets: Sequence[Ticket]
+    briefs: Mapping[int, Brief]
+    ended: Sequence[int] = ()
+
+
 class TileActor:
     """Holds the network and a running batch.
 
@@ -60,7 +69,7 @@ class TileActor:
         self._worker: Worker[Any] | None = None
         self._leaving = Event()
         signal(SIGTERM, lambda *_: self._leaving.set())
-        self._mailbox: SimpleQueue[Ticket] = SimpleQueue()
+        self._mailbox: SimpleQueue[Letter] = SimpleQueue()
 
     @ray.method(concurrency_group="control")
     def where(self) -> Place:
@@ -94,16 +103,10 @@ class TileActor:
         self._worker = Worker(self._make_work)
         return describe(self._worker.work)
 
-    @ray.method(concurrency_group="work")
-    def open(self, images: Mapping[int, ImagePlan], settings: bytes) -> None:
-        """Learn of the images to come."""
-        self._loaded.open(images, settings=settings)
-
     @ray.method(concurrency_group="control")
-    def give(self, tickets: Sequence[Ticket]) -> None:
+    def give(self, letter: Letter) -> None:
         """Put tickets where the running batch finds them before its next step."""
-        for one in tickets:
-            self._mailbox.put(one)
+        self._mailbox.put(letter)
 
     @ray.method(concurrency_group="work")
     def advance(self) -> Told:
@@ -113,9 +116,9 @@ class TileActor:
         return Told(reports, replace(worker.usage))
 
     @ray.method(concurrency_group="work")
-    def do(self, image: int, chore: Chore[Any]) -> Any:  # noqa: ANN401  whatever the chore finds
+    def do(self, image: int, task: Chore, brief: Brief | None) -> Any:  # noqa: ANN401  whatever the chore finds
         """Do a task that is no tile."""
-        return chore(self._loaded.access(image))
+        return self._loaded.do(image, task, brief)
 
     @property
     def _loaded(self) -> Worker[Any]:
@@ -128,11 +131,18 @@ class TileActor:
         found: list[Ticket] = []
         try:
             if pause:
-                found.append(self._mailbox.get(timeout=pause))
+                found += self._read(self._mailbox.get(timeout=pause))
             while True:
-                found.append(self._mailbox.get_nowait())
+                found += self._read(self._mailbox.get_nowait())
         except Empty:
             return found
+
+    def _read(self, letter: Letter) -> Sequence[Ticket]:
+        for image in letter.ended:
+            self._loaded.close(image)
+        for image, brief in letter.briefs.items():
+            self._loaded.open(image, brief)
+        return letter.tickets
 
 
 _GROUPS = {"work": 1, "control": 1, "watch": 1}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
@@ -24,7 +23,14 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 CACHE_BYTES = 64 * 2**20
 """Decoded chunks that a worker keeps: the surroundings of its tiles in flight, small beside a network's own memory."""
-_NO_IMAGES: Mapping[int, ImagePlan] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a worker must know of an image; ``settings`` is what decides a tile's bytes besides its pixels."""
+
+    plan: ImagePlan
+    settings: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +62,18 @@ class Outcome(StrEnum):
     DONE = "done"
     INHERITED = "inherited"
     FAILED = "failed"
+    BROKEN = "broken"
     PAUSED = "paused"
     RETURNED = "returned"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A settled ticket: digest of the inputs, hash of the output, or why it failed; seconds since it was taken.
+    """A settled ticket: digest of the inputs, hash of the output, or why it failed; calls and seconds it took.
 
-    PAUSED is saved on its way, and ``output`` the hash of that; RETURNED begins anew, for what reason there may be.
+    BROKEN is no fault of the tile: its image cannot be read or written, which ``error`` tells. PAUSED is saved on
+    its way, and ``output`` the hash of that; RETURNED begins anew, for what reason there may be. ``spared`` are calls
+    that it did not need, since it was saved with them behind it.
     """
 
     image: int
@@ -73,6 +82,9 @@ class Report:
     inputs: str = ""
     output: str = ""
     reason: str = ""
+    error: Exception | None = None
+    calls: int = 0
+    spared: int = 0
     seconds: float = 0.0
     began: float = 0.0
 
@@ -83,19 +95,16 @@ class _Flight(Generic[S]):
     inputs: str
     state: S
     began: float
-    calls: int
+    spared: int
+    calls: int = 0
 
 
 @dataclass
 class Usage:
-    """What a worker did: network calls, how many slots they could have filled, and where its seconds went.
-
-    ``spared`` are calls that it need not make, because tiles had them behind them when they were paused.
-    """
+    """What a worker did: network calls, how many slots they could have filled, and where its seconds went."""
 
     calls: int = 0
     offered: int = 0
-    spared: int = 0
     reading: float = 0.0
     computing: float = 0.0
     writing: float = 0.0
@@ -113,33 +122,27 @@ class Usage:
 class Worker(Generic[S]):
     """Restores tiles of any images in one running batch."""
 
-    def __init__(
-        self,
-        make_work: Callable[[], TileWork[S]],
-        images: Mapping[int, ImagePlan] = _NO_IMAGES,
-        *,
-        settings: bytes = b"",
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        """Load the network, and open images if they are known by now."""
+    def __init__(self, make_work: Callable[[], TileWork[S]], *, cache_bytes: int = CACHE_BYTES) -> None:
+        """Load the network."""
         self.work = make_work()
         self.usage = Usage()
         self._cache_bytes = cache_bytes
+        self._cache = ChunkCache(cache_bytes)
         self._flights: list[_Flight[S]] = []
         self._waiting: deque[Ticket] = deque()
-        self._plans: dict[int, ImagePlan] = {}
-        if images:
-            self.open(images, settings=settings)
+        self._briefs: dict[int, Brief] = {}
+        self._images: dict[int, ImageAccess] = {}
 
-    def open(self, images: Mapping[int, ImagePlan], *, settings: bytes) -> None:
-        """Open the images; ``settings`` is what else decides a tile's bytes."""
-        self._plans, self._settings = dict(images), settings
-        self._open()
+    def open(self, image: int, brief: Brief) -> None:
+        """Learn of an image, which is opened when it is first needed."""
+        self._briefs[image] = brief
 
-    def _open(self) -> None:
-        """Open the images with an empty cache."""
-        cache = ChunkCache(self._cache_bytes)
-        self._images = {image: ImageAccess(plan, cache) for image, plan in self._plans.items()}
+    def close(self, image: int) -> None:
+        """Forget an image, and its tiles as far as they have come."""
+        self._briefs.pop(image, None)
+        self._images.pop(image, None)
+        self._flights = [flight for flight in self._flights if flight.ticket.image != image]
+        self._waiting = deque(ticket for ticket in self._waiting if ticket.image != image)
 
     @property
     def free(self) -> int:
@@ -153,7 +156,16 @@ class Worker(Generic[S]):
 
     def access(self, image: int) -> ImageAccess:
         """The opened image."""
+        if image not in self._images:
+            self._images[image] = ImageAccess(self._briefs[image].plan, self._cache)
         return self._images[image]
+
+    def do(self, image: int, task: Callable[..., Made], brief: Brief | None) -> Made:
+        """Do a task that is no tile: with the image opened, or without one where there is no brief of it."""
+        if brief is None:
+            return task()
+        self.open(image, brief)
+        return task(self.access(image))
 
     def advance(
         self,
@@ -187,39 +199,42 @@ class Worker(Generic[S]):
         return [self._paused(flight) for flight in flights] + returned
 
     def _paused(self, flight: _Flight[S]) -> Report:
-        ticket, began = flight.ticket, flight.began
-        if not flight.calls:
+        ticket, began, calls = flight.ticket, flight.began, flight.calls
+        if not calls:
             return self._report(ticket, Outcome.RETURNED, began)
         try:
             packed = self.work.pack(flight.state)
-            paused = Paused(flight.inputs, self.work.numeric_class, flight.calls, packed)
+            paused = Paused(flight.inputs, self.work.numeric_class, flight.spared + calls, packed)
             saved = save_paused(self._root(ticket), ticket.tile, paused)
         except Exception as error:
             # On a machine that is about to end anything may fail, and the tile can still be done elsewhere.
-            return self._report(ticket, Outcome.RETURNED, began, reason=f"{type(error).__name__}: {error}")
-        return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved)
+            reason = f"{type(error).__name__}: {error}"
+            return self._report(ticket, Outcome.RETURNED, began, reason=reason, calls=calls)
+        return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved, calls=calls)
 
     def _root(self, ticket: Ticket) -> Path:
-        return Path(self._images[ticket.image].image.root)
+        return Path(self._briefs[ticket.image].plan.root)
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
         began = perf_counter()
-        inputs = self._images[ticket.image].inputs(ticket.tile, ticket.degraded)
-        digest = inputs.digest(self._settings)
-        inherited = self._inherit(ticket, digest)
+        try:
+            inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
+            digest = inputs.digest(self._briefs[ticket.image].settings)
+            inherited = self._inherit(ticket, digest)
+        except Exception as error:
+            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error))
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
-        state, calls = self._begun(ticket, inputs, digest)
+        state, spared = self._begun(ticket, inputs, digest)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began, reason=str(state))
-        self.usage.spared += calls
-        self._flights.append(_Flight(ticket, digest, state, began, calls))
+        self._flights.append(_Flight(ticket, digest, state, began, spared))
         return None
 
     def _begun(self, ticket: Ticket, inputs: TileInputs, digest: str) -> tuple[S | TileFailed, int]:
-        """A tile as it was saved on its way, with its calls so far; where that does not hold, from its start."""
+        """A tile as it was saved on its way, with the calls behind it; where that does not hold, at its start."""
         paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         if paused and paused.inputs == digest and paused.numeric_class == self.work.numeric_class:
             with suppress(CorruptChunk):
@@ -227,7 +242,7 @@ class Worker(Generic[S]):
         return self._attempt(self.work.begin, inputs), 0
 
     def _inherit(self, ticket: Ticket, digest: str) -> str:
-        access = self._images[ticket.image]
+        access = self.access(ticket.image)
         for prior in ticket.priors:
             if prior.inputs == digest and access.adopt(ticket.tile, prior.root, prior.output):
                 return prior.output
@@ -248,6 +263,7 @@ class Worker(Generic[S]):
 
     def _ended(self, flight: _Flight[S], state: S | TileFailed) -> Report | None:
         """What became of a stepped tile, written if it is finished; None if it goes on."""
+        flight.calls += 1
         window: Floats | TileFailed
         if isinstance(state, TileFailed):
             window = state
@@ -255,13 +271,15 @@ class Worker(Generic[S]):
             window = self._attempt(self.work.finish, state)
         else:
             flight.state = state
-            flight.calls += 1
             return None
-        ticket, began = flight.ticket, flight.began
+        ticket, began, made = flight.ticket, flight.began, {"calls": flight.calls, "spared": flight.spared}
         if isinstance(window, TileFailed):
-            return self._report(ticket, Outcome.FAILED, began, reason=str(window))
-        output = self._images[ticket.image].write(ticket.tile, window)
-        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output)
+            return self._report(ticket, Outcome.FAILED, began, reason=str(window), **made)
+        try:
+            output = self.access(ticket.image).write(ticket.tile, window)
+        except Exception as error:
+            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error), **made)
+        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output, **made)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
         """Every flight's next state. Where a batch fails as a whole, each one is tried alone: one must be at fault."""
@@ -292,7 +310,8 @@ class Worker(Generic[S]):
                 raise
         # Out of the handler: the error's traceback would keep the arrays of the failed call.
         try:
-            self._open()
+            self._images.clear()
+            self._cache = ChunkCache(self._cache_bytes)
             return call(given)
         except Exception as error:
             if not lacks_memory(error):
@@ -306,3 +325,12 @@ class Worker(Generic[S]):
     @staticmethod
     def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
         return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
+
+
+def _told_of(error: Exception) -> Exception:
+    """What is told of an error that is its image's: what memory lacks is everybody's, and raised."""
+    if lacks_memory(error):
+        raise error
+    if isinstance(error, TileloomError | OSError):
+        return error
+    return TileloomError(f"{type(error).__name__}: {error}".removesuffix(": "))

@@ -19,7 +19,7 @@ from ..tiling.errors import InputError
 from ..tiling.inputs import CHUNK, OWNS
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
-from ..tiling.source import Source
+from ..tiling.source import SourceFacts
 
 # An interpreter with torch loaded.
 BASE_BYTES = 400 * 2**20
@@ -95,7 +95,7 @@ def planned_bytes(contract: Contract, *, in_flight: int, tile: int, bands: int) 
     return contract.weight_bytes + 4 * in_flight * tile**2 * (WINDOWS_IN_FLIGHT * bands + contract.live_channels)
 
 
-def coarser_bytes(image: ImagePlan, source: Source) -> int:
+def coarser_bytes(image: ImagePlan, source: SourceFacts) -> int:
     """Bytes on disk of the coarser levels' own inputs: float32 values and a byte of flags, in whole chunks."""
     total, height, width = 0, source.height, source.width
     for lift in image.lifts:

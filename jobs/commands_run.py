@@ -23,7 +23,7 @@ from .spec import JobSpec, load_job
 from .state import HIDDEN
 
 if TYPE_CHECKING:
-    from .run import Summary
+    from .course import Summary
 
 # Loads torch: only once a job has been read, so that help and refusals come at once.
 RUNNER = ".run"

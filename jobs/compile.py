@@ -22,7 +22,7 @@ from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
-from ..tiling.source import Source, open_mask, open_source
+from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
@@ -40,7 +40,7 @@ class Compiled:
     image: ImagePlan
     contract: Contract
     calls_per_tile: int
-    source: Source
+    source: SourceFacts
     resolved: dict[str, Any]
     trusted: bool = False
 
@@ -93,7 +93,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(spec, image, contract, steps.calls, source, resolved, trusted)
+    return Compiled(spec, image, contract, steps.calls, SourceFacts.of(source), resolved, trusted)
 
 
 def _refuse_inside_another(output: Path) -> None:

@@ -12,7 +12,7 @@ from ..tiling.access import SURVEY_TILES
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
-from ..tiling.source import open_mask
+from ..tiling.source import open_mask, open_source
 from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, least_batch, most_lanes
 from .progress import Watcher
@@ -72,6 +72,11 @@ def workers_here(spec: JobSpec) -> int:
     return 0 if spec.cluster.address else spec.cluster.workers or 1
 
 
+def workers_a_device(spec: JobSpec) -> int:
+    """Workers that share the memory of one accelerator."""
+    return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1
+
+
 def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None = None, device_bytes: int = 0) -> Bill:
     """The bill of a job that runs ``solve`` tiles a level; ``work_bytes`` None: its engine is yet to be made."""
     spec, image = compiled.spec, compiled.image
@@ -127,7 +132,11 @@ def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
     grid, at = image.plan.levels[0], image.plan.tiles(0)
     mask = open_mask(image.mask) if image.mask else None
     observation = observe(
-        compiled.source, mask, measurement=image.measurements[0], scaling=image.scaling, nodata=image.nodata
+        open_source(image.input),
+        mask,
+        measurement=image.measurements[0],
+        scaling=image.scaling,
+        nodata=image.nodata,
     )
     bits = np.full(image.plan.count, OWNS | KEEPS, np.uint8)
     finest = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)

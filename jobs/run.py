@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from ..cluster.executor import Executor, LocalExecutor, RunReport
-from ..cluster.worker import Worker
+from ..cluster.agenda import Course
+from ..cluster.executor import Executor, LocalExecutor
+from ..cluster.worker import Outcome, Report, Worker
 from ..models.build import EngineFactory
-from ..models.kinds import identity_of
-from ..models.weights import weights_digest
-from ..tiling.errors import InputError, JobChanged, TileloomError
-from ..tiling.source import open_mask
-from ..tiling.store import write_json
 from ..tiling.work import TileWork
-from .bill import Bill, affordable_memory, refuse_unaffordable, tiles_to_solve
+from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job
-from .forecast import bill_of, workers_here
-from .phases import OnReports, prepare, publish, restore
+from .course import Redo, Summary, digests_of, image_course
+from .forecast import bill_of, workers_a_device
+from .phases import OnReports, new_frontier
 from .progress import Watcher
-from .spec import JobSpec, changed
-from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, only_run, settings_bytes
+from .spec import JobSpec
+from .state import JobState, only_run
 
 # Loads ray: only for a job that asks for workers.
 _RAY_EXECUTOR = "..cluster.ray_executor"
-_LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
-
-
-class Redo(Enum):
-    """What a run may do again: nothing, what was given up, or whatever a changed job made stale."""
-
-    NOTHING = "nothing"
-    FAILED = "failed"
-    STALE = "stale"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run came to."""
-
-    output: Path
-    bill: Bill
-    report: RunReport
-    degraded: list[DegradedTile]
-    calls: int
-    calls_per_tile: int
-    fill: float
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The summary as plain JSON."""
-        return {
-            "output": str(self.output),
-            "bill": self.bill.as_json(),
-            "done": self.report.done,
-            "inherited": self.report.inherited,
-            "failures": self.report.failures,
-            "degraded": [str(tile) for tile in self.degraded],
-            "network_calls": self.calls,
-            "calls_per_tile": self.calls_per_tile,
-            "batch_fill": round(self.fill, 4),
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
@@ -86,7 +41,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         batch=batch,
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
-        device_share=1 / _workers_a_device(spec),
+        device_share=1 / workers_a_device(spec),
         side_by_side=-(-int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
@@ -129,14 +84,14 @@ def run_job(
 
     ``on_reports`` is told of every settled tile. ``trusted``: a model that is code may be run.
     """
-    began, available = perf_counter(), affordable_memory(spec.max_memory)
+    available = affordable_memory(spec.max_memory)
     compiled = compile_job(spec, trusted=trusted)
     output = Path(spec.output)
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
     with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
-        return _run(compiled, executor, watcher, redo, on_reports, began=began, available=available)
+        return _run(compiled, executor, watcher, redo, on_reports, available=available)
 
 
 @contextmanager
@@ -162,52 +117,20 @@ def _run(
     redo: Redo,
     on_reports: OnReports,
     *,
-    began: float,
     available: int | None,
 ) -> Summary:
-    spec, output = compiled.spec, Path(compiled.spec.output)
-    stored = JobState.load(output)
-    parts = _parts(compiled, executor.description.batch, executor.description.numeric_class)
-    state = _generation(compiled, stored, parts, redo)
-    compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
-    with _nothing_left_of_a_refused_job(state, stored):
-        state.save()
-        bits = prepare(compiled.image, executor, state, watcher, settings=settings_bytes(parts))
-        needs, own = executor.description.memory, executor.description.device_memory
-        solve = tiles_to_solve(bits, compiled.image.plan)
-        bill = (
-            bill_of(compiled, solve, workers_here(spec) * needs)
-            if own is None
-            else bill_of(compiled, solve, 0, device_bytes=_workers_a_device(spec) * needs)
-        )
-        if not state.begun:
-            refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
-    ledger = state.ledger()
-    report = restore(compiled, executor, state, ledger, bits=bits, watcher=watcher, on_reports=on_reports)
-    degraded = degraded_tiles(compiled.image.plan, ledger)
-    counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
-    given_up = {compiled.image.plan.index(tile.key) for tile in degraded}
-    publish(compiled, executor, state, ledger, counts=counts, degraded=given_up, watcher=watcher)
-    summary = Summary(
-        output=output,
-        bill=bill,
-        report=report,
-        degraded=degraded,
-        calls=executor.usage.calls,
-        calls_per_tile=compiled.calls_per_tile,
-        fill=executor.usage.fill,
-        seconds=perf_counter() - began,
-    )
-    write_json(output / HIDDEN / "report.json", summary.as_json())
-    state.tidy()
-    if not spec.keep_scratch and not degraded:
-        state.drop_scratch(ledger)
-    return summary
+    found: list[Summary] = []
 
+    def told(reports: list[Report]) -> None:
+        watcher.advance(sum(report.outcome != Outcome.FAILED for report in reports), f"{executor.usage.calls} calls")
+        on_reports(reports)
 
-def _workers_a_device(spec: JobSpec) -> int:
-    """Workers that share the memory of one accelerator."""
-    return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1
+    def only() -> Course:
+        digests = digests_of(compiled.spec)
+        found.append((yield from image_course(compiled, digests, executor, watcher, redo=redo, available=available)))
+
+    executor.run([only()], new_frontier(compiled.spec), on_reports=told)
+    return found[0]
 
 
 def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
@@ -215,62 +138,3 @@ def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
     if spec.batch != "auto":
         return spec.batch
     return int(stored.parts["batch"]) if stored else None
-
-
-def _parts(compiled: Compiled, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
-    """All that decides the result's bytes, by the name a person would look for."""
-    mask = compiled.spec.mask
-    return {
-        **compiled.spec.identity(),
-        **identity_of(compiled.spec.model),
-        **_guide(compiled.spec),
-        **compiled.resolved,
-        "batch": batch,
-        "input": compiled.source.digest(),
-        "mask": open_mask(mask).digest() if mask else None,
-        "numeric class": dict(numeric_class),
-    }
-
-
-def _guide(spec: JobSpec) -> dict[str, Any]:
-    """The classifier that guides by what it is: where it lies makes no difference."""
-    if spec.guide is None:
-        return {}
-    told = {**spec.guidance.model_dump(), "classifier": "weights"}
-    return {"guidance": told, "classifier": weights_digest(spec.guide.classifier)}
-
-
-def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
-    """The generation to work in: the current one, or for a redo a new one that inherits from it."""
-    spec = compiled.spec
-    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
-    if stored is None:
-        return state
-    differences = changed(stored.parts, parts)
-    if differences and redo is not Redo.STALE:
-        named = _LONG_DIGEST.sub(r"\1...", "; ".join(differences))
-        raise JobChanged(
-            f"{spec.output} was begun by another job ({named}): "
-            "add --redo stale to redo what this changes, or choose another output"
-        )
-    if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
-        return replace(state, generation=stored.generation, inherits=stored.inherits)
-    return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits))
-
-
-@contextmanager
-def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> Iterator[None]:
-    """A job refused before its first tile leaves the output as it was: none, or that of the job before."""
-    try:
-        yield
-    except InputError:
-        if stored is None:
-            state.forget()
-        elif stored.root != state.root:
-            stored.save()
-            shutil.rmtree(state.root, ignore_errors=True)
-        raise
-    except TileloomError:
-        raise
-    except OSError as error:
-        raise TileloomError(f"{state.output} cannot be written: {error}") from error

@@ -20,8 +20,9 @@ def test_a_worker_that_gets_sigterm_saves_its_tiles(tmp_path, expected):  # noqa
 def assert_gone_on(run, expected):  # noqa: F811
     """Tiles were saved on their way, no call was made twice, and nothing is left of what was saved."""
     assert paused(run)
-    assert run.report.failures == 0
-    assert run.usage.spared > 0
-    assert run.usage.calls == STEPS * sum(grid.count for grid in GRIDS)
+    assert run.total("failures") == 0
+    assert run.total("paused") == len(paused(run))
+    assert run.total("spared") > 0
+    assert run.total("calls") == STEPS * sum(grid.count for grid in GRIDS)
     assert not list(run.folder.glob("*/work/paused/*"))
     assert_same(run, expected)

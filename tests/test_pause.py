@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks._image import make_image
 from tests.stubwork import StubFactory
-from tileloom.cluster.worker import Outcome, Ticket, Worker
+from tileloom.cluster.worker import Brief, Outcome, Ticket, Worker
 from tileloom.models.build import EngineFactory
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.ledger import Entry, Status
@@ -23,8 +23,10 @@ def image(tmp_path):
     return make_image(tmp_path / "image", GRID, bands=BANDS, chunk=32)
 
 
-def worker(image, factory=ENGINE):
-    return Worker(factory, {0: image}, settings=b"job")
+def worker(image, factory=ENGINE, settings=b"job"):
+    made = Worker(factory)
+    made.open(0, Brief(image, settings))
+    return made
 
 
 def after(calls):
@@ -60,7 +62,7 @@ def test_another_worker_goes_on_with_the_same_bits(image, whole, calls):
     assert not first.busy
     [done] = to_end(second, Ticket(0, 0, paused=paused.output))
     assert (done.outcome, done.inputs, done.output) == (Outcome.DONE, whole.inputs, whole.output)
-    assert (second.usage.calls, second.usage.spared) == (STEPS - calls, calls)
+    assert (done.calls, done.spared) == (second.usage.calls, calls) == (STEPS - calls, calls)
 
 
 def test_what_was_paused_twice_counts_all_its_calls(image, whole):
@@ -70,7 +72,7 @@ def test_what_was_paused_twice_counts_all_its_calls(image, whole):
     assert load_paused(Path(image.root), 0, twice.output).calls == 3
     [done] = to_end(third, Ticket(0, 0, paused=twice.output))
     assert done.output == whole.output
-    assert third.usage.calls == STEPS - 3
+    assert (once.calls, twice.calls, done.calls, done.spared) == (2, 1, STEPS - 3, 3)
 
 
 def test_tiles_that_are_not_begun_are_returned(image):
@@ -114,7 +116,7 @@ def test_a_tile_whose_file_is_damaged_begins_anew(image, whole, damage):
     second = worker(image)
     [done] = to_end(second, Ticket(0, 0, paused=paused.output))
     assert done.output == whole.output
-    assert (second.usage.calls, second.usage.spared) == (STEPS, 0)
+    assert (done.calls, done.spared) == (STEPS, 0)
 
 
 OTHERS = {
@@ -130,7 +132,7 @@ def test_a_tile_of_another_class_or_network_begins_anew(image, other):
     second = worker(image, other)
     [done] = to_end(second, Ticket(0, 0, paused=paused.output))
     assert done.outcome is Outcome.DONE
-    assert (second.usage.calls, second.usage.spared) == (STEPS, 0)
+    assert (done.calls, done.spared) == (STEPS, 0)
 
 
 def test_a_tile_of_other_inputs_begins_anew(image):
@@ -138,12 +140,11 @@ def test_a_tile_of_other_inputs_begins_anew(image):
     (Path(image.root).parent / "faults").mkdir()
     stub = StubFactory((BANDS, TILE, TILE), Path(image.root).parent / "faults")
     [paused] = worker(image, stub).advance([Ticket(0, 0)], leaving=after(1))
-    other = Worker(stub, {0: image}, settings=b"another job")
-    to_end(other, Ticket(0, 0, paused=paused.output))
-    assert other.usage.spared == 0
-    same = worker(image, stub)
-    to_end(same, Ticket(0, 0, paused=paused.output))
-    assert same.usage.spared == 1
+    other = worker(image, stub, b"another job")
+    [done] = to_end(other, Ticket(0, 0, paused=paused.output))
+    assert done.spared == 0
+    [done] = to_end(worker(image, stub), Ticket(0, 0, paused=paused.output))
+    assert done.spared == 1
 
 
 def test_a_tile_that_cannot_be_saved_is_returned_and_says_why(image):

@@ -7,16 +7,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 
-from benchmarks._image import make_image
+from benchmarks._image import make_image, weave
 from tests.stubwork import Faults, StubFactory
+from tileloom.cluster.agenda import Chores
 from tileloom.cluster.crew import Lost
-from tileloom.cluster.executor import CrewSpec, ImageRun, LocalExecutor
+from tileloom.cluster.executor import CrewSpec, LocalExecutor
 from tileloom.cluster.ray_executor import RayExecutor
-from tileloom.cluster.worker import Worker
+from tileloom.cluster.worker import Brief, Worker
 from tileloom.tiling.errors import TileloomError
 from tileloom.tiling.frontier import Frontier, OnError
 from tileloom.tiling.grid import Grid
@@ -41,11 +41,13 @@ class Woven:
     """A run of two images: where it worked, what it committed, what was said, and who was struck."""
 
     folder: Path
-    report: object
+    reports: list
     said: list
     faults: Faults
     ledgers: list = field(default_factory=list)
-    usage: object = None
+
+    def total(self, name):
+        return sum(getattr(report, name) for report in self.reports)
 
     @property
     def entries(self):
@@ -77,22 +79,17 @@ def woven(
         planned.plan(name)
     for name in always:
         planned.plan(name, once=False)
-    images = {at: make_image(folder / str(at), grid, bands=BANDS, chunk=32) for at, grid in enumerate(GRIDS)}
+    images = [make_image(folder / str(at), grid, bands=BANDS, chunk=32) for at, grid in enumerate(GRIDS)]
     said = []
     factory = StubFactory(SHAPE, folder / "faults", pause=pause)
     with executor_of(factory, said.append, **settings) as executor:
-        executor.open(images, settings=b"job")
         if isinstance(executor, RayExecutor):
             # Stubs are so quick that the first worker would be through before the others have come.
             all_present(executor, settings.get("workers", 2))
         frontier = Frontier(retries=retries, on_error=OnError.DEGRADE)
-        runs = {}
-        for at, image in images.items():
-            frontier.add(f"image {at}", image.plan, state=np.zeros(image.plan.count, np.uint8))
-            runs[at] = ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))
-        report = executor.run(frontier, runs, on_reports=on_reports)
-        assert all(frontier.finished(at) for at in images)
-    return Woven(folder, report, said, planned, [run.ledger for run in runs.values()], executor.usage)
+        reports = weave(executor, images, frontier, on_reports=on_reports)
+    assert len(reports) == len(images)
+    return Woven(folder, reports, said, planned, [Ledger(Path(image.root) / "ledger") for image in images])
 
 
 def all_present(executor, workers):
@@ -140,7 +137,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path, expected, workers)
     assert min(workers, 2) <= len(pids) <= workers
     assert str(os.getpid()) not in pids
     assert run.said == []
-    assert run.report.done == sum(grid.count for grid in GRIDS)
+    assert run.total("done") == sum(grid.count for grid in GRIDS)
 
 
 KILLS = {
@@ -189,7 +186,7 @@ def test_a_tile_that_kills_every_worker_is_given_up_alone(tmp_path):
         given_up = [entry for entry in entries.values() if entry.status is Status.DEGRADED]
         assert [entry.tile for entry in given_up] == [tile]
         assert "its worker died of it, alone" in given_up[0].reason
-    assert run.report.degraded == len(GRIDS)
+    assert run.total("degraded") == len(GRIDS)
     assert run.chunks == expected.chunks
     # At most two deaths in company each, then one for each try alone.
     assert 4 <= len(run.faults.struck) <= 8
@@ -206,20 +203,20 @@ def test_a_suspect_is_not_blamed_for_a_worker_that_was_dead_before_it_came(tmp_p
     def kill_the_reserved(executor):
         hand = executor._reserved
         if hand and not hand.held and not killed:
-            killed.append(ray.get(hand.actor.do.remote(0, Pid())))
+            killed.append(ray.get(hand.actor.do.remote(0, Pid(), None)))
             os.kill(killed[0], signal.SIGKILL)
             time.sleep(1)
 
     class Watched(RayExecutor):
-        def _hand_out(self, frontier, images):
+        def _hand_out(self, agenda):
             self._deaths[0, 6] = 2
-            super()._hand_out(frontier, images)
+            super()._hand_out(agenda)
 
-        def _isolate(self, frontier, images):
+        def _isolate(self, agenda):
             if self._suspects and self._reserved is None:
                 self._reserved = min(self._crew.ready, key=lambda hand: len(hand.held))
             kill_the_reserved(self)
-            super()._isolate(frontier, images)
+            super()._isolate(agenda)
 
     def watched(factory, say):
         spec = CrewSpec(workers=2, cpus=0.5, patience=60, capacity=60)
@@ -235,7 +232,7 @@ def test_a_suspect_is_not_blamed_for_a_worker_that_was_dead_before_it_came(tmp_p
 class Pid:
     """Tells the worker's process."""
 
-    def __call__(self, access):
+    def __call__(self):
         return os.getpid()
 
 
@@ -245,14 +242,22 @@ def test_what_a_run_left_under_way_is_not_taken_for_a_chores_answer(tmp_path):
     grid = Grid(TILE, 3 * TILE, TILE, TILE, 0)
     image = make_image(tmp_path / "image", grid, bands=BANDS, chunk=32)
     with on_ray(StubFactory(SHAPE, tmp_path / "faults"), lambda text: None, workers=1) as executor:
-        executor.open({0: image}, settings=b"")
-        frontier = Frontier()
-        frontier.add("image", image.plan, state=np.zeros(image.plan.count, np.uint8))
-        runs = {0: ImageRun(image.plan, Ledger(Path(image.root) / "ledger"))}
-        assert executor.run(frontier, runs, on_reports=lambda reports: None).done == 3
+        [report] = weave(executor, [image], Frontier())
+        assert report.done == 3
         assert executor._crew.hands[0].under_way("advance")
         chores = [Chore(number, tmp_path / "faults") for number in range(5)]
-        assert list(executor.each(0, chores)) == [(number, "image") for number in range(5)]
+        assert done(executor, image, chores) == [(number, "image") for number in range(5)]
+
+
+def done(executor, image, chores):
+    """What chores of an image come to."""
+    found = []
+
+    def course():
+        found.extend((yield Chores(chores, Brief(image, b""))))
+
+    executor.run([course()], Frontier())
+    return found
 
 
 def test_no_worker_is_idle_while_another_has_more_than_it_can_do(tmp_path):
@@ -265,7 +270,7 @@ def test_no_worker_is_idle_while_another_has_more_than_it_can_do(tmp_path):
 def test_a_tile_that_fails_by_itself_is_tried_again_as_in_one_process(tmp_path, expected):
     run = woven(tmp_path / "run", on_ray, faults=["fail-0-1-1"])
     assert run.faults.struck == ["fail-0-1-1"]
-    assert run.report.failures == 1
+    assert run.total("failures") == 1
     assert_same(run, expected)
 
 
@@ -311,11 +316,10 @@ def test_chores_come_back_in_order_although_a_worker_dies(tmp_path):
     image = make_image(tmp_path / "image", GRIDS[0], bands=BANDS, chunk=32)
     faults = Faults(tmp_path / "faults")
     with on_ray(StubFactory(SHAPE, tmp_path / "faults"), lambda text: None) as executor:
-        executor.open({0: image}, settings=b"")
         faults.plan("kill-chore")
         chores = [Chore(number, tmp_path / "faults") for number in range(20)]
-        assert list(executor.each(0, chores)) == [(number, "image") for number in range(20)]
-        assert list(executor.each(0, [])) == []
+        assert done(executor, image, chores) == [(number, "image") for number in range(20)]
+        assert done(executor, image, []) == []
     assert faults.struck == ["kill-chore"]
 
 

@@ -21,11 +21,14 @@ from tests.pipeline import (
     scene,
     stored_bytes,
 )
-from tileloom.cluster.executor import ImageRun, LocalExecutor
-from tileloom.cluster.worker import Worker
+from tileloom.cluster.agenda import Tiles
+from tileloom.cluster.executor import LocalExecutor
+from tileloom.cluster.worker import CACHE_BYTES, Brief, Worker
 from tileloom.jobs import phases, run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.state import tile_states
+from tileloom.tiling.access import ImageAccess
+from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.errors import TileFailed
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.ledger import Ledger
@@ -192,11 +195,10 @@ def test_two_lanes_in_random_order(reference, tmp_path, monkeypatch):
     assert_same_bytes(spec, reference)
 
 
-def _queue(worker, frontier, compiled):
-    """Survey every image of a worker and queue it; what the executor needs of each."""
-    runs = {}
-    for handle, one in enumerate(compiled):
-        access, plan = worker.access(handle), one.image.plan
+def _courses(compiled):
+    """Survey images; the course of each."""
+    for one in compiled:
+        access, plan = ImageAccess(one.image, ChunkCache(CACHE_BYTES)), one.image.plan
         for level, box in access.lifts():
             access.lift(level, box)
         bits = np.zeros(plan.count, np.uint8)
@@ -206,9 +208,11 @@ def _queue(worker, frontier, compiled):
                 level, tiles
             )
         ledger = Ledger(Path(one.image.root) / "ledger")
-        assert frontier.add(one.spec.input, plan, state=tile_states(bits, ledger)) == handle
-        runs[handle] = ImageRun(plan, ledger)
-    return runs
+        yield _course(Tiles(Brief(one.image, b""), ledger, tile_states(bits, ledger)))
+
+
+def _course(tiles):
+    yield tiles
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -222,12 +226,11 @@ def test_several_images_in_one_queue(seed, tmp_path):
         replace(one, image=replace(one.image, root=str(tmp_path / f"mixed-{at}"))) for at, one in enumerate(compiled)
     ]
     work = Shuffled(replace(run.work_factory(mixed[0], batch=BATCH), lanes=2)(), seed=seed)
-    worker = Worker(lambda: work, {at: one.image for at, one in enumerate(mixed)}, settings=b"")
     order = []
-    frontier = Frontier(policy=_at_random(seed))
-    images = _queue(worker, frontier, mixed)
-    LocalExecutor(worker).run(
-        frontier, images, on_reports=lambda reports: order.extend(report.image for report in reports)
+    LocalExecutor(Worker(lambda: work)).run(
+        _courses(mixed),
+        Frontier(policy=_at_random(seed)),
+        on_reports=lambda reports: order.extend(report.image for report in reports),
     )
     changes = sum(one != other for one, other in pairwise(order))
     assert changes > len(order) / 4

@@ -125,14 +125,18 @@ class Frontier:
         self._policy = policy
         self._retries = retries
         self._on_error = on_error
-        self._images: list[_Image | None] = []
+        self._images: dict[int, _Image] = {}
+        self._next = 0
         # One int a ready tile, priority above image above tile: compares faster than a tuple and takes a third of it.
         self._ready: list[int] = []
         self._leases: dict[Item, str] = {}
         self._failures: dict[Item, int] = {}
 
-    def add(self, name: str, plan: Plan, *, state: NDArray[np.uint8]) -> int:
-        """Queue an image; ``state`` holds a :class:`TileState` a tile (copied). Returns the image's handle."""
+    def add(self, name: str, plan: Plan, *, state: NDArray[np.uint8], number: int | None = None) -> int:
+        """Queue an image; ``state`` holds a :class:`TileState` a tile (copied).
+
+        Returns the image's handle: the ``number`` that it is to have, or the next one.
+        """
         if state.shape != (plan.count,) or state.dtype != np.uint8:
             raise InputError(
                 f"{name}: states of shape {state.shape} and type {state.dtype} given for a plan of {plan.count} tiles; "
@@ -145,9 +149,12 @@ class Frontier:
         open_ = state <= TileState.RELAY
         pending = plan.pending(~open_)
         first = np.flatnonzero(open_ & (pending == 0))
-        handle = len(self._images)
+        handle = self._next if number is None else number
+        if handle in self._images:
+            raise ValueError(f"this frontier has an image {handle} already")
+        self._next = max(self._next, handle + 1)
         image = _Image(name, plan, bytearray(state), bytearray(pending), int(np.count_nonzero(open_)))
-        self._images.append(image)
+        self._images[handle] = image
         relays = []
         for tile in map(int, first):
             if image.state[tile] == _TODO:
@@ -162,7 +169,7 @@ class Frontier:
     def drop(self, image: int) -> None:
         """Forget an image: nothing more of it is handed out, and late reports on it are ignored."""
         self._image(image)
-        self._images[image] = None
+        del self._images[image]
         self._unqueue(image)
         for table in (self._leases, self._failures):
             for item in [item for item in table if item[0] == image]:
@@ -240,6 +247,10 @@ class Frontier:
         """Tiles handed out and not settled."""
         return len(self._leases)
 
+    def busy(self, image: int) -> bool:
+        """Whether tiles of the image are handed out and not settled; takes time in proportion to all that are."""
+        return any(at == image for at, _ in self._leases)
+
     def finished(self, image: int) -> bool:
         """Whether every tile of the image is done, born done or degraded."""
         return self._image(image).left == 0
@@ -277,8 +288,8 @@ class Frontier:
         lines = []
         if self._ready:
             lines.append(f"{_tiles(len(self._ready))} ready and waiting for a worker")
-        for handle, image in enumerate(self._images):
-            if image is None or not image.left:
+        for handle, image in self._images.items():
+            if not image.left:
                 continue
             if image.stopped is not None:
                 lines.append(f"{image.name}: {_tiles(image.left)} left where it was stopped: {image.stopped}")
@@ -298,14 +309,14 @@ class Frontier:
         return f"{words} ({where})" + (f" and {others} more" if others else "")
 
     def _image(self, handle: int) -> _Image:
-        image = self._images[handle] if 0 <= handle < len(self._images) else None
+        image = self._images.get(handle)
         if image is None:
             raise ValueError(f"this frontier holds no image {handle}")
         return image
 
     def _settle(self, item: Item) -> _Image | None:
         """End a lease; None if its image was dropped."""
-        image = self._images[item[0]]
+        image = self._images.get(item[0])
         if image is not None and self._leases.pop(item, None) is None:
             raise ValueError(f"{image.label(item[1])} is not leased: it was never taken, or is settled already")
         return image

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import dask.array
 import numpy as np
@@ -45,6 +46,21 @@ class Source(Protocol):
 
     def digest(self) -> str:
         """Hexadecimal digest of the stored bytes."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What stays to be known of an image once it is closed: see :class:`Source`."""
+
+    bands: int
+    height: int
+    width: int
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """The facts of an opened image."""
+        return cls(source.bands, source.height, source.width, source.metadata)
 
 
 class MaskSource:

@@ -7,9 +7,11 @@ import numpy as np
 import zarr
 
 from tests.golden.scenes import BANDS, Observed, engine_of
-from tileloom.cluster.executor import ImageRun, LocalExecutor
-from tileloom.cluster.worker import Worker
-from tileloom.tiling.access import ImagePlan
+from tileloom.cluster.agenda import Tiles
+from tileloom.cluster.executor import LocalExecutor
+from tileloom.cluster.worker import CACHE_BYTES, Brief, Worker
+from tileloom.tiling.access import ImageAccess, ImagePlan
+from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.frontier import Frontier, OnError, TileState
 from tileloom.tiling.grid import Grid, grid_align
 from tileloom.tiling.ledger import Ledger
@@ -122,8 +124,8 @@ def weave(scene, denoiser, solver, folder, order=raster):
     plan = image.plan
     tile = (scene.tile, scene.tile)
     engine = engine_of(denoiser, solver, tile, levels=len(plan.levels))
-    worker = Worker(lambda: engine, {0: image}, settings=b"")
-    access = worker.access(0)
+    worker = Worker(lambda: engine)
+    access = ImageAccess(image, ChunkCache(CACHE_BYTES))
     for level, box in access.lifts():
         access.lift(level, box)
     states = np.full(plan.count, TileState.TODO, np.uint8)
@@ -132,12 +134,12 @@ def weave(scene, denoiser, solver, folder, order=raster):
         coarser = plan.tiles(1)
         states[coarser.start : coarser.stop] = TileState.DONE
     frontier = Frontier(policy=order(plan), retries=0, on_error=OnError.STOP)
-    at = frontier.add("image", plan, state=states)
-    run = ImageRun(plan, Ledger(Path(folder) / "ledger"))
-    LocalExecutor(worker).run(frontier, {at: run}, on_reports=lambda reports: None)
-    if stopped := frontier.stopped(at):
-        raise ValueError(stopped)
+    LocalExecutor(worker).run([_course(Tiles(Brief(image, b""), Ledger(Path(folder) / "ledger"), states))], frontier)
     return access.render(plan.levels[0].image, set())
+
+
+def _course(tiles):
+    yield tiles
 
 
 def _finish(access, coarse):

@@ -1,0 +1,374 @@
+"""What is to be done next, over many images at once: pure bookkeeping, for whoever has workers.
+
+An image's way through a run is a *course*: a generator that yields what is to be done for the image next, and is
+resumed with what that came to. Chores of some images and tiles of others are so done side by side, and a course still
+reads as if its image were alone. An error is raised inside the course of the image that it concerns; what a course
+lets pass ends the run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tiling.errors import TileFailed, TileloomError
+from ..tiling.frontier import Frontier, Item, Verdict
+from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.paused import drop_paused
+from ..tiling.plan import WeavePlan
+from .worker import Brief, Outcome, Prior, Report, Ticket
+
+Chore = Callable[..., Any]
+"""A task of an image that is no tile: opening, surveying, publishing. It is picklable, and may be done twice."""
+
+# Images that are opened or published at a time, for every worker.
+_ASIDE = 2
+
+
+@dataclass(frozen=True)
+class Chores:
+    """Tasks that may be done side by side: resumed with what they come to, in their order.
+
+    With a ``brief`` each is called with the image opened. ``told`` hears of each as it is done.
+    """
+
+    tasks: Sequence[Chore]
+    brief: Brief | None = None
+    told: Callable[[Any], None] = lambda _: None
+
+
+@dataclass(eq=False)
+class Tiles:
+    """The tiles of an image, a :class:`~tileloom.tiling.frontier.TileState` each: resumed with a :class:`RunReport`.
+
+    Every tile that is settled is committed to the ledger; ``priors`` tells what earlier generations made of one,
+    ``paused`` are the hashes of those that were saved on their way.
+    """
+
+    brief: Brief
+    ledger: Ledger
+    states: NDArray[np.uint8]
+    degraded: set[int] = field(default_factory=set)
+    priors: Callable[[int], tuple[Prior, ...]] = lambda _: ()
+    paused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> WeavePlan:
+        """The order of the tiles."""
+        return self.brief.plan.plan
+
+    def note_saved(self, reports: Iterable[Report]) -> None:
+        """Keep in mind what is saved of paused tiles, and remove what was saved of those that need it no more."""
+        for report in reports:
+            if report.outcome in (Outcome.BROKEN, Outcome.RETURNED):
+                continue
+            before = self.paused.pop(report.tile, "")
+            if report.outcome is Outcome.PAUSED:
+                self.paused[report.tile] = report.output
+            if before and before != self.paused.get(report.tile):
+                drop_paused(Path(self.brief.plan.root), report.tile, before)
+
+
+@dataclass
+class RunReport:
+    """What became of an image's tiles: how many ended how, how often one failed or was paused, the calls of all.
+
+    ``spared`` are network calls that tiles did not need again, since they were saved on their way.
+    """
+
+    done: int = 0
+    inherited: int = 0
+    degraded: int = 0
+    failures: int = 0
+    paused: int = 0
+    calls: int = 0
+    spared: int = 0
+
+
+Course = Generator[Chores | Tiles, Any, None]
+
+
+@dataclass(eq=False)
+class Errand:
+    """One chore on its way, of the image with this number; workers that died over it, and of it, alone with it."""
+
+    image: int
+    task: Chore
+    brief: Brief | None
+    _step: _ChoresLeft
+    _at: int
+    deaths: int = 0
+    faults: int = 0
+
+
+@dataclass(eq=False)
+class _ChoresLeft:
+    """Chores under way: what they came to so far, and how many are left."""
+
+    chores: Chores
+    found: list[Any]
+    left: int
+
+
+@dataclass(eq=False)
+class _TilesLeft:
+    tiles: Tiles
+    report: RunReport = field(default_factory=RunReport)
+
+
+@dataclass(eq=False)
+class _UnderWay:
+    course: Course
+    step: _ChoresLeft | _TilesLeft | None = None
+
+
+class Agenda:
+    """The courses under way, as a context: leaving it closes them."""
+
+    def __init__(
+        self, courses: Iterable[Course], frontier: Frontier, on_reports: Callable[[list[Report]], None]
+    ) -> None:
+        """Nothing is begun yet; the tiles of all courses go through one frontier.
+
+        ``on_reports`` is told of settled tiles once they are committed.
+        """
+        self._coming: Iterator[Course] | None = iter(courses)
+        self._frontier = frontier
+        self._on_reports = on_reports
+        self._under_way: dict[int, _UnderWay] = {}
+        self._errands: deque[Errand] = deque()
+        self._sent = 0
+        self._begun = 0
+        self.ended: list[int] = []
+        """Images that have come to their end and of which workers still know; whoever has workers empties it."""
+
+    def __enter__(self) -> Self:
+        """The agenda."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what is under way, so that locks are let go."""
+        for at in self._under_way.values():
+            at.course.close()
+
+    @property
+    def over(self) -> bool:
+        """Whether every course has come to its end."""
+        return self._coming is None and not self._under_way
+
+    @property
+    def backlog(self) -> int:
+        """Tiles and chores that could be done now if somebody were free."""
+        return self._frontier.ready + len(self._errands)
+
+    def useful(self, slots: int) -> int:
+        """How many workers of so many slots could be busy now, with tiles and chores."""
+        return ceil((self._frontier.ready + self._frontier.leased + len(self._errands) + self._sent) / slots)
+
+    def admit(self, *, slots: int, workers: int) -> None:
+        """Begin courses as long as those under way could not keep so many slots busy."""
+        while self._coming is not None and self._wants(slots, workers):
+            course = next(self._coming, None)
+            if course is None:
+                self._coming = None
+                return
+            number = self._begun
+            self._begun += 1
+            self._under_way[number] = _UnderWay(course)
+            self._go_on(number, partial(next, course))
+
+    def _wants(self, slots: int, workers: int) -> bool:
+        aside = sum(not isinstance(at.step, _TilesLeft) for at in self._under_way.values())
+        return self._frontier.ready + self._frontier.leased < 2 * slots and aside < _ASIDE * max(1, workers)
+
+    def errand(self) -> Errand | None:
+        """The next chore, if there is one."""
+        if not self._errands:
+            return None
+        self._sent += 1
+        return self._errands.popleft()
+
+    def give_back(self, errand: Errand) -> None:
+        """A chore was not done; it comes first again."""
+        self._sent -= 1
+        if self._current(errand):
+            self._errands.appendleft(errand)
+
+    def did(self, errand: Errand, found: Any) -> None:  # noqa: ANN401  whatever the chore finds
+        """A chore is done."""
+        self._sent -= 1
+        if not self._current(errand):
+            return
+        step = errand._step
+        step.found[errand._at] = found
+        step.left -= 1
+        try:
+            step.chores.told(found)
+        except (TileloomError, OSError) as error:
+            self._raise(errand.image, error)
+            return
+        if not step.left:
+            self._resume(errand.image, step.found)
+
+    def failed(self, errand: Errand, error: Exception) -> None:
+        """A chore raised an error, which its course learns of; its other chores are called off."""
+        self._sent -= 1
+        if self._current(errand):
+            self._raise(errand.image, error)
+
+    def wants(self, task: Item | Errand) -> bool:
+        """Whether anybody still waits for what was handed out."""
+        return self._current(task) if isinstance(task, Errand) else self.knows(task[0])
+
+    def _current(self, errand: Errand) -> bool:
+        at = self._under_way.get(errand.image)
+        return at is not None and at.step is errand._step
+
+    def take(self, n: int) -> list[Item]:
+        """Up to ``n`` tiles that can be restored now, leased."""
+        return self._frontier.take(n)
+
+    def return_tiles(self, items: Iterable[Item]) -> None:
+        """Leased tiles that were not worked to an end."""
+        returned = list(items)
+        self._frontier.give_back(returned)
+        for image in {image for image, _ in returned if self.knows(image)}:
+            self._tiles_settled(image)
+
+    def knows(self, image: int) -> bool:
+        """Whether the image has tiles under way."""
+        at = self._under_way.get(image)
+        return at is not None and isinstance(at.step, _TilesLeft)
+
+    def tiles(self, image: int) -> Tiles:
+        """The tiles under way of an image."""
+        return self._tiles_left(image).tiles
+
+    def _tiles_left(self, image: int) -> _TilesLeft:
+        step = self._under_way[image].step
+        if isinstance(step, _TilesLeft):
+            return step
+        raise ValueError(f"image {image} has no tiles under way")
+
+    def ticket(self, item: Item) -> Ticket:
+        """What a worker is told of a tile."""
+        image, tile = item
+        tiles = self.tiles(image)
+        lost = tuple(other for other in tiles.plan.reads(tile) if other in tiles.degraded) if tiles.degraded else ()
+        return Ticket(image, tile, lost, tiles.priors(tile), tiles.paused.get(tile, ""))
+
+    def settle(self, reports: list[Report]) -> None:
+        """Commit settled tiles, then free their dependants, so that none starts on what could be lost."""
+        groups: dict[int, list[Report]] = {}
+        for report in reports:
+            # Of an image that has ended, workers may still finish what they had begun.
+            if self.knows(report.image):
+                groups.setdefault(report.image, []).append(report)
+        broken = {image: self._committed(self._tiles_left(image), group) for image, group in groups.items()}
+        self._on_reports(reports)
+        for image, error in broken.items():
+            if error is not None:
+                self._raise(image, error)
+            else:
+                self._tiles_settled(image)
+
+    def _committed(self, step: _TilesLeft, group: Sequence[Report]) -> Exception | None:
+        """Commit what an image's tiles came to; the error that keeps the image from going on, if there is one."""
+        try:
+            self._commit(step, group)
+        except (TileloomError, OSError) as error:
+            return error
+        return next((report.error for report in group if report.error is not None), None)
+
+    def _commit(self, step: _TilesLeft, group: Sequence[Report]) -> None:
+        entries: list[Entry] = []
+        finished: list[Item] = []
+        returned: list[Item] = []
+        for report in group:
+            item = (report.image, report.tile)
+            step.report.calls += report.calls
+            step.report.spared += report.spared
+            if report.outcome in (Outcome.DONE, Outcome.INHERITED):
+                step.report.done += report.outcome is Outcome.DONE
+                step.report.inherited += report.outcome is Outcome.INHERITED
+                entries.append(Entry(report.tile, Status.DONE, report.inputs, report.output))
+                finished.append(item)
+            elif report.outcome is Outcome.FAILED:
+                step.report.failures += 1
+                if self._frontier.failed(item, report.reason) is Verdict.DEGRADED:
+                    step.report.degraded += 1
+                    step.tiles.degraded.add(report.tile)
+                    entries.append(Entry(report.tile, Status.DEGRADED, reason=report.reason))
+            elif report.outcome is not Outcome.BROKEN:
+                returned.append(item)
+                if report.outcome is Outcome.PAUSED:
+                    step.report.paused += 1
+                    entries.append(Entry(report.tile, Status.PAUSED, report.inputs, report.output))
+        if entries:
+            step.tiles.ledger.commit(entries)
+        step.tiles.note_saved(group)
+        self._frontier.give_back(returned)
+        self._frontier.done(finished)
+
+    def _tiles_settled(self, image: int) -> None:
+        if stopped := self._frontier.stopped(image):
+            # What is under way is not lost.
+            if not self._frontier.busy(image):
+                self._raise(image, TileFailed(stopped))
+        elif self._frontier.finished(image):
+            step = self._tiles_left(image)
+            self._frontier.drop(image)
+            self._resume(image, step.report)
+
+    def refuse_standstill(self) -> None:
+        """Raise where courses are left and nothing can be done for any: they would wait for ever."""
+        if self._under_way and not (self.backlog or self._sent or self._frontier.leased):
+            names = [
+                at.step.tiles.brief.plan.name for at in self._under_way.values() if isinstance(at.step, _TilesLeft)
+            ]
+            raise TileloomError(f"nothing can be done for {', '.join(names)}, and tiles are left")
+
+    def _resume(self, image: int, found: Any) -> None:  # noqa: ANN401  whatever the step came to
+        course = self._under_way[image].course
+        self._go_on(image, partial(course.send, found))
+
+    def _raise(self, image: int, error: Exception) -> None:
+        course, step = self._under_way[image].course, self._under_way[image].step
+        if isinstance(step, _TilesLeft):
+            self._frontier.drop(image)
+        self._errands = deque(errand for errand in self._errands if errand.image != image)
+        self._go_on(image, partial(course.throw, error))
+
+    def _go_on(self, image: int, resume: Callable[[], Chores | Tiles]) -> None:
+        """Let a course say what is next, until that is something to be waited for."""
+        at = self._under_way[image]
+        at.step = None
+        try:
+            asked = resume()
+        except StopIteration:
+            del self._under_way[image]
+            self.ended.append(image)
+            return
+        except BaseException:
+            del self._under_way[image]
+            raise
+        if isinstance(asked, Tiles):
+            at.step = _TilesLeft(asked)
+            self._frontier.add(asked.brief.plan.name, asked.plan, state=asked.states, number=image)
+            self._tiles_settled(image)
+            return
+        at.step = step = _ChoresLeft(asked, [None] * len(asked.tasks), len(asked.tasks))
+        self._errands.extend(Errand(image, task, asked.brief, step, n) for n, task in enumerate(asked.tasks))
+        if not asked.tasks:
+            self._resume(image, [])

@@ -1,0 +1,191 @@
+"""The course of one image from beginning to end: survey, restore, publish. What is committed is never done again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ..cluster.agenda import RunReport
+from ..cluster.executor import Executor
+from ..cluster.worker import Brief
+from ..models.kinds import identity_of
+from ..models.weights import weights_digest
+from ..tiling.errors import InputError, JobChanged, TileloomError
+from ..tiling.source import open_mask, open_source
+from ..tiling.store import write_json
+from .bill import Bill, refuse_unaffordable, tiles_to_solve
+from .compile import Compiled
+from .forecast import bill_of, workers_a_device, workers_here
+from .phases import Phase, prepare, publish, restore
+from .progress import Watcher
+from .spec import JobSpec, changed
+from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, settings_bytes
+
+_LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
+
+
+class Redo(Enum):
+    """What a run may do again: nothing, what was given up, or whatever a changed job made stale."""
+
+    NOTHING = "nothing"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    output: Path
+    bill: Bill
+    report: RunReport
+    degraded: list[DegradedTile]
+    calls: int
+    calls_per_tile: int
+    fill: float
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain JSON."""
+        return {
+            "output": str(self.output),
+            "bill": self.bill.as_json(),
+            "done": self.report.done,
+            "inherited": self.report.inherited,
+            "failures": self.report.failures,
+            "degraded": [str(tile) for tile in self.degraded],
+            "network_calls": self.calls,
+            "calls_per_tile": self.calls_per_tile,
+            "batch_fill": round(self.fill, 4),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Digests of an image's files, which take reading all of them."""
+
+    input: str
+    mask: str | None
+
+
+def digests_of(spec: JobSpec) -> Digests:
+    """Read the files of a job."""
+    return Digests(open_source(spec.input).digest(), open_mask(spec.mask).digest() if spec.mask else None)
+
+
+def image_course(
+    compiled: Compiled,
+    digests: Digests,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    redo: Redo,
+    available: int | None,
+) -> Phase[Summary]:
+    """Go on with an image where it was left, to its end."""
+    began = perf_counter()
+    spec, output = compiled.spec, Path(compiled.spec.output)
+    stored, work = JobState.load(output), executor.description
+    parts = _parts(compiled, digests, work.batch, work.numeric_class)
+    state = _generation(compiled, stored, parts, redo)
+    compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
+    brief = Brief(compiled.image, settings_bytes(parts))
+    with _nothing_left_of_a_refused_job(state, stored):
+        state.save()
+        bits = yield from prepare(brief, state, watcher)
+        needs, own = work.memory, work.device_memory
+        solve = tiles_to_solve(bits, compiled.image.plan)
+        bill = (
+            bill_of(compiled, solve, workers_here(spec) * needs)
+            if own is None
+            else bill_of(compiled, solve, 0, device_bytes=workers_a_device(spec) * needs)
+        )
+        if not state.begun:
+            refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
+    ledger = state.ledger()
+    report = yield from restore(brief, state, ledger, bits=bits, watcher=watcher)
+    degraded = degraded_tiles(compiled.image.plan, ledger)
+    counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
+    given_up = {compiled.image.plan.index(tile.key) for tile in degraded}
+    yield from publish(compiled, brief, state, ledger, counts=counts, degraded=given_up, watcher=watcher)
+    summary = Summary(
+        output=output,
+        bill=bill,
+        report=report,
+        degraded=degraded,
+        calls=report.calls,
+        calls_per_tile=compiled.calls_per_tile,
+        fill=executor.usage.fill,
+        seconds=perf_counter() - began,
+    )
+    write_json(output / HIDDEN / "report.json", summary.as_json())
+    state.tidy()
+    if not spec.keep_scratch and not degraded:
+        state.drop_scratch(ledger)
+    return summary
+
+
+def _parts(compiled: Compiled, digests: Digests, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides the result's bytes, by the name a person would look for."""
+    return {
+        **compiled.spec.identity(),
+        **identity_of(compiled.spec.model),
+        **_guide(compiled.spec),
+        **compiled.resolved,
+        "batch": batch,
+        "input": digests.input,
+        "mask": digests.mask,
+        "numeric class": dict(numeric_class),
+    }
+
+
+def _guide(spec: JobSpec) -> dict[str, Any]:
+    """The classifier that guides by what it is: where it lies makes no difference."""
+    if spec.guide is None:
+        return {}
+    told = {**spec.guidance.model_dump(), "classifier": "weights"}
+    return {"guidance": told, "classifier": weights_digest(spec.guide.classifier)}
+
+
+def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
+    """The generation to work in: the current one, or for a redo a new one that inherits from it."""
+    spec = compiled.spec
+    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
+    if stored is None:
+        return state
+    differences = changed(stored.parts, parts)
+    if differences and redo is not Redo.STALE:
+        named = _LONG_DIGEST.sub(r"\1...", "; ".join(differences))
+        raise JobChanged(
+            f"{spec.output} was begun by another job ({named}): "
+            "add --redo stale to redo what this changes, or choose another output"
+        )
+    if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
+        return replace(state, generation=stored.generation, inherits=stored.inherits)
+    return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits))
+
+
+@contextmanager
+def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> Iterator[None]:
+    """A job refused before its first tile leaves the output as it was: none, or that of the job before."""
+    try:
+        yield
+    except InputError:
+        if stored is None:
+            state.forget()
+        elif stored.root != state.root:
+            stored.save()
+            shutil.rmtree(state.root, ignore_errors=True)
+        raise
+    except TileloomError:
+        raise
+    except OSError as error:
+        raise TileloomError(f"{state.output} cannot be written: {error}") from error
