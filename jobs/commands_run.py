@@ -147,11 +147,25 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"{report.done} tiles restored, {report.inherited} taken over, {len(summary.degraded)} degraded; "
         f"{summary.calls} network calls, {summary.seconds:.1f} s"
     )
+    if report.spared:
+        yield f"{report.spared} network calls saved: workers that had to go left their tiles as far as they were"
+    if held := _held(summary):
+        yield held
     for tile in summary.degraded:
         yield f"degraded: {tile}"
     if summary.degraded:
         yield f"degraded tiles are filled in; run them again with: tileloom retry {quote(str(summary.output))}"
     yield f"result: {summary.output}"
+
+
+def _held(summary: Summary) -> str:
+    """What workers took, where there were any."""
+    held = summary.held
+    if held.idle_share is None:
+        return ""
+    cost = "" if held.cost is None else f", cost {held.cost:.2f}"
+    times = f"{held.worker_seconds:.0f} s on {held.node_seconds:.0f} s of machines"
+    return f"workers: {times}, {held.idle_share:.0%} idle{cost}"
 
 
 @contextmanager

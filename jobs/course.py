@@ -6,14 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from ..cluster.agenda import RunReport
-from ..cluster.executor import Executor
+from ..cluster.executor import Description, Executor
 from ..cluster.worker import Brief
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
@@ -40,6 +40,26 @@ class Redo(Enum):
 
 
 @dataclass(frozen=True)
+class Held:
+    """Seconds of machines and workers until now, the workers' idle share, and the cost where prices tell it."""
+
+    node_seconds: float
+    worker_seconds: float
+    idle_share: float | None
+    cost: float | None
+
+
+def held_by(executor: Executor, prices: Mapping[str, float]) -> Held:
+    """What a job's workers held until now."""
+    sheet, usage = executor.timesheet, executor.usage
+    if not sheet.worker_seconds:
+        return Held(0.0, 0.0, None, None)
+    busy = usage.reading + usage.computing + usage.writing
+    idle = max(0.0, 1 - busy / sheet.worker_seconds)
+    return Held(sheet.node_seconds, sheet.worker_seconds, idle, sheet.cost(prices))
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run came to."""
 
@@ -51,6 +71,7 @@ class Summary:
     calls_per_tile: int
     fill: float
     seconds: float
+    held: Held
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
@@ -62,9 +83,11 @@ class Summary:
             "failures": self.report.failures,
             "degraded": [str(tile) for tile in self.degraded],
             "network_calls": self.calls,
+            "network_calls_saved": self.report.spared,
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
+            **{name: value if value is None else round(value, 4) for name, value in asdict(self.held).items()},
         }
 
 
@@ -81,12 +104,18 @@ def digests_of(spec: JobSpec) -> Digests:
     return Digests(open_source(spec.input).digest(), open_mask(spec.mask).digest() if spec.mask else None)
 
 
+def networks_of(spec: JobSpec) -> dict[str, Any]:
+    """What stands for the networks of a job, whose files are read for it."""
+    return {**identity_of(spec.model), **_guide(spec)}
+
+
 def image_course(
     compiled: Compiled,
     digests: Digests,
     executor: Executor,
     watcher: Watcher,
     *,
+    networks: Mapping[str, Any],
     redo: Redo,
     available: int | None,
 ) -> Phase[Summary]:
@@ -94,7 +123,7 @@ def image_course(
     began = perf_counter()
     spec, output = compiled.spec, Path(compiled.spec.output)
     stored, work = JobState.load(output), executor.description
-    parts = _parts(compiled, digests, work.batch, work.numeric_class)
+    parts = _parts(compiled, digests, networks, work)
     state = _generation(compiled, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     brief = Brief(compiled.image, settings_bytes(parts))
@@ -125,6 +154,7 @@ def image_course(
         calls_per_tile=compiled.calls_per_tile,
         fill=executor.usage.fill,
         seconds=perf_counter() - began,
+        held=held_by(executor, spec.cluster.prices or {}),
     )
     write_json(output / HIDDEN / "report.json", summary.as_json())
     state.tidy()
@@ -133,17 +163,16 @@ def image_course(
     return summary
 
 
-def _parts(compiled: Compiled, digests: Digests, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
+def _parts(compiled: Compiled, digests: Digests, networks: Mapping[str, Any], work: Description) -> dict[str, Any]:
     """All that decides the result's bytes, by the name a person would look for."""
     return {
         **compiled.spec.identity(),
-        **identity_of(compiled.spec.model),
-        **_guide(compiled.spec),
+        **networks,
         **compiled.resolved,
-        "batch": batch,
+        "batch": work.batch,
         "input": digests.input,
         "mask": digests.mask,
-        "numeric class": dict(numeric_class),
+        "numeric class": dict(work.numeric_class),
     }
 
 

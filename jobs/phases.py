@@ -18,7 +18,7 @@ from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
 from ..tiling.ledger import Ledger
-from ..tiling.paused import paused_tiles
+from ..tiling.paused import paused_tiles, sweep_paused
 from ..tiling.publish import publish_shard, shards_of
 from ..tiling.pyramid import Pyramid
 from .compile import Compiled
@@ -82,6 +82,7 @@ def restore(
         report: RunReport = yield Tiles(brief, ledger, states, degraded, earlier, paused)
     except TileFailed as failure:
         raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
+    sweep_paused(state.root)
     return report
 
 

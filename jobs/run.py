@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +17,7 @@ from ..models.build import EngineFactory
 from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job
-from .course import Redo, Summary, digests_of, image_course
+from .course import Redo, Summary, digests_of, image_course, networks_of
 from .forecast import bill_of, workers_a_device
 from .phases import OnReports, new_frontier
 from .progress import Watcher
@@ -27,7 +28,7 @@ from .state import JobState, only_run
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
+def work_factory(compiled: Compiled, networks: Mapping[str, Any], *, batch: int | None) -> EngineFactory:
     """What makes the engine on a worker, which finds a batch of its own where that is None."""
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
@@ -50,6 +51,7 @@ def work_factory(compiled: Compiled, *, batch: int | None) -> EngineFactory:
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,
+        identity=json.dumps(networks, sort_keys=True),
         trusted=compiled.trusted,
     )
 
@@ -90,17 +92,20 @@ def run_job(
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
-    with only_run(output), _executor(compiled, JobState.load(output), watcher) as executor:
-        return _run(compiled, executor, watcher, redo, on_reports, available=available)
+    networks = networks_of(spec)
+    with only_run(output), _executor(compiled, networks, JobState.load(output), watcher) as executor:
+        return _run(compiled, networks, executor, watcher, redo, on_reports, available=available)
 
 
 @contextmanager
-def _executor(compiled: Compiled, stored: JobState | None, watcher: Watcher) -> Iterator[Executor]:
+def _executor(
+    compiled: Compiled, networks: Mapping[str, Any], stored: JobState | None, watcher: Watcher
+) -> Iterator[Executor]:
     """Who works: this process, or workers on a cluster."""
     spec = compiled.spec
 
     def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
-        return work_factory(compiled, batch=_batch(spec, stored) or found)
+        return work_factory(compiled, networks, batch=_batch(spec, stored) or found)
 
     if spec.cluster.workers is None:
         yield LocalExecutor(Worker(work_for(None)))
@@ -112,6 +117,7 @@ def _executor(compiled: Compiled, stored: JobState | None, watcher: Watcher) -> 
 
 def _run(
     compiled: Compiled,
+    networks: Mapping[str, Any],
     executor: Executor,
     watcher: Watcher,
     redo: Redo,
@@ -127,7 +133,8 @@ def _run(
 
     def only() -> Course:
         digests = digests_of(compiled.spec)
-        found.append((yield from image_course(compiled, digests, executor, watcher, redo=redo, available=available)))
+        course = image_course(compiled, digests, executor, watcher, networks=networks, redo=redo, available=available)
+        found.append((yield from course))
 
     executor.run([only()], new_frontier(compiled.spec), on_reports=told)
     return found[0]

@@ -237,8 +237,8 @@ def break_work(monkeypatch, **faults):
     """Make every later run's work a :class:`Faulty`; returns the list that these are added to, one a run."""
     made = []
 
-    def factory(compiled, *, batch):
-        make = work_factory(compiled, batch=batch)
+    def factory(compiled, networks, *, batch):
+        make = work_factory(compiled, networks, batch=batch)
 
         def make_faulty():
             made.append(Faulty(make(), **faults))

@@ -31,8 +31,8 @@ def test_nodes_come_with_the_tiles_and_go_with_them(tmp_path, address):
     expected = woven(tmp_path / "here", here)
     seen, executors = [], []
 
-    def scaled(factory, say, **settings):
-        executor = on_ray(factory, say, workers=2, cpus=1, least=0, idle=IDLE, **settings)
+    def scaled(factory, say, workers):
+        executor = on_ray(factory, say, workers=2, cpus=1, least=workers, idle=IDLE)
         executors.append(executor)
         rest(executor)
         assert nodes() == 0
@@ -42,7 +42,7 @@ def test_nodes_come_with_the_tiles_and_go_with_them(tmp_path, address):
         if not seen or seen[-1] != nodes():
             seen.append(nodes())
 
-    run = woven(tmp_path / "run", scaled, pause=0.5, on_reports=look)
+    run = woven(tmp_path / "run", scaled, workers=0, pause=0.5, on_reports=look)
     assert 2 in seen
     assert seen[0] < 2
     assert_same(run, expected)

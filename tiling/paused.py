@@ -7,6 +7,7 @@ named by its own hash, so that a late writer can only write what stands there al
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -54,6 +55,11 @@ def load_paused(root: Path, tile: int, saved: str) -> Paused | None:
 def drop_paused(root: Path, tile: int, saved: str) -> None:
     """Remove what was saved of a tile."""
     _file(root, tile, saved).unlink(missing_ok=True)
+
+
+def sweep_paused(root: Path) -> None:
+    """Remove all that was saved, now that every tile is done: a worker that died may have left what nobody knows of."""
+    shutil.rmtree(root / _FOLDER, ignore_errors=True)
 
 
 def paused_tiles(entries: Iterable[Entry]) -> dict[int, str]:
