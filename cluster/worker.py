@@ -181,7 +181,9 @@ class Worker(Generic[S]):
         reports: list[Report] = []
         self._waiting.extend(tickets)
         while True:
-            self._waiting.extend(more())
+            # First asked, then added: images may be closed meanwhile, and that makes a new queue.
+            arrived = more()
+            self._waiting.extend(arrived)
             if leaving():
                 return reports + self.pause()
             while self._waiting and self.free:

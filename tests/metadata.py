@@ -36,6 +36,6 @@ def metadata():
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield machine, f"http://127.0.0.1:{server.server_port}/spot"
         server.shutdown()

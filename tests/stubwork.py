@@ -128,10 +128,10 @@ class StubWork:
         name = place(state.key)
         if self._faults.due(f"kill-{name}"):
             die()
-        if self._faults.due(f"hang-{name}"):
-            time.sleep(3600)
         if self._faults.due(f"term-{name}"):
             os.kill(os.getpid(), signal.SIGTERM)
+        if self._faults.due(f"hang-{name}"):
+            time.sleep(3600)
         if self._faults.due(f"dwell-{name}"):
             time.sleep(DWELL)
         if self._faults.due(f"fail-{name}"):
