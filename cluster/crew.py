@@ -166,7 +166,8 @@ class Crew:
         done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK) if calls else ([], [])
         if done:
             done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
-        for call in done:
+        # An actor that died is first heard of by the call that waits all the time: what it did before comes first.
+        for call in sorted(done, key=lambda call: calls[call].calls[call][0] == "watch"):
             if calls[call] in self.hands:
                 yield from self._heard(calls[call], call)
         for hand in list(self.hands):
