@@ -299,7 +299,7 @@ class Agenda:
             item = (report.image, report.tile)
             step.report.calls += report.calls
             step.report.spared += report.spared
-            if report.outcome in (Outcome.DONE, Outcome.INHERITED):
+            if report.finished:
                 step.report.done += report.outcome is Outcome.DONE
                 step.report.inherited += report.outcome is Outcome.INHERITED
                 entries.append(Entry(report.tile, Status.DONE, report.inputs, report.output))

@@ -88,6 +88,11 @@ class Report:
     seconds: float = 0.0
     began: float = 0.0
 
+    @property
+    def finished(self) -> bool:
+        """Whether the tile's pixels are written."""
+        return self.outcome in (Outcome.DONE, Outcome.INHERITED)
+
 
 @dataclass
 class _Flight(Generic[S]):

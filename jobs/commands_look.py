@@ -12,18 +12,28 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..cluster.timesheet import HOUR
 from ..tiling.errors import InputError
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
+from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job
-from .forecast import Forecast, forecast, simulate_job, survey_image
+from .forecast import (
+    ArchiveForecast,
+    Forecast,
+    archive_forecast,
+    forecast,
+    simulate_job,
+    survey_image,
+)
 from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
 
-HOUR = 3600.0
+MOST_NAMED = 20
+"""Images that are named one by one."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -39,9 +49,14 @@ def example(*lines: str) -> str:
 def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
-    Reads the mask to count the tiles that have something to restore; writes nothing.
+    Reads the mask to count the tiles that have something to restore; writes nothing. Of an archive, opens every image
+    and adds up what all of them will cost at most.
     """
-    print_plan(load_job(job), trusted=trust_model, as_json=as_json)
+    found = load(job)
+    if isinstance(found, Archive):
+        _print_archive_plan(found, trusted=trust_model, as_json=as_json)
+    else:
+        print_plan(found, trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -52,11 +67,17 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
 def status(*, output: Path, as_json: bool) -> None:
     """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
 
-    A run may be going on.
+    Of an archive, list the images that failed or have degraded tiles. A run may be going on.
     """
-    found = job_status(open_state(output.absolute()))
-    _print(found.as_json() if as_json else _status_lines(found))
-    if found.degraded:
+    if is_archive(output.absolute()):
+        archive = archive_status(output.absolute())
+        _print(archive.as_json() if as_json else _archive_lines(archive))
+        troubled = bool(archive.troubled)
+    else:
+        found = job_status(open_state(output.absolute()))
+        _print(found.as_json() if as_json else _status_lines(found))
+        troubled = bool(found.degraded)
+    if troubled:
         click.get_current_context().exit(1)
 
 
@@ -147,6 +168,26 @@ def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     refuse_unaffordable(found.bill, Path(spec.output), max_memory=spec.max_memory)
 
 
+def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> None:
+    """Print what all images of an archive cost."""
+    with Terminal(Console(stderr=True)) as watcher:
+        found = archive_forecast(archive, watcher, trusted=trusted)
+    _print(found.as_json() if as_json else _archive_plan_lines(found))
+
+
+def _archive_plan_lines(found: ArchiveForecast) -> Iterator[str]:
+    yield f"{found.manifest}: {found.images} images, {found.tiles} tiles"
+    yield f"network calls: at most {found.calls}"
+    yield (
+        f"disk: at most {gigabytes(found.scratch_bytes)} to work in, {gigabytes(found.result_bytes)} for the results"
+    )
+    yield f"memory: about {gigabytes(found.memory_bytes)}"
+    for problem in found.problems[:MOST_NAMED]:
+        yield f"cannot be run: {problem}"
+    if len(found.problems) > MOST_NAMED:
+        yield f"cannot be run: {len(found.problems) - MOST_NAMED} more, see --json"
+
+
 def _print(what: dict[str, Any] | Iterator[str]) -> None:
     click.echo(json.dumps(what, indent=1) if isinstance(what, dict) else "\n".join(what))
 
@@ -203,6 +244,19 @@ def _status_lines(found: JobStatus) -> Iterator[str]:
     yield f"published: {found.shards_published} of {found.shards} files"
     yield from (f"degraded: {tile}" for tile in found.degraded)
     if found.degraded:
+        yield f"run these again with: tileloom retry {quote(found.output)}"
+
+
+def _archive_lines(found: ArchiveStatus) -> Iterator[str]:
+    left = found.images - found.done - len(found.troubled)
+    yield (
+        f"{found.output}: {found.images} images, {found.done} done, {len(found.troubled)} degraded or failed, "
+        f"{left} to do, {found.begun} of these begun; {found.tiles} tiles, {found.calls} network calls"
+    )
+    yield from (f"{record.ended}: {record.id}: {record.reason}" for record in found.troubled[:MOST_NAMED])
+    if len(found.troubled) > MOST_NAMED:
+        yield f"and {len(found.troubled) - MOST_NAMED} more, see --json"
+    if found.troubled:
         yield f"run these again with: tileloom retry {quote(found.output)}"
 
 

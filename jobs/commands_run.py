@@ -15,18 +15,20 @@ import click
 from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
-from .commands_look import example, print_plan
+from .archive import Archive, is_archive, load, stored_archive
+from .commands_look import MOST_NAMED, example, print_plan
 from .look import open_state, stored_job
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
-from .spec import JobSpec, load_job
+from .spec import JobSpec
 from .state import HIDDEN
 
 if TYPE_CHECKING:
-    from .course import Summary
+    from .course import Held, Summary
+    from .run_archive import ArchiveSummary
 
 # Loads torch: only once a job has been read, so that help and refusals come at once.
-RUNNER = ".run"
+RUNNER, ARCHIVE_RUNNER = ".run", ".run_archive"
 
 redo = click.option(
     "--redo",
@@ -83,9 +85,10 @@ def restore(
 def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the job of the file JOB, or go on with it where it was stopped.
 
+    A job with a manifest restores all images of that; rows may be added, and images that have ended are not run again.
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _run(on_cluster(load_job(job), cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
+    _go(load(job), cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -99,13 +102,10 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Go on with TARGET: a job file, or the output of a job."""
     path = Path(target).absolute()
-    if path.is_dir():
-        spec = stored_job(open_state(path))
-    else:
-        spec = load_job(path)
-        if not begun(spec):
-            raise InputError(f"{spec.output} was not begun yet: start it with `tileloom run {quote(target)}`")
-    _run(on_cluster(spec, cluster), redo or "nothing", trusted=trust_model, as_json=as_json)
+    job = _stored(path) if path.is_dir() else load(path)
+    if not begun(job):
+        raise InputError(f"{job.output} was not begun yet: start it with `tileloom run {quote(target)}`")
+    _go(job, cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
@@ -116,14 +116,35 @@ def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, *
 def retry(*, output: Path, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
-    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced.
+    Tiles whose working array is damaged are run again too, and damaged files of the result are replaced. Of an
+    archive, all images are run that failed or have degraded tiles.
     """
-    _run(on_cluster(stored_job(open_state(output.absolute())), cluster), "failed", trusted=trust_model, as_json=as_json)
+    _go(_stored(output.absolute()), cluster, "failed", trusted=trust_model, as_json=as_json)
 
 
-def begun(spec: JobSpec) -> bool:
+def _stored(output: Path) -> JobSpec | Archive:
+    """The job that began an output."""
+    return stored_archive(output) if is_archive(output) else stored_job(open_state(output))
+
+
+def begun(job: JobSpec | Archive) -> bool:
     """Whether a job's output holds anything to go on with."""
-    return (Path(spec.output) / HIDDEN / "job.json").exists()
+    output = Path(job.output)
+    return is_archive(output) or (output / HIDDEN / "job.json").exists()
+
+
+def _go(job: JobSpec | Archive, cluster: dict[str, Any], redo: str, *, trusted: bool, as_json: bool) -> None:
+    if isinstance(job, JobSpec):
+        _run(on_cluster(job, cluster), redo, trusted=trusted, as_json=as_json)
+        return
+    archive = on_cluster(job, cluster)
+    with _resumable(archive):
+        runner = import_module(ARCHIVE_RUNNER, __package__)
+        with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
+            summary: ArchiveSummary = runner.run_archive(archive, watcher, redo=runner.Redo(redo), trusted=trusted)
+    _print(summary.as_json() if as_json else _archive_lines(summary))
+    if not summary.whole:
+        click.get_current_context().exit(1)
 
 
 def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
@@ -133,12 +154,32 @@ def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
         # Libraries print what they like; on stdout there is the result and nothing else.
         with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
             summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo), trusted=trusted)
-    if as_json:
-        click.echo(json.dumps(summary.as_json(), indent=1))
-    else:
-        click.echo("\n".join(_lines(summary)))
+    _print(summary.as_json() if as_json else _lines(summary))
     if summary.degraded:
         click.get_current_context().exit(1)
+
+
+def _print(what: dict[str, Any] | Iterator[str]) -> None:
+    click.echo(json.dumps(what, indent=1) if isinstance(what, dict) else "\n".join(what))
+
+
+def _archive_lines(summary: ArchiveSummary) -> Iterator[str]:
+    output = quote(str(summary.output))
+    yield (
+        f"{summary.images} images: {summary.done} done, {len(summary.degraded)} degraded, "
+        f"{len(summary.failed)} failed; in this run {summary.tiles} tiles, {summary.calls} network calls, "
+        f"{summary.seconds:.1f} s"
+    )
+    yield from _workers(summary.held, saved=summary.calls_saved)
+    for how, images in (("degraded", summary.degraded), ("failed", summary.failed), ("stopped", summary.stopped)):
+        yield from (f"{how}: {image}" for image in images[:MOST_NAMED])
+        if len(images) > MOST_NAMED:
+            yield f"{how}: and {len(images) - MOST_NAMED} more, see tileloom status {output}"
+    if summary.degraded or summary.failed:
+        yield f"run these again with: tileloom retry {output}"
+    if summary.stopped:
+        yield f"go on with these by: tileloom resume {output}"
+    yield f"results: {summary.output}"
 
 
 def _lines(summary: Summary) -> Iterator[str]:
@@ -147,10 +188,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"{report.done} tiles restored, {report.inherited} taken over, {len(summary.degraded)} degraded; "
         f"{summary.calls} network calls, {summary.seconds:.1f} s"
     )
-    if report.spared:
-        yield f"{report.spared} network calls saved: workers that had to go left their tiles as far as they were"
-    if held := _held(summary):
-        yield held
+    yield from _workers(summary.held, saved=report.spared)
     for tile in summary.degraded:
         yield f"degraded: {tile}"
     if summary.degraded:
@@ -158,20 +196,20 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield f"result: {summary.output}"
 
 
-def _held(summary: Summary) -> str:
-    """What workers took, where there were any."""
-    held = summary.held
-    if held.idle_share is None:
-        return ""
-    cost = "" if held.cost is None else f", cost {held.cost:.2f}"
-    times = f"{held.worker_seconds:.0f} s on {held.node_seconds:.0f} s of machines"
-    return f"workers: {times}, {held.idle_share:.0%} idle{cost}"
+def _workers(held: Held, *, saved: int) -> Iterator[str]:
+    """What workers took and saved, where there were any."""
+    if saved:
+        yield f"{saved} network calls saved: tiles of workers that had to go went on from where they were"
+    if held.idle_share is not None:
+        cost = "" if held.cost is None else f", cost {held.cost:.2f}"
+        times = f"{held.worker_seconds:.0f} s on {held.node_seconds:.0f} s of machines"
+        yield f"workers: {times}, {held.idle_share:.0%} idle{cost}"
 
 
 @contextmanager
-def _resumable(spec: JobSpec) -> Iterator[None]:
+def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     """Whatever ends a run early says how to go on."""
-    output = quote(spec.output)
+    output = quote(str(spec.output))
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -182,7 +220,7 @@ def _resumable(spec: JobSpec) -> Iterator[None]:
         raise
     except Exception as error:
         # What is damaged in the input is not ours to mend.
-        ours = isinstance(error, CorruptChunk) and spec.output in str(error)
+        ours = isinstance(error, CorruptChunk) and str(spec.output) in str(error)
         if begun(spec) and "`tileloom " not in str(error):
             error.add_note(
                 f"mend it with `tileloom retry {output}`" if ours else f"go on with `tileloom resume {output}`"

@@ -137,7 +137,7 @@ def _image(
             "choose float32, or leave dtype out"
         )
     return ImagePlan(
-        name="image",
+        name=spec.id,
         input=spec.input,
         mask=spec.mask,
         root="",

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ..cluster.agenda import RunReport
-from ..cluster.executor import Description, Executor
+from ..cluster.executor import Executor
 from ..cluster.worker import Brief
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
@@ -48,15 +48,19 @@ class Held:
     idle_share: float | None
     cost: float | None
 
+    def as_json(self) -> dict[str, float | None]:
+        """The figures as plain JSON."""
+        return {name: value if value is None else round(value, 4) for name, value in asdict(self).items()}
 
-def held_by(executor: Executor, prices: Mapping[str, float]) -> Held:
+
+def held_by(executor: Executor, prices: Mapping[str, float] | None) -> Held:
     """What a job's workers held until now."""
     sheet, usage = executor.timesheet, executor.usage
     if not sheet.worker_seconds:
         return Held(0.0, 0.0, None, None)
     busy = usage.reading + usage.computing + usage.writing
     idle = max(0.0, 1 - busy / sheet.worker_seconds)
-    return Held(sheet.node_seconds, sheet.worker_seconds, idle, sheet.cost(prices))
+    return Held(sheet.node_seconds, sheet.worker_seconds, idle, sheet.cost(prices or {}))
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Summary:
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
-            **{name: value if value is None else round(value, 4) for name, value in asdict(self.held).items()},
+            **self.held.as_json(),
         }
 
 
@@ -104,18 +108,12 @@ def digests_of(spec: JobSpec) -> Digests:
     return Digests(open_source(spec.input).digest(), open_mask(spec.mask).digest() if spec.mask else None)
 
 
-def networks_of(spec: JobSpec) -> dict[str, Any]:
-    """What stands for the networks of a job, whose files are read for it."""
-    return {**identity_of(spec.model), **_guide(spec)}
-
-
 def image_course(
     compiled: Compiled,
     digests: Digests,
     executor: Executor,
     watcher: Watcher,
     *,
-    networks: Mapping[str, Any],
     redo: Redo,
     available: int | None,
 ) -> Phase[Summary]:
@@ -123,7 +121,7 @@ def image_course(
     began = perf_counter()
     spec, output = compiled.spec, Path(compiled.spec.output)
     stored, work = JobState.load(output), executor.description
-    parts = _parts(compiled, digests, networks, work)
+    parts = _parts(compiled, digests, work.batch, work.numeric_class)
     state = _generation(compiled, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     brief = Brief(compiled.image, settings_bytes(parts))
@@ -154,7 +152,7 @@ def image_course(
         calls_per_tile=compiled.calls_per_tile,
         fill=executor.usage.fill,
         seconds=perf_counter() - began,
-        held=held_by(executor, spec.cluster.prices or {}),
+        held=held_by(executor, spec.cluster.prices),
     )
     write_json(output / HIDDEN / "report.json", summary.as_json())
     state.tidy()
@@ -163,17 +161,22 @@ def image_course(
     return summary
 
 
-def _parts(compiled: Compiled, digests: Digests, networks: Mapping[str, Any], work: Description) -> dict[str, Any]:
+def _parts(compiled: Compiled, digests: Digests, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
     """All that decides the result's bytes, by the name a person would look for."""
     return {
         **compiled.spec.identity(),
-        **networks,
+        **networks_of(compiled.spec),
         **compiled.resolved,
-        "batch": work.batch,
+        "batch": batch,
         "input": digests.input,
         "mask": digests.mask,
-        "numeric class": dict(work.numeric_class),
+        "numeric class": dict(numeric_class),
     }
+
+
+def networks_of(spec: JobSpec) -> dict[str, Any]:
+    """What stands for a job's networks: of those that have weights, a digest of them."""
+    return {**identity_of(spec.model), **_guide(spec)}
 
 
 def _guide(spec: JobSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tiling.access import SURVEY_TILES
+from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask, open_source
+from .archive import Archive
 from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
-from .compile import Compiled, least_batch, most_lanes
+from .compile import Compiled, compile_job, least_batch, most_lanes
+from .manifest import Manifest
 from .progress import Watcher
 from .spec import JobSpec
 from .state import fresh_states
@@ -169,4 +173,56 @@ def simulate_job(
         states=[fresh_states(bits)] * images,
         mtbf=mtbf,
         autoscale=autoscale,
+    )
+
+
+@dataclass(frozen=True)
+class ArchiveForecast:
+    """What an archive will cost at most, masks unread; ``problems`` are images that cannot be opened, and why."""
+
+    manifest: str
+    images: int
+    tiles: int
+    calls: int
+    scratch_bytes: int
+    result_bytes: int
+    memory_bytes: int
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The forecast as plain JSON."""
+        return asdict(self)
+
+
+def archive_forecast(archive: Archive, watcher: Watcher, *, trusted: bool) -> ArchiveForecast:
+    """Open every image of an archive, and add up their bills."""
+    manifest = Manifest(archive.manifest)
+    watcher.begin("plan", len(manifest), unit="images")
+    totals: Counter[str] = Counter()
+    memory = 0
+    problems: list[str] = []
+    contract = None
+    for number in range(len(manifest)):
+        row = manifest[number]
+        try:
+            compiled = compile_job(archive.job_of(row), contract=contract, trusted=trusted)
+        except (InputError, CorruptChunk) as error:
+            problems.append(f"{row.id}: {error}")
+        else:
+            contract = compiled.contract
+            bill = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
+            memory = max(memory, bill.memory_bytes)
+            totals["tiles"] += sum(bill.tiles)
+            for name in ("calls", "scratch_bytes", "result_bytes"):
+                totals[name] += getattr(bill, name)
+        watcher.advance(1)
+    return ArchiveForecast(
+        archive.manifest,
+        len(manifest),
+        tiles=totals["tiles"],
+        calls=totals["calls"],
+        scratch_bytes=totals["scratch_bytes"],
+        result_bytes=totals["result_bytes"],
+        memory_bytes=memory,
+        problems=tuple(problems),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -11,9 +12,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..tiling.errors import InputError
+from .archive import Archive
 from .refusal import parts
 from .spec import ClusterSpec, JobSpec, from_options, with_cluster
 
+Job = TypeVar("Job", JobSpec, Archive)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Options whose value stays the text it is; all others become numbers where they look like one.
@@ -71,10 +74,14 @@ def cluster_options(command: Command) -> Command:
     return command
 
 
-def on_cluster(spec: JobSpec, options: Mapping[str, Any]) -> JobSpec:
+def on_cluster(job: Job, options: Mapping[str, Any]) -> Job:
     """A job that runs where the options of :func:`cluster_options` say, and else where it did."""
     given = {name.removeprefix(f"cluster{_DOT}"): value for name, value in options.items() if value is not None}
-    return with_cluster(spec, given) if given else spec
+    if not given:
+        return job
+    if isinstance(job, Archive):
+        return replace(job, job=with_cluster(job.job, given))
+    return with_cluster(job, given)
 
 
 def job_of(options: Mapping[str, Any]) -> JobSpec:

@@ -30,12 +30,19 @@ from .state import JobState, earlier_results, tile_states
 R = TypeVar("R")
 Phase = Generator[Chores | Tiles, Any, R]
 OnReports = Callable[[list[Report]], None]
+# Above whatever a policy makes of an image and a tile.
+_PRIORITY_BIT = 70
 POLICIES = {"critical-path": critical_path_first, "oldest": oldest_image_first}
 
 
-def new_frontier(spec: JobSpec) -> Frontier:
-    """The queue that a job asks for."""
-    return Frontier(policy=POLICIES[spec.priority], retries=spec.retries, on_error=OnError(spec.on_error))
+def new_frontier(spec: JobSpec, *, priority: Callable[[int], int] | None = None) -> Frontier:
+    """The queue that a job asks for; images of a higher ``priority`` go first."""
+    policy = POLICIES[spec.priority]
+
+    def preferring(image: int, rank: int, tile: int) -> int:
+        return policy(image, rank, tile) - (priority(image) << _PRIORITY_BIT if priority else 0)
+
+    return Frontier(policy=preferring if priority else policy, retries=spec.retries, on_error=OnError(spec.on_error))
 
 
 def _begin(access: ImageAccess) -> tuple[list[Box], list[tuple[int, Box]], list[tuple[int, Box]]]:

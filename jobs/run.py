@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cluster.agenda import Course
 from ..cluster.executor import Executor, LocalExecutor
-from ..cluster.worker import Outcome, Report, Worker
+from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
 from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
@@ -28,8 +28,8 @@ from .state import JobState, only_run
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, networks: Mapping[str, Any], *, batch: int | None) -> EngineFactory:
-    """What makes the engine on a worker, which finds a batch of its own where that is None."""
+def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> EngineFactory:
+    """What makes the engine on a worker for so many images; it finds a batch of its own where that is None."""
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -43,7 +43,7 @@ def work_factory(compiled: Compiled, networks: Mapping[str, Any], *, batch: int 
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
         device_share=1 / workers_a_device(spec),
-        side_by_side=-(-int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
+        side_by_side=-(-images * int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
@@ -51,7 +51,7 @@ def work_factory(compiled: Compiled, networks: Mapping[str, Any], *, batch: int 
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,
-        identity=json.dumps(networks, sort_keys=True),
+        identity=json.dumps(networks_of(spec), sort_keys=True),
         trusted=compiled.trusted,
     )
 
@@ -92,20 +92,20 @@ def run_job(
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
-    networks = networks_of(spec)
-    with only_run(output), _executor(compiled, networks, JobState.load(output), watcher) as executor:
-        return _run(compiled, networks, executor, watcher, redo, on_reports, available=available)
+    with (
+        only_run(output),
+        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=watcher) as executor,
+    ):
+        return _run(compiled, executor, watcher, redo, on_reports, available=available)
 
 
 @contextmanager
-def _executor(
-    compiled: Compiled, networks: Mapping[str, Any], stored: JobState | None, watcher: Watcher
-) -> Iterator[Executor]:
-    """Who works: this process, or workers on a cluster."""
+def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
+    """Who works: this process, or workers on a cluster; with a batch of their own where none is given."""
     spec = compiled.spec
 
     def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
-        return work_factory(compiled, networks, batch=_batch(spec, stored) or found)
+        return work_factory(compiled, batch=batch or found, images=images)
 
     if spec.cluster.workers is None:
         yield LocalExecutor(Worker(work_for(None)))
@@ -117,7 +117,6 @@ def _executor(
 
 def _run(
     compiled: Compiled,
-    networks: Mapping[str, Any],
     executor: Executor,
     watcher: Watcher,
     redo: Redo,
@@ -128,13 +127,12 @@ def _run(
     found: list[Summary] = []
 
     def told(reports: list[Report]) -> None:
-        watcher.advance(sum(report.outcome != Outcome.FAILED for report in reports), f"{executor.usage.calls} calls")
+        watcher.advance(sum(report.finished for report in reports), f"{executor.usage.calls} calls")
         on_reports(reports)
 
     def only() -> Course:
         digests = digests_of(compiled.spec)
-        course = image_course(compiled, digests, executor, watcher, networks=networks, redo=redo, available=available)
-        found.append((yield from course))
+        found.append((yield from image_course(compiled, digests, executor, watcher, redo=redo, available=available)))
 
     executor.run([only()], new_frontier(compiled.spec), on_reports=told)
     return found[0]

@@ -70,6 +70,7 @@ def _share_or_whole(gpus: float) -> float:
 
 
 File = Annotated[str, Field(min_length=1), Meant("the path of a file or folder")]
+Name = Annotated[str, Field(min_length=1), Meant("a name")]
 Count = Annotated[int, Field(ge=1), Meant("a whole number from 1 up")]
 Whole = Annotated[int, Field(ge=0), Meant("a whole number from 0 up")]
 Factor = Annotated[int, Field(ge=2), Meant("a whole number from 2 up")]
@@ -235,6 +236,7 @@ class JobSpec(_Strict):
 
     input: File = Field(description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG.")
     output: File = Field(description="Where the result goes: a Zarr group, made by the job.")
+    id: Name = Field(default="image", description="The image's name, which its noise belongs to.")
     mask: File | None = Field(default=None, description="For inpaint: the image of what is missing, where not 0.")
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")
@@ -400,13 +402,13 @@ class JobSpec(_Strict):
 def load_job(file: str | PathLike[str]) -> JobSpec:
     """The job of a YAML file; its relative paths start from the file's folder."""
     content = read_yaml(file)
-    return _job(content, base=path.dirname(path.abspath(file)), named=lambda key: f"{path.basename(file)}: {key}")
+    return job_from(content, base=path.dirname(path.abspath(file)), named=lambda key: f"{path.basename(file)}: {key}")
 
 
 def from_options(options: Mapping[str, object]) -> JobSpec:
     """The job of a command line: keys as in a job file, None for what was not given."""
     given = {key: value for key, value in options.items() if value is not None}
-    return _job(given, base=path.abspath("."), named=lambda key: "--" + re.sub("[._]", "-", key))
+    return job_from(given, base=path.abspath("."), named=lambda key: "--" + re.sub("[._]", "-", key))
 
 
 def with_cluster(spec: JobSpec, given: Mapping[str, object]) -> JobSpec:
@@ -420,11 +422,12 @@ def with_cluster(spec: JobSpec, given: Mapping[str, object]) -> JobSpec:
     return spec.model_copy(update={"cluster": cluster})
 
 
-def _job(content: Mapping[str, object], *, base: str, named: Callable[[str], str]) -> JobSpec:
-    rooted = {key: _rooted(value, base) if key in PATHS else value for key, value in content.items()}
+def job_from(content: Mapping[str, object], *, base: str, named: Callable[[str], str]) -> JobSpec:
+    """The job of a mapping, its paths starting from ``base``; ``named`` turns a key into what the user wrote."""
+    rooted = {key: rooted_path(value, base) if key in PATHS else value for key, value in content.items()}
     guidance = rooted.get("guidance")
     if isinstance(guidance, Mapping) and "classifier" in guidance:
-        rooted["guidance"] = {**guidance, "classifier": _rooted(guidance["classifier"], base)}
+        rooted["guidance"] = {**guidance, "classifier": rooted_path(guidance["classifier"], base)}
     if "model" in rooted:
         rooted["model"] = _rooted_model(rooted["model"], base)
     try:
@@ -433,7 +436,7 @@ def _job(content: Mapping[str, object], *, base: str, named: Callable[[str], str
         raise refusal(error, JobSpec, named) from None
 
 
-def _rooted(value: object, base: str) -> object:
+def rooted_path(value: object, base: str) -> object:
     """An absolute path; addresses such as s3://bucket/key stay as they are."""
     if not isinstance(value, str) or not value or "://" in value:
         return value
@@ -444,7 +447,7 @@ def _rooted_model(model: object, base: str) -> object:
     """A model whose name, where that is the path of its weights, is absolute."""
     if isinstance(model, Mapping) and "name" in model:
         return {**model, "name": _rooted_model(model["name"], base)}
-    return _rooted(model, base) if isinstance(model, str) and is_path(model) else model
+    return rooted_path(model, base) if isinstance(model, str) and is_path(model) else model
 
 
 def changed(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:

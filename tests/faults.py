@@ -237,8 +237,8 @@ def break_work(monkeypatch, **faults):
     """Make every later run's work a :class:`Faulty`; returns the list that these are added to, one a run."""
     made = []
 
-    def factory(compiled, networks, *, batch):
-        make = work_factory(compiled, networks, batch=batch)
+    def factory(compiled, **more):
+        make = work_factory(compiled, **more)
 
         def make_faulty():
             made.append(Faulty(make(), **faults))

@@ -225,7 +225,7 @@ def test_several_images_in_one_queue(seed, tmp_path):
     mixed = [
         replace(one, image=replace(one.image, root=str(tmp_path / f"mixed-{at}"))) for at, one in enumerate(compiled)
     ]
-    work = Shuffled(replace(run.work_factory(mixed[0], {}, batch=BATCH), lanes=2)(), seed=seed)
+    work = Shuffled(replace(run.work_factory(mixed[0], batch=BATCH), lanes=2)(), seed=seed)
     order = []
     LocalExecutor(Worker(lambda: work)).run(
         _courses(mixed),

@@ -126,6 +126,7 @@ def test_every_key_can_be_set(tmp_path):
     keys = {
         "input": "a.tif",
         "output": "b.zarr",
+        "id": "north",
         "mask": "m.tif",
         "task": ["inpaint", "colorize", "sr:2"],
         "noise": 0.02,
@@ -217,7 +218,7 @@ def test_a_job_never_changes_and_travels():
 PLAIN_TEXT = "input: a.tif\noutput: b.zarr\ntask: sr:4\n"
 BAD_FILES = {
     "unknown key": (PLAIN_TEXT + "sed: 3\n", "job.yaml: sed is no key of a job; did you mean seed?"),
-    "unknown key unlike any": (PLAIN_TEXT + "qqq: 3\n", "the keys are input, output, mask"),
+    "unknown key unlike any": (PLAIN_TEXT + "qqq: 3\n", "the keys are input, output, id, mask"),
     "unknown nested key": (
         PLAIN_TEXT + "travel: {lenght: 3}\n",
         "travel.lenght is no key of a job; did you mean travel.length?",
@@ -382,6 +383,7 @@ DECIDING = {
     "dtype": "uint8",
     "batch": 4,
     "publish": {"chunk": 256},
+    "id": "north",
 }
 
 

@@ -41,26 +41,48 @@ class Entry:
     reason: str = ""
 
 
+class Journal:
+    """Numbered segments, each created whole and only if its number is free."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the journal; nothing can be added before its segments have been read."""
+        self.folder = folder
+        self._next: int | None = None
+
+    def segments(self) -> Iterator[dict[str, Any]]:
+        """Every segment, in order."""
+        after = 0
+        for path in _paths(self.folder):
+            yield _read(path)
+            after = int(path.stem) + 1
+        self._next = after
+
+    def append(self, segment: dict[str, Any]) -> None:
+        """Add a segment; raises :class:`LedgerTaken` where somebody else did since."""
+        if self._next is None:
+            raise ValueError(f"{self.folder} is added to before it was read")
+        path = self.folder / f"{self._next:08d}.json"
+        try:
+            write_atomically(path, _sealed(segment), exclusive=True)
+        except FileExistsError as error:
+            raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
+        self._next += 1
+
+
 class Ledger:
     """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
 
     def __init__(self, folder: Path) -> None:
         """Open the ledger and read all but its tiles."""
-        self.folder = folder
+        self._journal = Journal(folder)
         self.facts: dict[str, Any] = {}
         self.shards: set[tuple[int, int, int]] = set()
-        self._next = 0
-        for path, segment in self._segments():
+        for segment in self._journal.segments():
             self._apply(segment)
-            self._next = int(path.stem) + 1
-
-    def _segments(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        for path in _paths(self.folder):
-            yield path, _read(path)
 
     def entries(self) -> Iterator[Entry]:
         """Every committed tile, in order of commitment; a later line replaces an earlier one."""
-        for _, segment in self._segments():
+        for segment in Journal(self._journal.folder).segments():
             yield from _entries(segment)
 
     def commit(
@@ -76,12 +98,7 @@ class Ledger:
             "shards": [list(shard) for shard in shards],
             "facts": facts or {},
         }
-        path = self.folder / f"{self._next:08d}.json"
-        try:
-            write_atomically(path, _sealed(segment), exclusive=True)
-        except FileExistsError as error:
-            raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
-        self._next += 1
+        self._journal.append(segment)
         self._apply(segment)
 
     def _apply(self, segment: dict[str, Any]) -> None:

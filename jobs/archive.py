@@ -1,0 +1,250 @@
+"""An archive: many images restored by one job, their list in a manifest, their results side by side in one folder.
+
+::
+
+    OUTPUT/ID.zarr                       an image's result, as if it had been restored alone
+    OUTPUT/.tileloom/archive.json        the job, its manifest, the batch that all images have
+    OUTPUT/.tileloom/journal/            which images have ended, and how
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from os import PathLike, path
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue, ValidationError
+
+from ..tiling.errors import InputError
+from ..tiling.ledger import Journal
+from ..tiling.measurement import MaskSite
+from ..tiling.store import write_json
+from .manifest import Manifest, Row
+from .refusal import refusal
+from .spec import JobSpec, job_from, rooted_path
+from .state import HIDDEN
+from .task import parse_task
+from .yamlfile import read_yaml
+
+MANIFEST = "manifest"
+_STATE = "archive.json"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A job with many images; ``job`` is what they share, its own input and mask standing for theirs."""
+
+    manifest: str
+    job: JobSpec
+
+    @property
+    def output(self) -> Path:
+        """The folder of all results."""
+        return Path(self.job.output)
+
+    def job_of(self, row: Row) -> JobSpec:
+        """The job of one image."""
+        told: dict[str, object] = {"id": row.id, "input": row.input, "mask": row.mask}
+        if row.task is not None:
+            told["task"] = row.task
+        if row.noise is not None:
+            told["noise"] = row.noise
+        output = f"{self.job.output}/{row.id}.zarr"
+        try:
+            return JobSpec.model_validate(self.job.model_dump() | told | {"output": output})
+        except ValidationError as error:
+            raise refusal(error, JobSpec, lambda key: f"{row.where}: {key}") from None
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Whatever decides the bytes of all results."""
+        identity = self.job.identity()
+        for own in ("id", "input", "mask"):
+            del identity[own]
+        return identity
+
+
+def load(file: str | PathLike[str]) -> JobSpec | Archive:
+    """The job of a YAML file: of one image, or with a manifest of many."""
+    content, base = read_yaml(file), path.dirname(path.abspath(file))
+
+    def named(key: str) -> str:
+        return f"{path.basename(file)}: {key}"
+
+    if MANIFEST not in content:
+        return job_from(content, base=base, named=named)
+    manifest = content.pop(MANIFEST)
+    if not isinstance(manifest, str) or not manifest:
+        raise InputError(f"{named(MANIFEST)} must be the path of a list of images, not {manifest!r}")
+    for key in ("input", "mask", "id"):
+        if key in content:
+            raise InputError(f"{named(key)} is given by each row of the manifest: drop it here")
+    manifest = str(rooted_path(manifest, base))
+    shared = content | {"input": manifest} | ({"mask": manifest} if _takes_mask(content.get("task")) else {})
+    return Archive(manifest, job_from(shared, base=base, named=named))
+
+
+def _takes_mask(task: object) -> bool:
+    """Whether a task needs a mask, as far as it can be read at all."""
+    try:
+        return isinstance(task, str | list) and parse_task(task, noise=0).mask is not MaskSite.NONE
+    except (InputError, AttributeError):
+        return False
+
+
+class Ended(StrEnum):
+    """How an image ended: whole, with tiles that were given up, or not at all."""
+
+    DONE = "done"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image that has ended; ``row`` is a digest of the row that it was told by."""
+
+    id: str
+    row: str
+    ended: Ended
+    reason: str = ""
+    tiles: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    rmse: float | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """The record of a journal's line."""
+        return cls(**{**stored, "ended": Ended(stored["ended"])})
+
+
+@dataclass(frozen=True)
+class ArchiveState:
+    """What stands in an archive's folder; ``parts`` is what decides the bytes of all results."""
+
+    output: Path
+    manifest: str
+    spec: dict[str, Any]
+    parts: dict[str, JsonValue]
+    batch: int | None = None
+
+    @classmethod
+    def load(cls, output: Path) -> Self | None:
+        """The archive that a folder holds; None if it holds none yet."""
+        file = output / HIDDEN / _STATE
+        if not file.exists():
+            if output.exists() and (not output.is_dir() or any(found.name != HIDDEN for found in output.iterdir())):
+                raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
+            return None
+        try:
+            stored = json.loads(file.read_bytes())
+            return cls(output, stored["manifest"], stored["spec"], stored["parts"], stored["batch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
+
+    def save(self) -> None:
+        """Make this the folder's archive."""
+        told = {"manifest": self.manifest, "spec": self.spec, "parts": self.parts, "batch": self.batch}
+        write_json(self.output / HIDDEN / _STATE, told)
+
+    def archive(self) -> Archive:
+        """The archive as it was given, with its output where it lies now."""
+        try:
+            job = JobSpec.model_validate_json(json.dumps(self.spec | {"output": str(self.output)}))
+        except ValidationError as error:
+            file = self.output / HIDDEN / _STATE
+            raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
+        return Archive(self.manifest, job)
+
+
+def stored_archive(output: Path) -> Archive:
+    """The archive that a folder holds."""
+    state = ArchiveState.load(output)
+    if state is None:
+        raise InputError(f"{output} holds no archive of tileloom: check the path")
+    return state.archive()
+
+
+def is_archive(output: Path) -> bool:
+    """Whether a folder holds an archive."""
+    return (output / HIDDEN / _STATE).exists()
+
+
+@dataclass(frozen=True)
+class ArchiveStatus:
+    """How far an archive has come; ``ended`` are the images that are not wholly done, with why."""
+
+    output: str
+    images: int
+    done: int
+    begun: int
+    tiles: int
+    calls: int
+    troubled: tuple[ImageRecord, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as plain JSON."""
+        return asdict(self)
+
+
+def archive_status(output: Path) -> ArchiveStatus:
+    """How far an archive has come; a run may be going on."""
+    archive = stored_archive(output)
+    manifest, register = Manifest(archive.manifest), Register(output)
+    ended = register.ended(manifest)
+    latest = {record.id: record for record in register.records() if manifest.number(record.id) is not None}
+    left = [manifest[int(number)].id for number in np.flatnonzero(ended == "")]
+    return ArchiveStatus(
+        output=str(output),
+        images=len(manifest),
+        done=int(np.count_nonzero(ended == Ended.DONE.value)),
+        begun=sum((output / f"{image}.zarr" / HIDDEN).exists() for image in left),
+        tiles=sum(record.tiles for record in latest.values()),
+        calls=sum(record.calls for record in latest.values()),
+        troubled=tuple(
+            record
+            for record in latest.values()
+            if record.ended is not Ended.DONE and ended[manifest.number(record.id)] == record.ended.value
+        ),
+    )
+
+
+class Register:
+    """Which images of an archive have ended: a byte a row; what is known of each stays on disk."""
+
+    def __init__(self, output: Path) -> None:
+        """Open the archive's journal."""
+        self._journal = Journal(output / HIDDEN / "journal")
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Every image that ended, in the order in which it did; a later record replaces an earlier one."""
+        for segment in self._journal.segments():
+            yield from (ImageRecord.read(stored) for stored in segment["images"])
+
+    def ended(self, manifest: Manifest) -> NDArray[np.str_]:
+        """How each row's image ended, empty where it did not, or was told by another row then."""
+        found = np.zeros(len(manifest), f"U{max(map(len, Ended))}")
+        for record in self.records():
+            number = manifest.number(record.id)
+            if number is not None:
+                same = record.row == manifest[number].digest().hex()
+                found[number] = record.ended.value if same else ""
+        return found
+
+    def add(self, record: ImageRecord) -> None:
+        """Record an image that has ended."""
+        self._journal.append({"images": [asdict(record)]})
+
+
+def resumed(archive: Archive, stored: ArchiveState | None) -> ArchiveState:
+    """The archive's state as it goes on."""
+    state = ArchiveState(archive.output, archive.manifest, archive.job.model_dump(mode="json"), archive.identity())
+    if archive.job.batch != "auto":
+        return replace(state, batch=archive.job.batch)
+    return replace(state, batch=stored.batch if stored else None)
