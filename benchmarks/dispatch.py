@@ -22,7 +22,7 @@ from benchmarks._report import Benchmark, Figures
 from tileloom.cluster.agenda import Agenda, Course, Tiles
 from tileloom.cluster.executor import CrewSpec, Description, unheard
 from tileloom.cluster.ray_executor import RayExecutor
-from tileloom.cluster.tile_actor import Letter, Place, Told
+from tileloom.cluster.tile_actor import Letter, Placed, Told
 from tileloom.cluster.worker import Brief, Outcome, Report, Ticket, Usage
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
@@ -50,8 +50,8 @@ class Idle:
         self._mailbox: list[Ticket] = []
 
     @ray.method(concurrency_group="control")
-    def where(self) -> Place:
-        return Place(str(ray.get_runtime_context().get_node_id()))
+    def where(self) -> Placed:
+        return Placed(str(ray.get_runtime_context().get_node_id()))
 
     @ray.method(concurrency_group="watch")
     def watch(self) -> None:

@@ -25,7 +25,7 @@ _PAUSE = 0.05
 
 
 @dataclass(frozen=True)
-class Place:
+class Placed:
     """The node that an actor is on, and what is wrong with the address that should tell when it goes."""
 
     node: str
@@ -72,15 +72,15 @@ class TileActor:
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
 
     @ray.method(concurrency_group="control")
-    def where(self) -> Place:
+    def where(self) -> Placed:
         """The node it is on; whoever hears of it knows that the actor has a place."""
         node = str(ray.get_runtime_context().get_node_id())
         try:
             if self._drain_url:
                 goes_away(self._drain_url)
         except OSError as error:
-            return Place(node, f"{self._drain_url} does not tell whether a machine goes: {error}")
-        return Place(node)
+            return Placed(node, f"{self._drain_url} does not tell whether a machine goes: {error}")
+        return Placed(node)
 
     @ray.method(concurrency_group="control")
     def drain(self) -> None:
