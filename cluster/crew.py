@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from math import ceil
-from socket import create_connection
 from time import monotonic, sleep
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
-from ..tiling.errors import InputError, OutOfMemory, TileloomError
+from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
+from .connect import COLOURS, connect, last_line, refuse_silence
 from .executor import CrewSpec, Description, WorkFor
 from .nodes import draining, kinds_of
 from .timesheet import Timesheet
@@ -28,13 +27,10 @@ TICK = 0.5
 _MANY = 64
 # Seconds without any worker after which that is said, and then again.
 _QUIET = 10.0
-# Seconds in which a cluster or a node has to answer at all.
-_ANSWER = 5.0
 # Seconds that the processes of a dying node may take to go one after the other.
 _GRACE = 0.5
 # The label by which Ray tells nodes apart.
 _NODE = "ray.io/node-id"
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What Ray says of an actor that it had put, or was about to put, on a node that went.
 _WITH_NODE = "because its node has died"
 # Both are read when torch loads, which is once an actor unpickles what makes its work.
@@ -116,7 +112,7 @@ class Crew:
         self._needed = self._looked = monotonic()
         self.gone, self.timesheet = Usage(), Timesheet()
         self.hands: list[Hand] = []
-        self._started = _connect(spec)
+        self._started = connect(spec)
         try:
             self._least, self._most, self._make_work = 1, 1, work_for(None)
             while not any(hand.slots for hand in self.hands):
@@ -239,7 +235,7 @@ class Crew:
             told, failed = None, own
         except RayError as error:
             if getattr(error, "actor_init_failed", False) or isinstance(error, RuntimeEnvSetupError):
-                raise TileloomError(f"{hand.name} cannot be started: {_last(error)}") from error
+                raise TileloomError(f"{hand.name} cannot be started: {last_line(error)}") from error
             # The call stays among the hand's, so that whoever hears of the loss knows what was lost.
             yield self._lose(hand, " ".join(str(error).split()))
             return
@@ -323,45 +319,9 @@ def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {theirs.get(name)} in place of {ours.get(name)}" for name in names)
 
 
-def _connect(spec: CrewSpec) -> bool:
-    """Join the cluster, or start one on this machine; whether this process was not connected before."""
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if spec.address is None:
-            # Accelerators are those that Ray finds: one that is only claimed would compute on the processor.
-            ray.init("local", num_cpus=max(1, ceil(spec.cpus * spec.workers)), include_dashboard=False, **quiet)
-        else:
-            _refuse_silence(spec.address)
-            ray.init(spec.address, **quiet)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        where = f"the cluster at {spec.address} cannot be reached" if spec.address else "Ray cannot be started here"
-        raise InputError(f"{where} ({_last(error)}): check the address, and that its token is at hand") from None
-    if spec.address is None:
-        _refuse_missing_accelerators(spec)
-    return True
-
-
-def _refuse_missing_accelerators(spec: CrewSpec) -> None:
-    there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    if spec.gpus * spec.workers > there:
-        ray.shutdown()
-        raise InputError(
-            f"cluster.gpus asks for {spec.gpus * spec.workers:g} accelerators in all, and this machine has {there:g}: "
-            "ask for fewer workers, or for a share of one each"
-        )
-
-
-def _last(error: BaseException) -> str:
-    """The last line of what an error says, without colours: where Ray puts the cause."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__
-
-
 def _brief(reason: str) -> str:
     """The telling sentence of what Ray says of a loss, which is a page."""
-    reason = _COLOURS.sub("", reason)
+    reason = COLOURS.sub("", reason)
     told = re.search(r"(?:The actor died because|Worker exit detail:|The actor is temporarily) [^.]+", reason)
     return told[0] if told else reason.partition(". ")[0]
 
@@ -374,20 +334,10 @@ def _stands(node: str) -> bool:
         if told is None or not told["Alive"]:
             return False
         try:
-            _refuse_silence(f"{told['NodeManagerAddress']}:{told['NodeManagerPort']}")
+            refuse_silence(f"{told['NodeManagerAddress']}:{told['NodeManagerPort']}")
         except OSError:
             return False
     return True
-
-
-def _refuse_silence(address: str) -> None:
-    """Raise OSError where nobody listens: Ray itself would try again for minutes."""
-    if "://" in address:
-        raise ValueError("a job joins a cluster from one of its nodes, by HOST:PORT or auto")
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        with create_connection((host, int(port)), timeout=_ANSWER):
-            pass
 
 
 def _own(error: RayTaskError, hand: Hand) -> Exception:
@@ -395,4 +345,4 @@ def _own(error: RayTaskError, hand: Hand) -> Exception:
     cause = error.cause
     if isinstance(cause, TileloomError | OSError):
         return cause
-    return TileloomError(f"{hand.name} failed: {type(cause).__name__}: {_last(cause)}")
+    return TileloomError(f"{hand.name} failed: {type(cause).__name__}: {last_line(cause)}")

@@ -27,7 +27,7 @@ from ..tiling.measurement import MaskSite
 from ..tiling.store import write_json
 from .manifest import Manifest, Row
 from .refusal import refusal
-from .spec import JobSpec, job_from, rooted_path
+from .spec import JobSpec, digest_of, job_from, rooted_path
 from .state import HIDDEN
 from .task import parse_task
 from .yamlfile import read_yaml
@@ -60,6 +60,16 @@ class Archive:
             return JobSpec.model_validate(self.job.model_dump() | told | {"output": output})
         except ValidationError as error:
             raise refusal(error, JobSpec, lambda key: f"{row.where}: {key}") from None
+
+    @property
+    def digest(self) -> str:
+        """What the archive is known by: whatever decides the bytes of its results, and where they go."""
+        return digest_of({**self.identity(), MANIFEST: self.manifest, "output": self.job.output})
+
+    def text(self) -> dict[str, JsonValue]:
+        """The archive as its job file has it, paths absolute."""
+        own = self.job.text()
+        return {MANIFEST: self.manifest} | {key: own[key] for key in own if key not in ("input", "mask")}
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides the bytes of all results."""
@@ -178,7 +188,7 @@ def is_archive(output: Path) -> bool:
 
 @dataclass(frozen=True)
 class ArchiveStatus:
-    """How far an archive has come; ``ended`` are the images that are not wholly done, with why."""
+    """How far an archive has come; ``begun`` counts the images to do of which there is something already."""
 
     output: str
     images: int
@@ -186,7 +196,12 @@ class ArchiveStatus:
     begun: int
     tiles: int
     calls: int
-    troubled: tuple[ImageRecord, ...]
+    ended_badly: tuple[ImageRecord, ...]
+
+    @property
+    def troubled(self) -> bool:
+        """Whether something was given up."""
+        return bool(self.ended_badly)
 
     def as_json(self) -> dict[str, Any]:
         """The status as plain JSON."""
@@ -207,12 +222,17 @@ def archive_status(output: Path) -> ArchiveStatus:
         begun=sum((output / f"{image}.zarr" / HIDDEN).exists() for image in left),
         tiles=sum(record.tiles for record in latest.values()),
         calls=sum(record.calls for record in latest.values()),
-        troubled=tuple(
+        ended_badly=tuple(
             record
             for record in latest.values()
             if record.ended is not Ended.DONE and ended[manifest.number(record.id)] == record.ended.value
         ),
     )
+
+
+def begun_at(output: Path) -> bool:
+    """Whether a folder holds anything to go on with."""
+    return is_archive(output) or (output / HIDDEN / "job.json").exists()
 
 
 class Register:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -16,7 +18,7 @@ from ..cluster.timesheet import HOUR
 from ..tiling.errors import InputError
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
-from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
+from .archive import Archive, ArchiveStatus, archive_status, begun_at, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job
 from .forecast import (
@@ -31,7 +33,9 @@ from .look import JobStatus, Verification, job_status, open_state, stored_job, v
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec, load_job
+from .submitted import cluster_at, named, output_at, told
 
+_UNSEEN = "the output is not to be seen from here, or not begun yet"
 MOST_NAMED = 20
 """Images that are named one by one."""
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -60,25 +64,39 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=example("tileloom status scene.zarr", "tileloom status scene.zarr --json"),
+    epilog=example(
+        "tileloom status scene.zarr",
+        "tileloom status scene.zarr --json",
+        "tileloom status job.yaml --address http://127.0.0.1:8265",
+    ),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.option("--address", metavar="ADDRESS", help="Ask this cluster, too, how TARGET does that was submitted to it.")
 @as_json
-def status(*, output: Path, as_json: bool) -> None:
-    """Say how far OUTPUT has come, and list its degraded tiles, of which one makes the exit code 1.
+def status(*, target: str, address: str | None, as_json: bool) -> None:
+    """Say how far TARGET has come: the output of a job, its job file, or the id of a submission.
 
-    Of an archive, list the images that failed or have degraded tiles. A run may be going on.
+    Lists degraded tiles, of which one makes the exit code 1; of an archive, the images that failed or have some. A run
+    may be going on. All is read from the output itself, which needs no cluster; with an address, an output that is not
+    to be seen from here is left out.
     """
-    if is_archive(output.absolute()):
-        archive = archive_status(output.absolute())
-        _print(archive.as_json() if as_json else _archive_lines(archive))
-        troubled = bool(archive.troubled)
+    submission = named(target, cluster_at(address)) if address else None
+    output = Path(submission.output) if submission else output_at(target)
+    found = None if submission and not begun_at(output) else _status_of(output)
+    if as_json:
+        _print(({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {}))
     else:
-        found = job_status(open_state(output.absolute()))
-        _print(found.as_json() if as_json else _status_lines(found))
-        troubled = bool(found.degraded)
-    if troubled:
+        _print(chain([told(submission)] if submission else [], _lines(found) if found else [_UNSEEN]))
+    if found and found.troubled:
         click.get_current_context().exit(1)
+
+
+def _status_of(output: Path) -> JobStatus | ArchiveStatus:
+    return archive_status(output) if is_archive(output) else job_status(open_state(output))
+
+
+def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
+    return _archive_lines(found) if isinstance(found, ArchiveStatus) else _status_lines(found)
 
 
 @click.command(
@@ -248,14 +266,14 @@ def _status_lines(found: JobStatus) -> Iterator[str]:
 
 
 def _archive_lines(found: ArchiveStatus) -> Iterator[str]:
-    left = found.images - found.done - len(found.troubled)
+    left = found.images - found.done - len(found.ended_badly)
     yield (
-        f"{found.output}: {found.images} images, {found.done} done, {len(found.troubled)} degraded or failed, "
+        f"{found.output}: {found.images} images, {found.done} done, {len(found.ended_badly)} degraded or failed, "
         f"{left} to do, {found.begun} of these begun; {found.tiles} tiles, {found.calls} network calls"
     )
-    yield from (f"{record.ended}: {record.id}: {record.reason}" for record in found.troubled[:MOST_NAMED])
-    if len(found.troubled) > MOST_NAMED:
-        yield f"and {len(found.troubled) - MOST_NAMED} more, see --json"
+    yield from (f"{record.ended}: {record.id}: {record.reason}" for record in found.ended_badly[:MOST_NAMED])
+    if len(found.ended_badly) > MOST_NAMED:
+        yield f"and {len(found.ended_badly) - MOST_NAMED} more, see --json"
     if found.troubled:
         yield f"run these again with: tileloom retry {quote(found.output)}"
 

@@ -15,13 +15,12 @@ import click
 from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
-from .archive import Archive, is_archive, load, stored_archive
+from .archive import Archive, begun_at, load
 from .commands_look import MOST_NAMED, example, print_plan
-from .look import open_state, stored_job
+from .look import job_at
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
 from .spec import JobSpec
-from .state import HIDDEN
 
 if TYPE_CHECKING:
     from .course import Held, Summary
@@ -32,8 +31,9 @@ RUNNER, ARCHIVE_RUNNER = ".run", ".run_archive"
 
 redo = click.option(
     "--redo",
-    type=click.Choice(["stale"]),
-    help="Where the job, its input or its mask has changed: redo whatever that makes stale, and keep the rest.",
+    type=click.Choice(["stale", "failed"]),
+    help="stale: redo what a change of job, input or mask makes stale, and keep the rest. "
+    "failed: run degraded tiles again.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
 
@@ -100,10 +100,12 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 @trust_model
 @as_json
 def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
-    """Go on with TARGET: a job file, or the output of a job."""
-    path = Path(target).absolute()
-    job = _stored(path) if path.is_dir() else load(path)
-    if not begun(job):
+    """Go on with TARGET: a job file, or the output of a job.
+
+    A job that was submitted to a cluster goes on when it is submitted again.
+    """
+    job = job_at(target)
+    if not begun_at(Path(job.output)):
         raise InputError(f"{job.output} was not begun yet: start it with `tileloom run {quote(target)}`")
     _go(job, cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
 
@@ -117,27 +119,22 @@ def retry(*, output: Path, trust_model: bool, as_json: bool, **cluster: Any) -> 
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
     Tiles whose working array is damaged are run again too, and damaged files of the result are replaced. Of an
-    archive, all images are run that failed or have degraded tiles.
+    archive, all images are run that failed or have degraded tiles. On a cluster, `tileloom submit --redo failed` does
+    the same.
     """
-    _go(_stored(output.absolute()), cluster, "failed", trusted=trust_model, as_json=as_json)
-
-
-def _stored(output: Path) -> JobSpec | Archive:
-    """The job that began an output."""
-    return stored_archive(output) if is_archive(output) else stored_job(open_state(output))
-
-
-def begun(job: JobSpec | Archive) -> bool:
-    """Whether a job's output holds anything to go on with."""
-    output = Path(job.output)
-    return is_archive(output) or (output / HIDDEN / "job.json").exists()
+    _go(job_at(str(output)), cluster, "failed", trusted=trust_model, as_json=as_json)
 
 
 def _go(job: JobSpec | Archive, cluster: dict[str, Any], redo: str, *, trusted: bool, as_json: bool) -> None:
-    if isinstance(job, JobSpec):
-        _run(on_cluster(job, cluster), redo, trusted=trusted, as_json=as_json)
-        return
-    archive = on_cluster(job, cluster)
+    wanted = on_cluster(job, cluster)
+    if isinstance(wanted, Archive):
+        _run_archive(wanted, redo, trusted=trusted, as_json=as_json)
+    else:
+        _run(wanted, redo, trusted=trusted, as_json=as_json)
+
+
+def _run_archive(archive: Archive, redo: str, *, trusted: bool, as_json: bool) -> None:
+    """Run an archive and say what it came to; exit code 1 unless every image is whole."""
     with _resumable(archive):
         runner = import_module(ARCHIVE_RUNNER, __package__)
         with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
@@ -213,7 +210,7 @@ def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if begun(spec):
+        if begun_at(Path(spec.output)):
             stop.add_note(f"everything finished is kept, go on with: tileloom resume {output}")
         raise
     except (InputError, LedgerTaken):
@@ -221,7 +218,7 @@ def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     except Exception as error:
         # What is damaged in the input is not ours to mend.
         ours = isinstance(error, CorruptChunk) and str(spec.output) in str(error)
-        if begun(spec) and "`tileloom " not in str(error):
+        if begun_at(Path(spec.output)) and "`tileloom " not in str(error):
             error.add_note(
                 f"mend it with `tileloom retry {output}`" if ours else f"go on with `tileloom resume {output}`"
             )

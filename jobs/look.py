@@ -21,6 +21,7 @@ from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.pyramid import Pyramid, PyramidSpec
+from .archive import Archive, is_archive, load, stored_archive
 from .compile import compile_job
 from .progress import Watcher
 from .spec import JobSpec
@@ -59,6 +60,11 @@ class JobStatus:
     degraded: tuple[DegradedTile, ...]
     shards_published: int
     shards: int
+
+    @property
+    def troubled(self) -> bool:
+        """Whether something was given up."""
+        return bool(self.degraded)
 
     def as_json(self) -> dict[str, Any]:
         """The status as plain JSON."""
@@ -106,6 +112,14 @@ def stored_job(state: JobState) -> JobSpec:
     except ValidationError as error:
         path = state.output / HIDDEN / "job.json"
         raise InputError(f"{path} is damaged: run the job's own file again, into another output") from error
+
+
+def job_at(target: str) -> JobSpec | Archive:
+    """The job of a job file, or the one that began an output."""
+    path = Path(target).absolute()
+    if not path.is_dir():
+        return load(path)
+    return stored_archive(path) if is_archive(path) else stored_job(open_state(path))
 
 
 def job_status(state: JobState) -> JobStatus:

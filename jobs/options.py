@@ -16,7 +16,6 @@ from .archive import Archive
 from .refusal import parts
 from .spec import ClusterSpec, JobSpec, from_options, with_cluster
 
-Job = TypeVar("Job", JobSpec, Archive)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Options whose value stays the text it is; all others become numbers where they look like one.
@@ -45,6 +44,7 @@ trust_model = click.option(
 )
 # Click's names are identifiers: this stands for the dot of a key path.
 _DOT = "__"
+CLUSTER_ADDRESS = f"cluster{_DOT}address"
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -69,12 +69,22 @@ def job_options(command: Command) -> Command:
 
 def cluster_options(command: Command) -> Command:
     """Give a command an option for every key of a job's cluster, which says where it runs."""
+    return _cluster_options(command, lambda _: True)
+
+
+def worker_options(command: Command) -> Command:
+    """Give a command the options of :func:`cluster_options` but the address."""
+    return _cluster_options(command, lambda key: key != CLUSTER_ADDRESS)
+
+
+def _cluster_options(command: Command, wanted: Callable[[str], bool]) -> Command:
     for key, field in reversed(list(_keys(ClusterSpec, f"cluster{_DOT}"))):
-        command = _option(key, field)(command)
+        if wanted(key):
+            command = _option(key, field)(command)
     return command
 
 
-def on_cluster(job: Job, options: Mapping[str, Any]) -> Job:
+def on_cluster(job: JobSpec | Archive, options: Mapping[str, Any]) -> JobSpec | Archive:
     """A job that runs where the options of :func:`cluster_options` say, and else where it did."""
     given = {name.removeprefix(f"cluster{_DOT}"): value for name, value in options.items() if value is not None}
     if not given:

@@ -5,9 +5,11 @@ Every refusal is one sentence that names the key and says what was meant.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from os import PathLike, path
 from typing import Annotated, Literal, Self
 
@@ -397,6 +399,20 @@ class JobSpec(_Strict):
         # JSON has no NaN, and no NaN equals another.
         identity["nodata"] = None if self.nodata is None else repr(self.nodata)
         return identity
+
+    @property
+    def digest(self) -> str:
+        """What the job is known by: whatever decides the result's bytes, and where they go."""
+        return digest_of({**self.identity(), "output": self.output})
+
+    def text(self) -> dict[str, JsonValue]:
+        """The job as its file has it, paths absolute."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def digest_of(told: Mapping[str, JsonValue]) -> str:
+    """A short digest of what a job is known by."""
+    return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def load_job(file: str | PathLike[str]) -> JobSpec:

@@ -209,7 +209,7 @@ def test_debug_shows_where_a_foreseen_error_arose_too(raising, capfd):
     [
         (["restor"], "No such command 'restor'"),
         (["restore"], "Missing argument 'INPUT' (see `tileloom restore --help`)"),
-        (["status"], "Missing argument 'OUTPUT'"),
+        (["status"], "Missing argument 'TARGET'"),
         (["restore", "a", "b", "--colour", "1"], "No such option '--colour'"),
         (["resume", "a", "--redo", "all"], "'all' is not"),
         (["simulate", "a", "--workers", "0", "--slots", "1", "--call-seconds", "1"], "--workers"),

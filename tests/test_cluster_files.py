@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def command(target, out, *options):
 
 def started(config, who):
     """The options of `ray start` on the head or on a worker, as a click context has them."""
-    line = config[f"{who}_start_ray_commands"][-1].split()
+    line = shlex.split(config[f"{who}_start_ray_commands"][-1])
     assert line[:2] == ["ray", "start"]
     with ray_command.commands["start"].make_context("start", line[2:]) as context:
         return context.params
@@ -80,10 +81,11 @@ def test_rays_check_can_fail(written, change):
 
 
 @pytest.mark.parametrize("target", BY_RAY_UP)
-def test_the_head_has_nothing_to_place_and_keeps_to_itself(written, target):
+def test_the_head_is_for_drivers_alone_and_keeps_to_itself(written, target):
     config = written(target)["cluster.yaml"]
     head, worker = started(config, "head"), started(config, "worker")
     assert (head["num_cpus"], head["num_gpus"], head["dashboard_host"]) == (0, 0, "127.0.0.1")
+    assert json.loads(head["resources"]) == {"driver": 1}
     assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
     assert worker["num_cpus"] is None
     assert "0.0.0.0" not in json.dumps(config)
@@ -210,7 +212,7 @@ def test_tiles_are_for_workers_and_drivers_for_the_driver(written):
     driver, worker = types["driver"], types["worker"]
     assert (driver["resources"]["CPU"], driver["resources"]["driver"]) == (0, 1)
     assert "GPU" not in driver["resources"]
-    assert (driver["min_workers"], driver["max_workers"]) == (0, 1)
+    assert (driver["min_workers"], driver["max_workers"]) == (1, 1)
     assert (worker["resources"]["CPU"], worker["resources"]["GPU"]) == (8, 2)
     assert (worker["min_workers"], worker["max_workers"]) == (1, 9)
     asked = json.loads(files["rayjob.yaml"]["spec"]["entrypointResources"])

@@ -43,8 +43,14 @@ def test_the_page_has_every_kind_of_cluster():
 
 def test_every_other_command_of_tileloom_exists():
     used = {words[0] for words in commands("tileloom")}
-    assert used == {"cluster", "run", "simulate", "status"}
+    assert used == {"cluster", "run", "status", "submit", "list", "logs", "cancel", "simulate"}
     assert used <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("words", [words for words in commands("tileloom") if words not in INITS], ids=" ".join)
+def test_every_other_command_of_tileloom_parses(words):
+    with cli.load_command(words[0]).make_context(words[0], words[1:]) as context:
+        assert context.params
 
 
 @pytest.mark.parametrize("words", commands("ray"), ids=" ".join)

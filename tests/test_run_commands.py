@@ -148,8 +148,10 @@ def test_resume_redoes_what_a_changed_job_makes_stale(tmp_path, capfd):
     assert told.json["done"] == sum(told.json["bill"]["solve"])
 
 
-def test_degraded_tiles_are_listed_and_retry_mends_them(tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize("words", [("retry", "OUTPUT"), ("run", "JOB", "--redo", "failed")], ids=" ".join)
+def test_degraded_tiles_are_listed_and_a_retry_mends_them(tmp_path, capfd, monkeypatch, words):
     spec = small_job(tmp_path, retries=1)
+    names = {"OUTPUT": spec.output, "JOB": faults.job_file(spec)}
     with monkeypatch.context() as broken:
         faults.break_work(broken, bad={BAD})
         said = tileloom(capfd, "run", faults.job_file(spec))
@@ -157,7 +159,7 @@ def test_degraded_tiles_are_listed_and_retry_mends_them(tmp_path, capfd, monkeyp
     assert said.errors == []
     assert f"degraded: {BAD} (" in said.out
     assert f"run them again with: tileloom retry {spec.output}" in said.out
-    told = tileloom(capfd, "retry", spec.output, "--json")
+    told = tileloom(capfd, *(names.get(word, word) for word in words), "--json")
     assert told.code == 0
     assert told.json["degraded"] == []
     assert told.json["done"] >= 1
