@@ -291,8 +291,11 @@ def _verify_lines(found: Verification) -> Iterator[str]:
 
 def _simulation(found: Simulation, prices: Mapping[str, float]) -> dict[str, Any]:
     names = ("makespan", "bound", "efficiency", "critical_path", "work", "slots", "busy", "redone", "worker_seconds")
-    told = {name: getattr(found, name) for name in (*names, "idle")}
-    return {**told, "cost": {kind: price * found.worker_seconds / HOUR for kind, price in prices.items()}}
+    told = {name: getattr(found, name) for name in names} | {"idle_share": found.idle}
+    # Each worker has a machine of its own.
+    told["node_seconds"] = found.worker_seconds
+    told["cost"] = {kind: price * found.worker_seconds / HOUR for kind, price in prices.items()}
+    return told
 
 
 def _simulation_lines(found: Simulation, cost: Mapping[str, float]) -> Iterator[str]:

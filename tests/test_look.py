@@ -325,7 +325,8 @@ def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
     assert told["makespan"] == expected.makespan
     assert told["redone"] == expected.redone > 0
     assert told["worker_seconds"] == expected.worker_seconds
-    assert told["idle"] == expected.idle
+    assert told["node_seconds"] == expected.worker_seconds
+    assert told["idle_share"] == expected.idle
     assert told["cost"] == {
         kind: pytest.approx(price * expected.worker_seconds / 3600) for kind, price in PRICES.items()
     }
