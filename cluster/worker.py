@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -219,8 +218,8 @@ class Worker(Generic[S]):
             return self._report(ticket, Outcome.RETURNED, began, reason=reason, calls=calls)
         return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved, calls=calls)
 
-    def _root(self, ticket: Ticket) -> Path:
-        return Path(self._briefs[ticket.image].plan.root)
+    def _root(self, ticket: Ticket) -> str:
+        return self._briefs[ticket.image].plan.root
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""

@@ -30,7 +30,7 @@ class Paused:
     packed: bytes
 
 
-def save_paused(root: Path, tile: int, paused: Paused) -> str:
+def save_paused(root: str, tile: int, paused: Paused) -> str:
     """Save a tile in the middle of its schedule; returns the hash of the file."""
     told = {"inputs": paused.inputs, "class": dict(paused.numeric_class), "calls": paused.calls}
     content = json.dumps(told, sort_keys=True).encode() + b"\n" + paused.packed
@@ -39,7 +39,7 @@ def save_paused(root: Path, tile: int, paused: Paused) -> str:
     return saved
 
 
-def load_paused(root: Path, tile: int, saved: str) -> Paused | None:
+def load_paused(root: str, tile: int, saved: str) -> Paused | None:
     """What was saved of a tile under this hash; None where it is not there any more, or damaged."""
     try:
         content = _file(root, tile, saved).read_bytes()
@@ -52,14 +52,14 @@ def load_paused(root: Path, tile: int, saved: str) -> Paused | None:
     return Paused(told["inputs"], told["class"], told["calls"], packed)
 
 
-def drop_paused(root: Path, tile: int, saved: str) -> None:
+def drop_paused(root: str, tile: int, saved: str) -> None:
     """Remove what was saved of a tile."""
     _file(root, tile, saved).unlink(missing_ok=True)
 
 
-def sweep_paused(root: Path) -> None:
+def sweep_paused(root: str) -> None:
     """Remove all that was saved, now that every tile is done: a worker that died may have left what nobody knows of."""
-    shutil.rmtree(root / _FOLDER, ignore_errors=True)
+    shutil.rmtree(Path(root, _FOLDER), ignore_errors=True)
 
 
 def paused_tiles(entries: Iterable[Entry]) -> dict[int, str]:
@@ -73,8 +73,8 @@ def paused_tiles(entries: Iterable[Entry]) -> dict[int, str]:
     return found
 
 
-def _file(root: Path, tile: int, saved: str) -> Path:
-    return root / _FOLDER / f"{tile}-{saved}"
+def _file(root: str, tile: int, saved: str) -> Path:
+    return Path(root, _FOLDER, f"{tile}-{saved}")
 
 
 def _hash(content: bytes) -> str:
