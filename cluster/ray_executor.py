@@ -133,7 +133,7 @@ class RayExecutor:
             hand.held.discard(item)
             self._made_by[item] = hand
             if report.outcome is Outcome.RETURNED and report.reason:
-                self._say(f"{hand.name} could not save a tile, which begins anew: {report.reason}")
+                self._say(f"{hand.name} could not save a tile before it went: {report.reason}")
         while len(self._made_by) > _REMEMBERED:
             self._made_by.popitem(last=False)
         if hand is self._reserved and self._trial and not hand.held:

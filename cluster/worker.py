@@ -228,20 +228,20 @@ class Worker(Generic[S]):
             inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
             digest = inputs.digest(self._briefs[ticket.image].settings)
             inherited = self._inherit(ticket, digest)
+            paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         except Exception as error:
             return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error))
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
-        state, spared = self._begun(ticket, inputs, digest)
+        state, spared = self._begun(inputs, digest, paused)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began, reason=str(state))
         self._flights.append(_Flight(ticket, digest, state, began, spared))
         return None
 
-    def _begun(self, ticket: Ticket, inputs: TileInputs, digest: str) -> tuple[S | TileFailed, int]:
+    def _begun(self, inputs: TileInputs, digest: str, paused: Paused | None) -> tuple[S | TileFailed, int]:
         """A tile as it was saved on its way, with the calls behind it; where that does not hold, at its start."""
-        paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         if paused and paused.inputs == digest and paused.numeric_class == self.work.numeric_class:
             with suppress(CorruptChunk):
                 return self._attempt(partial(self.work.unpack, inputs), paused.packed), paused.calls
