@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
@@ -218,7 +218,9 @@ class Crew:
     def _strike_off(self, hand: Hand, reason: str) -> Lost:
         self.hands.remove(hand)
         self.gone += hand.usage
-        ray.kill(hand.actor)
+        with suppress(RaySystemError):
+            # Raised of an actor that was not made yet when its node went.
+            ray.kill(hand.actor)
         return Lost(hand, alone=False, reason=reason)
 
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name

@@ -89,7 +89,7 @@ def restore(
         report: RunReport = yield Tiles(brief, ledger, states, degraded, earlier, paused)
     except TileFailed as failure:
         raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
-    sweep_paused(str(state.root))
+    sweep_paused(state.root)
     return report
 
 
