@@ -105,6 +105,7 @@ class Crew:
         self._spec, self._say, self._actor = spec, say, actor
         self._numbers = count(1)
         self._deaths = 0
+        self._hiring = 0.0
         self._manned = self._said = monotonic()
         self._going: set[str] = set()
         self._complaints: set[str] = set()
@@ -154,7 +155,7 @@ class Crew:
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
-        while sum(hand.leaving is None for hand in self.hands) < self._wanted:
+        while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
         if not calls:
@@ -279,7 +280,9 @@ class Crew:
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""
         going = hand.leaving is not None or _WITH_NODE in reason
-        alone = not going and (not hand.node or _stands(hand.node))
+        # Whoever never had a place did not die of anything.
+        alone = not going and bool(hand.node) and _stands(hand.node)
+        self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
         if self._deaths > self._spec.restarts:
@@ -299,7 +302,7 @@ class Crew:
     def _wait_for_capacity(self) -> None:
         """Say that nobody works, and after a while give up."""
         now = monotonic()
-        if not self.hands or any(hand.node for hand in self.hands):
+        if not self._wanted or any(hand.node for hand in self.hands):
             self._manned = self._said = now
         elif now - self._manned > self._spec.capacity:
             raise TileloomError(f"no worker could be had for {self._spec.capacity:g} s: {self._lacks()}")
