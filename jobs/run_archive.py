@@ -20,7 +20,7 @@ from ..tiling.store import write_json
 from .archive import Archive, ArchiveState, Ended, ImageRecord, Register, resumed
 from .bill import affordable_memory
 from .compile import Compiled, compile_job
-from .course import Digests, Redo, Summary, digests_of, image_course
+from .course import Digests, Held, Redo, Summary, digests_of, held_by, image_course
 from .manifest import Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
@@ -48,8 +48,10 @@ class ArchiveSummary:
     stopped: list[str]
     tiles: int
     calls: int
+    calls_saved: int
     fill: float
     seconds: float
+    held: Held
 
     @property
     def whole(self) -> bool:
@@ -59,7 +61,9 @@ class ArchiveSummary:
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
         rounded = {"fill": round(self.fill, 4), "seconds": round(self.seconds, 3)}
-        return asdict(self) | {"output": str(self.output)} | rounded
+        told = {**asdict(self), **self.held.as_json(), "output": str(self.output), **rounded}
+        del told["held"]
+        return told
 
 
 def run_archive(
@@ -160,7 +164,7 @@ class _Weave:
         self._away = 0
         self._priorities: list[int] = []
         self._stopped_images: list[str] = []
-        self._tiles = 0
+        self._tiles = self._saved = 0
 
     def priority(self, image: int) -> int:
         """The priority of an image under way, by its number in the run."""
@@ -174,7 +178,8 @@ class _Weave:
 
     def told(self, on_reports: OnReports, reports: list[Report]) -> None:
         """Show how far the workers have come."""
-        self._tiles += sum(not report.reason and report.error is None for report in reports)
+        self._tiles += sum(report.finished for report in reports)
+        self._saved += sum(report.spared for report in reports)
         self._watcher.advance(0, f"{self._tiles} tiles, {self._executor.usage.calls} calls")
         on_reports(reports)
 
@@ -256,6 +261,8 @@ class _Weave:
             stopped=self._stopped_images,
             tiles=self._tiles,
             calls=self._executor.usage.calls,
+            calls_saved=self._saved,
             fill=self._executor.usage.fill,
             seconds=seconds,
+            held=held_by(self._executor, self._archive.job.cluster.prices),
         )
