@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from ..tiling.errors import InputError
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
-from .archive import Archive, ArchiveStatus, archive_status, begun_at, is_archive, load
+from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job
 from .forecast import (
@@ -28,10 +28,22 @@ from .forecast import (
     simulate_job,
     survey_image,
 )
-from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
+from .look import (
+    ArchiveVerification,
+    Damage,
+    JobStatus,
+    Verification,
+    job_at,
+    job_status,
+    open_state,
+    stored_job,
+    verify_archive,
+    verify_output,
+)
 from .options import trust_model
 from .progress import Terminal
-from .spec import JobSpec, load_job
+from .spec import JobSpec
+from .state import begun_at
 from .submitted import cluster_at, named, output_at, told
 
 _UNSEEN = "the output is not to be seen from here, or not begun yet"
@@ -53,7 +65,7 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
     Reads the mask to count the tiles that have something to restore; writes nothing. Of an archive, opens every image
-    and adds up what all of them will cost at most.
+    and adds up what all of them will cost at most; an image that cannot be run makes the exit code 1.
     """
     found = load(job)
     if isinstance(found, Archive):
@@ -104,10 +116,15 @@ def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
 @click.argument("output", type=click.Path(path_type=Path))
 @as_json
 def verify(*, output: Path, as_json: bool) -> None:
-    """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1."""
+    """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1.
+
+    Of an archive, all images are read back that have a result.
+    """
+    output = output.absolute()
+    found: Verification | ArchiveVerification
     with Terminal(Console(stderr=True)) as watcher:
-        found = verify_output(open_state(output.absolute()), watcher)
-    _print(found.as_json() if as_json else _verify_lines(found))
+        found = verify_archive(output, watcher) if is_archive(output) else verify_output(open_state(output), watcher)
+    _print(found.as_json() if as_json else _verification_lines(found))
     if found.damage:
         click.get_current_context().exit(1)
 
@@ -150,8 +167,11 @@ def simulate(
     Runs the real order of tiles against a clock that is not real; reading and writing are left out.
     """
     path = Path(target).absolute()
-    state = open_state(path) if path.is_dir() else None
-    spec, contract = (stored_job(state), state.contract) if state else (load_job(path), None)
+    state = open_state(path) if path.is_dir() and not is_archive(path) else None
+    spec = stored_job(state) if state else job_at(target)
+    if isinstance(spec, Archive):
+        raise InputError(f"{target} is an archive: simulate a job of one of its images, with --images for how many")
+    contract = state.contract if state else None
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
@@ -187,6 +207,8 @@ def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> No
     with Terminal(Console(stderr=True)) as watcher:
         found = archive_forecast(archive, watcher, trusted=trusted)
     _print(found.as_json() if as_json else _archive_plan_lines(found))
+    if found.problems:
+        click.get_current_context().exit(1)
 
 
 def _archive_plan_lines(found: ArchiveForecast) -> Iterator[str]:
@@ -274,15 +296,26 @@ def _archive_lines(found: ArchiveStatus) -> Iterator[str]:
         yield f"run these again with: tileloom retry {quote(found.output)}"
 
 
-def _verify_lines(found: Verification) -> Iterator[str]:
-    yield f"{found.output}: {found.tiles} tiles and {found.shards} published files read back"
-    for damage in found.damage:
-        where = ", ".join(filter(None, (damage.array, damage.chunk, damage.tile)))
-        yield f"damaged: {where}: {damage.problem}"
-    if found.damage:
+def _verification_lines(found: Verification | ArchiveVerification) -> Iterator[str]:
+    images = f"{found.images} images, " if isinstance(found, ArchiveVerification) else ""
+    yield f"{found.output}: {images}{found.tiles} tiles and {found.shards} published files read back"
+    if not found.damage:
+        yield "nothing is damaged"
+    elif isinstance(found, Verification):
+        yield from _damage_lines(found.damage)
         yield f"mend it with: tileloom retry {quote(found.output)}"
     else:
-        yield "nothing is damaged"
+        for image, damage in found.damage.items():
+            yield f"image {image} is damaged"
+            yield from _damage_lines(damage)
+            yield f"mend it with: tileloom retry {quote(f'{found.output}/{image}.zarr')}"
+        yield f"what is gone altogether is made anew by: tileloom resume {quote(found.output)} --redo stale"
+
+
+def _damage_lines(found: Iterable[Damage]) -> Iterator[str]:
+    for damage in found:
+        where = ", ".join(filter(None, (damage.array, damage.chunk, damage.tile)))
+        yield f"damaged: {where}: {damage.problem}"
 
 
 def _simulation(found: Simulation) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.pyramid import Pyramid, PyramidSpec
-from .archive import Archive, is_archive, load, stored_archive
+from .archive import Archive, Ended, Register, is_archive, load, stored_archive
 from .compile import compile_job
-from .progress import Watcher
+from .manifest import Manifest
+from .progress import Silent, Watcher
 from .spec import JobSpec
 from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
 
@@ -96,6 +97,21 @@ class Verification:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ArchiveVerification:
+    """What was read back of an archive: the images that have ended, and the damage of each that has some."""
+
+    output: str
+    images: int
+    tiles: int
+    shards: int
+    damage: dict[str, tuple[Damage, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verification as plain JSON."""
+        return asdict(self)
+
+
 def open_state(output: Path) -> JobState:
     """The job of an output folder; refuses a folder that holds none."""
     path = output / HIDDEN / "job.json"
@@ -119,7 +135,7 @@ def job_at(target: str) -> JobSpec | Archive:
     path = Path(target).absolute()
     if not path.is_dir():
         return load(path)
-    return stored_archive(path) if is_archive(path) else stored_job(open_state(path))
+    return stored_archive(path).archive() if is_archive(path) else stored_job(open_state(path))
 
 
 def job_status(state: JobState) -> JobStatus:
@@ -190,6 +206,30 @@ def verify_output(state: JobState, watcher: Watcher) -> Verification:
         damage += lost
     damage += list(_damaged_shards(state, ledger, watcher))
     return Verification(str(state.output), tiles, len(ledger.shards), tuple(damage))
+
+
+def verify_archive(output: Path, watcher: Watcher) -> ArchiveVerification:
+    """Read back every image of an archive that has a result, and list what is damaged of each."""
+    state = stored_archive(output)
+    manifest = Manifest(state.manifest)
+    ended = Register(output, state.generation).ended(manifest)
+    numbers = np.flatnonzero(np.isin(ended, (Ended.DONE, Ended.DEGRADED)))
+    watcher.begin("verify", len(numbers), unit="images")
+    tiles = shards = 0
+    damage: dict[str, tuple[Damage, ...]] = {}
+    for number in numbers:
+        image = manifest[int(number)].id
+        result = output / f"{image}.zarr"
+        try:
+            found = verify_output(open_state(result), Silent())
+        except (InputError, CorruptChunk) as error:
+            damage[image] = (Damage(str(result), str(error)),)
+        else:
+            tiles, shards = tiles + found.tiles, shards + found.shards
+            if found.damage:
+                damage[image] = found.damage
+        watcher.advance(1)
+    return ArchiveVerification(str(output), len(numbers), tiles, shards, damage)
 
 
 def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:

@@ -12,7 +12,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from glob import glob
+from fnmatch import fnmatch
+from glob import escape, glob
 from hashlib import blake2b
 from itertools import count
 from os import path
@@ -56,6 +57,10 @@ class Row:
 
 class _Rows(Protocol):
     """Rows as they are stored, by the number of the byte or the image where they begin."""
+
+    def lists(self, file: str) -> bool:
+        """Whether a file would be among the images if it were there."""
+        ...
 
     def all(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(start, columns) of every row; whoever asks may read single rows in between."""
@@ -109,6 +114,10 @@ class Manifest:
                 f"{self.name} was changed while it was in use, at row {number + 1}: run the same command again"
             )
         return row
+
+    def lists(self, file: str) -> bool:
+        """Whether a file would be among the images if it were there."""
+        return self._rows.lists(file)
 
     def number(self, image: str) -> int | None:
         """The number of the row with this id."""
@@ -191,13 +200,14 @@ def _number(value: object, kind: Callable[[Any], Any], named: str) -> Any:  # no
 
 def _rows_of(name: str) -> _Rows:
     if _PATTERN.search(name) and not path.exists(name):
-        return _Files(sorted(glob(name, recursive=True)))
+        pattern = path.abspath(name)
+        return _Files(sorted(glob(name, recursive=True)), pattern, pattern.replace("**/", ""))
     ending = path.splitext(name)[1].lower()
     kinds: dict[str, type[_Csv | _JsonLines]] = {".csv": _Csv, ".jsonl": _JsonLines, ".ndjson": _JsonLines}
     try:
         if path.isdir(name):
-            found = sorted(file for file in Path(name).iterdir() if not file.name.startswith("."))
-            return _Files([str(file) for file in found if file.name.lower().endswith(_IMAGES)])
+            found = [file for file in Path(name).iterdir() if file.suffix.lower() in _IMAGES and file.name[0] != "."]
+            return _Files(sorted(map(str, found)), *(f"{escape(path.abspath(name))}/*{ending}" for ending in _IMAGES))
         if ending in kinds:
             return kinds[ending](name)
     except OSError as error:
@@ -214,8 +224,14 @@ class _Unreadable(Exception):
 class _Files:
     """Images named by a folder or a pattern alone."""
 
-    def __init__(self, files: list[str]) -> None:
-        self._files = files
+    def __init__(self, files: list[str], *patterns: str) -> None:
+        self._files, self._patterns = files, patterns
+
+    def lists(self, file: str) -> bool:
+        return any(
+            fnmatch(file, pattern) and ("**" in pattern or file.count("/") == pattern.count("/"))
+            for pattern in self._patterns
+        )
 
     def all(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         return ((start, self.at(start)) for start in range(len(self._files)))
@@ -233,6 +249,9 @@ class _TextFile(ABC):
         self.file: BinaryIO = Path(name).open("rb")  # noqa: SIM115
         finalize(self, self.file.close)
         self.first = 0
+
+    def lists(self, file: str) -> bool:
+        return False
 
     def lines(self, start: int) -> Iterator[str]:
         """Lines from a byte on; the file's own position is behind the last one that was taken."""

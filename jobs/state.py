@@ -34,10 +34,11 @@ from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS
 from ..tiling.ledger import Ledger, Status, salvage
 from ..tiling.plan import WeavePlan
-from ..tiling.store import read_array, sweep, write_array, write_json
+from ..tiling.store import read_array, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
+JOB, ARCHIVE = "job.json", "archive.json"
 LOCK = "lock"
 DROPPED = "scratch dropped"
 
@@ -64,7 +65,9 @@ class JobState:
         """The job that began this output; None where there is no output yet."""
         if not output.exists():
             return None
-        path = output / HIDDEN / "job.json"
+        path = output / HIDDEN / JOB
+        if (output / HIDDEN / ARCHIVE).exists():
+            raise InputError(f"{output} holds an archive, which is no result of one image: choose another output")
         if not path.exists():
             # A run that was killed before its job stood leaves its lock, and perhaps half a file.
             if output.is_dir() and all(found.name == HIDDEN for found in output.iterdir()):
@@ -82,7 +85,7 @@ class JobState:
     def save(self) -> None:
         """Make this the output's job."""
         write_json(
-            self.output / HIDDEN / "job.json",
+            self.output / HIDDEN / JOB,
             {
                 "spec": self.spec,
                 "parts": self.parts,
@@ -94,7 +97,7 @@ class JobState:
 
     def forget(self) -> None:
         """Let the output have no job."""
-        (self.output / HIDDEN / "job.json").unlink(missing_ok=True)
+        (self.output / HIDDEN / JOB).unlink(missing_ok=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
     @property
@@ -148,16 +151,20 @@ class JobState:
             shutil.rmtree(folder)
 
 
+def begun_at(output: Path) -> bool:
+    """Whether a folder holds anything to go on with: a job, or an archive."""
+    return any((output / HIDDEN / name).exists() for name in (JOB, ARCHIVE))
+
+
 @contextmanager
 def only_run(output: Path) -> Iterator[None]:
     """Hold the output for one run on this machine; the system lets go of it when the process ends, however it does."""
     created = [folder for folder in (output / HIDDEN, output, *output.parents) if not folder.exists()]
     with _locked(output):
-        sweep(output)
         try:
             yield
         except BaseException:
-            if created and not (output / HIDDEN / "job.json").exists():
+            if created and not begun_at(output):
                 shutil.rmtree(created[-1], ignore_errors=True)
             raise
 

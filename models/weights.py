@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import lru_cache
 from hashlib import blake2b, file_digest
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +77,13 @@ def digest_of(*files: str) -> str:
 
 
 def _digest(file: Path) -> str:
+    found = file.stat()
+    return _digest_as_it_is(file, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache
+def _digest_as_it_is(file: Path, size: int, changed: int) -> str:
+    """A file's digest, read again only where it has changed: it may be large, and every image of a job asks."""
     with file.open("rb") as opened:
         return file_digest(opened, lambda: blake2b(digest_size=_DIGEST)).hexdigest()
 

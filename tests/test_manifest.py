@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.house import ROOT
 from tests.images import noise, write_ome_zarr, write_png, write_tiff
-from tileloom.jobs.manifest import Manifest, Row, stem
+from tileloom.jobs.archive import load
+from tileloom.jobs.manifest import COLUMNS, Manifest, Row, stem
 from tileloom.tiling.errors import InputError
 
 IDS = (
@@ -336,3 +339,17 @@ def test_a_row_costs_a_few_bytes(tmp_path):
     assert opened < 64 * count
     assert most - opened < 4 * count
     np.testing.assert_array_equal(rows.order()[:2], [2, 5])
+
+
+# --- its page ---
+
+
+def test_the_page_explains_every_column_and_an_archive_like_its_own_can_be_run(tmp_path):
+    whole = (ROOT / "docs" / "job-file.md").read_text(encoding="utf-8")
+    page = whole.partition("## Archives")[2].partition("## Keys")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == COLUMNS
+    (job,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "list.csv").write_text(",".join(COLUMNS) + "\none,one.tif,,,,,\n")
+    found = load(tmp_path / "job.yaml")
+    assert found.job_of(Manifest(found.manifest)[0]).output == f"{tmp_path}/restored/one.zarr"

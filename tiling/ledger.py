@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -45,11 +44,17 @@ class Journal:
         self.folder = folder
         self._next: int | None = None
 
-    def segments(self) -> Iterator[dict[str, Any]]:
-        """Every segment, in order."""
+    def segments(self, *, only_whole: bool = False) -> Iterator[dict[str, Any]]:
+        """Every segment, in order; a damaged one is left out or raises :class:`CorruptChunk`."""
         after = 0
         for path in _paths(self.folder):
-            yield _read(path)
+            try:
+                segment = _read(path)
+            except CorruptChunk:
+                if not only_whole:
+                    raise
+            else:
+                yield segment
             after = int(path.stem) + 1
         self._next = after
 
@@ -104,9 +109,8 @@ class Ledger:
 
 def salvage(folder: Path) -> Iterator[Entry]:
     """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
-    for path in _paths(folder):
-        with suppress(CorruptChunk):
-            yield from _entries(_read(path))
+    for segment in Journal(folder).segments(only_whole=True):
+        yield from _entries(segment)
 
 
 def _paths(folder: Path) -> list[Path]:
