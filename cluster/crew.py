@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
@@ -87,6 +87,7 @@ class Crew:
         self._spec, self._say, self._actor = spec, say, actor
         self._numbers = count(1)
         self._deaths = 0
+        self._hiring = 0.0
         self._manned = self._said = monotonic()
         self.gone = Usage()
         self.hands: list[Hand] = []
@@ -122,7 +123,7 @@ class Crew:
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost; whoever was lost is replaced."""
-        while len(self.hands) < self._size:
+        while len(self.hands) < self._size and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
         if not calls:
@@ -196,8 +197,12 @@ class Crew:
         """Strike a hand off; one that died by itself counts as a death."""
         self.hands.remove(hand)
         self.gone += hand.usage
-        ray.kill(hand.actor)
-        alone = _WITH_NODE not in reason and (not hand.node or _stands(hand.node))
+        with suppress(RaySystemError):
+            # Raised of an actor that was not made yet when its node went.
+            ray.kill(hand.actor)
+        # Whoever never had a place did not die of anything.
+        alone = bool(hand.node) and _WITH_NODE not in reason and _stands(hand.node)
+        self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
         if self._deaths > self._spec.restarts:

@@ -68,6 +68,11 @@ class RayExecutor:
         return self._crew.description
 
     @property
+    def complete(self) -> bool:
+        """Whether every worker that the job asks for is there."""
+        return self._crew.complete
+
+    @property
     def usage(self) -> Usage:
         """What the workers did, those that are gone included as far as they told."""
         return sum((hand.usage for hand in self._crew.hands), start=self._crew.gone)

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from io import StringIO
 from os import PathLike, path
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -30,11 +29,12 @@ from pydantic import JsonValue, ValidationError
 from ..tiling.errors import InputError
 from ..tiling.ledger import Journal
 from ..tiling.measurement import MaskSite
-from ..tiling.store import write_atomically, write_json
+from ..tiling.place import Place, place
+from ..tiling.store import write_json
 from .manifest import Manifest, Row
 from .refusal import refusal
 from .spec import JobSpec, digest_of, job_from, rooted_path
-from .state import ARCHIVE, HIDDEN, JOB
+from .state import ARCHIVE, HIDDEN, JOB, JOURNAL
 from .task import parse_task
 from .yamlfile import read_yaml
 
@@ -50,9 +50,9 @@ class Archive:
     job: JobSpec
 
     @property
-    def output(self) -> Path:
+    def output(self) -> Place:
         """The folder of all results."""
-        return Path(self.job.output)
+        return place(self.job.output)
 
     def job_of(self, row: Row) -> JobSpec:
         """The job of one image."""
@@ -153,7 +153,7 @@ class ArchiveState:
     ``generation`` counts the redos of what is stale.
     """
 
-    output: Path
+    output: Place
     manifest: str
     spec: dict[str, Any]
     parts: dict[str, Any]
@@ -161,17 +161,17 @@ class ArchiveState:
     generation: int = 0
 
     @classmethod
-    def load(cls, output: Path) -> Self | None:
+    def load(cls, output: Place) -> Self | None:
         """The archive that a folder holds; None if it holds none yet."""
         file = output / HIDDEN / ARCHIVE
-        if not file.exists():
+        if not file.is_file():
             # A run that was killed before its archive stood leaves its lock.
-            unbegun = output.is_dir() and all(found.name == HIDDEN for found in output.iterdir())
-            if not output.exists() or (unbegun and not (output / HIDDEN / JOB).exists()):
+            unbegun = output.is_folder() and all(found.name == HIDDEN for found in output.children())
+            if not output.exists() or (unbegun and not (output / HIDDEN / JOB).is_file()):
                 return None
             raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
         try:
-            stored = json.loads(file.read_bytes())
+            stored = json.loads(file.read())
             told = (stored[name] for name in ("manifest", "spec", "parts", "batch", "generation"))
             return cls(output, *told)
         except (ValueError, KeyError, TypeError) as error:
@@ -179,8 +179,7 @@ class ArchiveState:
 
     def save(self) -> None:
         """Make this the folder's archive."""
-        told = asdict(self)
-        del told["output"]
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "output"}
         write_json(self.output / HIDDEN / ARCHIVE, told)
 
     def archive(self) -> Archive:
@@ -193,7 +192,7 @@ class ArchiveState:
         return Archive(self.manifest, job)
 
 
-def stored_archive(output: Path) -> ArchiveState:
+def stored_archive(output: Place) -> ArchiveState:
     """The archive that a folder holds."""
     state = ArchiveState.load(output)
     if state is None:
@@ -201,9 +200,9 @@ def stored_archive(output: Path) -> ArchiveState:
     return state
 
 
-def is_archive(output: Path) -> bool:
+def is_archive(output: Place) -> bool:
     """Whether a folder holds an archive."""
-    return (output / HIDDEN / ARCHIVE).exists()
+    return (output / HIDDEN / ARCHIVE).is_file()
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ class ArchiveStatus:
         return asdict(self)
 
 
-def archive_status(output: Path) -> ArchiveStatus:
+def archive_status(output: Place) -> ArchiveStatus:
     """How far an archive has come; a run may be going on."""
     state = stored_archive(output)
     manifest, register = Manifest(state.manifest), Register(output, state.generation)
@@ -239,7 +238,7 @@ def archive_status(output: Path) -> ArchiveStatus:
         output=str(output),
         images=len(manifest),
         done=int(np.count_nonzero(ended == Ended.DONE.value)),
-        begun=sum((output / f"{image}.zarr" / HIDDEN).exists() for image in left),
+        begun=sum((output / f"{image}.zarr" / HIDDEN).is_folder() for image in left),
         tiles=sum(record.tiles for record in latest.values()),
         calls=sum(record.calls for record in latest.values()),
         ended_badly=tuple(
@@ -253,9 +252,9 @@ def archive_status(output: Path) -> ArchiveStatus:
 class Register:
     """Which images of an archive have ended: a byte a row; what is known of each stays on disk."""
 
-    def __init__(self, output: Path, generation: int) -> None:
+    def __init__(self, output: Place, generation: int) -> None:
         """Open the archive's journal in one of its generations."""
-        self._journal = Journal(output / HIDDEN / "journal")
+        self._journal = Journal(output / HIDDEN / JOURNAL)
         self.generation = generation
 
     def records(self) -> Iterator[ImageRecord]:
@@ -283,7 +282,7 @@ class Register:
         self._journal.append({"images": [asdict(record)]})
 
 
-def write_report(output: Path, register: Register, manifest: Manifest) -> None:
+def write_report(output: Place, register: Register, manifest: Manifest) -> None:
     """Write a table of the manifest's images that have ended, each as it did at last."""
     numbers = [manifest.number(record.id) for record in register.records()]
     last = {number: at for at, number in enumerate(numbers)}
@@ -294,4 +293,4 @@ def write_report(output: Path, register: Register, manifest: Manifest) -> None:
     for at, (number, record) in enumerate(zip(numbers, register.records(), strict=True)):
         if number is not None and last[number] == at:
             lines.writerow(asdict(record))
-    write_atomically(output / REPORT, text.getvalue().encode())
+    (output / REPORT).write(text.getvalue().encode())

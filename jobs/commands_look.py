@@ -7,19 +7,20 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import click
 from rich.console import Console
 
-from ..tiling.errors import InputError
+from ..tiling.errors import InputError, StoreError
+from ..tiling.patience import impatient
+from ..tiling.place import Place, place
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
 from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
-from .compile import compile_job
+from .compile import compile_job, reach_stores
 from .forecast import (
     ArchiveForecast,
     Forecast,
@@ -92,8 +93,8 @@ def status(*, target: str, address: str | None, as_json: bool) -> None:
     to be seen from here is left out.
     """
     submission = named(target, cluster_at(address)) if address else None
-    output = Path(submission.output) if submission else output_at(target)
-    found = None if submission and not begun_at(output) else _status_of(output)
+    output = place(submission.output) if submission else output_at(target)
+    found = None if submission and not _seen(output) else _status_of(output)
     if as_json:
         _print(({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {}))
     else:
@@ -102,7 +103,16 @@ def status(*, target: str, address: str | None, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-def _status_of(output: Path) -> JobStatus | ArchiveStatus:
+def _seen(output: Place) -> bool:
+    """Whether there is anything of an output that this machine can see."""
+    try:
+        with impatient():
+            return begun_at(output)
+    except StoreError:
+        return False
+
+
+def _status_of(output: Place) -> JobStatus | ArchiveStatus:
     return archive_status(output) if is_archive(output) else job_status(open_state(output))
 
 
@@ -113,17 +123,18 @@ def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
 @click.command(
     epilog=example("tileloom verify scene.zarr", "tileloom verify scene.zarr --json"),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @as_json
-def verify(*, output: Path, as_json: bool) -> None:
+def verify(*, output: str, as_json: bool) -> None:
     """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1.
 
     Of an archive, all images are read back that have a result.
     """
-    output = output.absolute()
+    where = place(output).absolute()
+    where.reach()
     found: Verification | ArchiveVerification
     with Terminal(Console(stderr=True)) as watcher:
-        found = verify_archive(output, watcher) if is_archive(output) else verify_output(open_state(output), watcher)
+        found = verify_archive(where, watcher) if is_archive(where) else verify_output(open_state(where), watcher)
     _print(found.as_json() if as_json else _verification_lines(found))
     if found.damage:
         click.get_current_context().exit(1)
@@ -166,12 +177,14 @@ def simulate(
 
     Runs the real order of tiles against a clock that is not real; reading and writing are left out.
     """
-    path = Path(target).absolute()
-    state = open_state(path) if path.is_dir() and not is_archive(path) else None
+    where = place(target).absolute()
+    where.reach()
+    state = open_state(where) if where.is_folder() and not is_archive(where) else None
     spec = stored_job(state) if state else job_at(target)
     if isinstance(spec, Archive):
         raise InputError(f"{target} is an archive: simulate a job of one of its images, with --images for how many")
     contract = state.contract if state else None
+    reach_stores(spec)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
@@ -194,12 +207,13 @@ def simulate(
 
 def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     """Print the forecast of a job, and refuse one that does not fit."""
+    reach_stores(spec)
     compiled = compile_job(spec, trusted=trusted)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)
     found = forecast(compiled, bits)
     _print(found.as_json() if as_json else _plan_lines(found))
-    refuse_unaffordable(found.bill, Path(spec.output), max_memory=spec.max_memory)
+    refuse_unaffordable(found.bill, spec.output, max_memory=spec.max_memory)
 
 
 def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Flag, auto
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,8 +16,9 @@ from ..cluster.worker import Brief
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
 from ..tiling.errors import InputError, JobChanged, TileloomError
+from ..tiling.place import Place, place
 from ..tiling.source import open_mask, open_source
-from ..tiling.store import sweep, write_json
+from ..tiling.store import write_json
 from .bill import Bill, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled
 from .forecast import bill_of, workers_a_device, workers_here
@@ -43,7 +42,7 @@ class Redo(Flag):
 class Summary:
     """What a run came to."""
 
-    output: Path
+    output: Place
     bill: Bill
     report: RunReport
     degraded: list[DegradedTile]
@@ -92,8 +91,8 @@ def image_course(
 ) -> Phase[Summary]:
     """Go on with an image where it was left, to its end."""
     began = perf_counter()
-    spec, output = compiled.spec, Path(compiled.spec.output)
-    sweep(output)
+    spec, output = compiled.spec, place(compiled.spec.output)
+    output.sweep()
     stored, work = JobState.load(output), executor.description
     parts = _parts(compiled, digests, work.batch, work.numeric_class)
     state = _generation(compiled, stored, parts, redo)
@@ -168,7 +167,7 @@ def told_of(differences: list[str]) -> str:
 def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
     """The generation to work in: the current one, or for a redo a new one that inherits from it."""
     spec = compiled.spec
-    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
+    state = JobState(place(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
     if stored is None:
         return state
     differences = changed(stored.parts, parts)
@@ -192,7 +191,7 @@ def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> 
             state.forget()
         elif stored.root != state.root:
             stored.save()
-            shutil.rmtree(state.root, ignore_errors=True)
+            state.root.remove()
         raise
     except TileloomError:
         raise

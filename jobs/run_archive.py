@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -17,7 +16,8 @@ from ..cluster.executor import Executor
 from ..cluster.worker import Report, Usage
 from ..models.contract import Contract
 from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreError, TileloomError
-from ..tiling.store import sweep, write_json
+from ..tiling.place import Place, place
+from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
 from .compile import Compiled, compile_job, refuse_unlike
@@ -41,7 +41,7 @@ class ArchiveSummary:
     ``stopped`` are images that could not be written now and are left for the next run.
     """
 
-    output: Path
+    output: Place
     images: int
     done: int
     degraded: list[str]
@@ -74,6 +74,7 @@ def run_archive(
 ) -> ArchiveSummary:
     """Run the images that have not ended; for a redo also those that it concerns."""
     began, available = perf_counter(), affordable_memory(archive.job.max_memory)
+    archive.output.reach()
     manifest = Manifest(archive.manifest)
     # Before anything is written or started: what can be known to be wrong.
     _refuse_own_results(archive, manifest)
@@ -85,7 +86,7 @@ def run_archive(
     if stored is None:
         refuse_hopeless(first)
     with only_run(state.output):
-        sweep(state.output / HIDDEN)
+        (state.output / HIDDEN).sweep()
         register = Register(state.output, generation)
         weave = _Weave(archive, manifest, register, watcher, first, redo=redo, available=available)
         if weave.due:
@@ -133,11 +134,11 @@ def _check_rows(archive: Archive, manifest: Manifest, ended: NDArray[np.str_]) -
     for number in np.flatnonzero(np.isin(ended, LEFT)):
         row = manifest[int(number)]
         archive.job_of(row)
-        if Path(row.input).is_relative_to(archive.output):
+        if f"{row.input}/".startswith(f"{archive.output}/"):
             raise InputError(f"{row.where}: input {row.input} lies in the archive's own output: take the row out")
         for name in ("input", "mask", "reference"):
             file = getattr(row, name)
-            if file and "://" not in file and not Path(file).exists():
+            if file and "://" not in file and not place(file).exists():
                 raise InputError(f"{row.where}: {name} {file} does not exist: mend the path, or take the row out")
 
 
@@ -240,7 +241,7 @@ class _Weave:
 
     def _image(self, executor: Executor, row: Row, redo: Redo) -> Phase[tuple[Summary, float | None]]:
         spec = self._archive.job_of(row)
-        with only_run(Path(spec.output)):
+        with only_run(spec.output):
             first = self._first
             task = partial(lay_out, spec, row.reference, first.contract, trusted=first.trusted)
             [(compiled, digests)] = yield Chores([task])

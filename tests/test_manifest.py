@@ -23,7 +23,7 @@ IDS = (
     .filter(lambda text: text[-1] != ".")
 )
 # What a cell may hold: anything but what stripping, encoding or a path's own grammar would change.
-CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12).map(str.strip)
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r:/"), max_size=12).map(str.strip)
 PRIORITIES = st.none() | st.integers(-9, 9)
 
 
