@@ -80,15 +80,17 @@ def run_archive(
     _refuse_own_results(archive, manifest)
     stored = ArchiveState.load(archive.output)
     generation = stored.generation + (Redo.STALE in redo) if stored else 0
-    _check_rows(archive, manifest, Register(archive.output, generation).ended(manifest))
+    register = Register(archive.output, generation)
+    stands = register.ended(manifest)
+    _check_rows(archive, manifest, stands)
     first = _first_compiled(archive, manifest, trusted=trusted)
     state = _state(archive, stored, generation)
     if stored is None:
         refuse_hopeless(first)
     with only_run(state.output):
         (state.output / HIDDEN).sweep()
-        register = Register(state.output, generation)
-        weave = _Weave(archive, manifest, register, watcher, first, redo=redo, available=available)
+        # What another run has added since the register was read lets this one stop at its first image.
+        weave = _Weave(archive, manifest, register, stands, watcher, first, redo=redo, available=available)
         if weave.due:
             with executor_of(first, batch=state.batch, images=len(weave.due), watcher=watcher) as executor:
                 replace(state, batch=executor.description.batch).save()
@@ -169,16 +171,16 @@ class _Weave:
         archive: Archive,
         manifest: Manifest,
         register: Register,
+        stands: NDArray[np.str_],
         watcher: Watcher,
         first: Compiled,
         *,
         redo: Redo,
         available: int | None,
     ) -> None:
-        """Nothing is begun yet."""
-        self._archive, self._manifest, self._register = archive, manifest, register
+        """Nothing is begun yet; ``stands`` is how each image stands, which is brought up to date."""
+        self._archive, self._manifest, self._register, self._stands = archive, manifest, register, stands
         self._watcher, self._first, self._redo, self._available = watcher, first, redo, available
-        self._stands = register.ended(manifest)
         self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
         self._usage = Usage()
         self._away = 0
