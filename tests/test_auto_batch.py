@@ -56,7 +56,7 @@ def test_a_result_goes_on_with_the_batch_it_was_begun_with(spec, trials, tmp_pat
     whole = beside(spec, tmp_path / "beside")
     restore(whole)
     with monkeypatch.context() as broken:
-        broken.setattr(run, "restore", _interrupted)
+        broken.setattr(course, "restore", _interrupted)
         with pytest.raises(TileloomError, match="stopped here"):
             restore(spec)
     trials["shape"] = (3, 2)
