@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from time import perf_counter, process_time
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmarks._report import Benchmark, Figures
 from tileloom.cluster.agenda import Agenda, Course, Tiles
 from tileloom.cluster.executor import CrewSpec, Description, unheard
 from tileloom.cluster.ray_executor import RayExecutor
-from tileloom.cluster.tile_actor import Letter, Told
+from tileloom.cluster.tile_actor import Letter, Placed, Told
 from tileloom.cluster.worker import Brief, Outcome, Report, Ticket, Usage
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
@@ -33,7 +34,7 @@ from tileloom.tiling.pyramid import PyramidSpec
 from tileloom.tiling.scaling import Scaling
 
 ACTORS, SLOTS = 2, 16
-GROUPS = {"work": 1, "control": 1}
+GROUPS = {"work": 1, "control": 1, "watch": 1}
 TILE, STRIDE, GUARD = 256, 192, 32
 
 
@@ -45,12 +46,16 @@ def done(one: Ticket) -> Report:
 class Idle:
     """An actor of the product's form that settles whatever it is given."""
 
-    def __init__(self, make_work: Callable[[], object]) -> None:
+    def __init__(self, make_work: Callable[[], object], drain_url: str | None) -> None:
         self._mailbox: list[Ticket] = []
 
     @ray.method(concurrency_group="control")
-    def where(self) -> str:
-        return str(ray.get_runtime_context().get_node_id())
+    def where(self) -> Placed:
+        return Placed(str(ray.get_runtime_context().get_node_id()))
+
+    @ray.method(concurrency_group="watch")
+    def watch(self) -> None:
+        Event().wait()
 
     @ray.method(concurrency_group="work")
     def load(self) -> Description:

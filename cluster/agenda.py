@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ..tiling.errors import TileFailed, TileloomError
 from ..tiling.frontier import Frontier, Item, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.paused import drop_paused
 from ..tiling.plan import WeavePlan
 from .worker import Brief, Outcome, Prior, Report, Ticket
 
@@ -48,7 +50,8 @@ class Chores:
 class Tiles:
     """The tiles of an image, a :class:`~tileloom.tiling.frontier.TileState` each: resumed with a :class:`RunReport`.
 
-    Every tile that is settled is committed to the ledger; ``priors`` tells what earlier generations made of one.
+    Every tile that is settled is committed to the ledger; ``priors`` tells what earlier generations made of one,
+    ``paused`` are the hashes of those that were saved on their way.
     """
 
     brief: Brief
@@ -56,22 +59,39 @@ class Tiles:
     states: NDArray[np.uint8]
     degraded: set[int] = field(default_factory=set)
     priors: Callable[[int], tuple[Prior, ...]] = lambda _: ()
+    paused: dict[int, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> WeavePlan:
         """The order of the tiles."""
         return self.brief.plan.plan
 
+    def note_saved(self, reports: Iterable[Report]) -> None:
+        """Keep in mind what is saved of paused tiles, and remove what was saved of those that need it no more."""
+        for report in reports:
+            if report.outcome in (Outcome.BROKEN, Outcome.RETURNED):
+                continue
+            before = self.paused.pop(report.tile, "")
+            if report.outcome is Outcome.PAUSED:
+                self.paused[report.tile] = report.output
+            if before and before != self.paused.get(report.tile):
+                drop_paused(self.brief.plan.root, report.tile, before)
+
 
 @dataclass
 class RunReport:
-    """What became of an image's tiles: how many ended how, how often one failed, and the network calls of all."""
+    """What became of an image's tiles: how many ended how, how often one failed or was paused, the calls of all.
+
+    ``spared`` are network calls that tiles did not need again, since they were saved on their way.
+    """
 
     done: int = 0
     inherited: int = 0
     degraded: int = 0
     failures: int = 0
+    paused: int = 0
     calls: int = 0
+    spared: int = 0
 
 
 Course = Generator[Chores | Tiles, Any, None]
@@ -152,6 +172,10 @@ class Agenda:
     def backlog(self) -> int:
         """Tiles and chores that could be done now if somebody were free."""
         return self._frontier.ready + len(self._errands)
+
+    def useful(self, slots: int) -> int:
+        """How many workers of so many slots could be busy now, with tiles and chores."""
+        return ceil((self._frontier.ready + self._frontier.leased + len(self._errands) + self._sent) / slots)
 
     def admit(self, *, slots: int, workers: int) -> None:
         """Begin courses as long as those under way could not keep so many slots busy."""
@@ -243,7 +267,7 @@ class Agenda:
         image, tile = item
         tiles = self.tiles(image)
         lost = tuple(other for other in tiles.plan.reads(tile) if other in tiles.degraded) if tiles.degraded else ()
-        return Ticket(image, tile, lost, tiles.priors(tile))
+        return Ticket(image, tile, lost, tiles.priors(tile), tiles.paused.get(tile, ""))
 
     def settle(self, reports: list[Report]) -> None:
         """Commit settled tiles, then free their dependants, so that none starts on what could be lost."""
@@ -271,10 +295,12 @@ class Agenda:
     def _commit(self, step: _TilesLeft, group: Sequence[Report]) -> None:
         entries: list[Entry] = []
         finished: list[Item] = []
+        returned: list[Item] = []
         for report in group:
             item = (report.image, report.tile)
             step.report.calls += report.calls
-            if report.outcome in (Outcome.DONE, Outcome.INHERITED):
+            step.report.spared += report.spared
+            if report.finished:
                 step.report.done += report.outcome is Outcome.DONE
                 step.report.inherited += report.outcome is Outcome.INHERITED
                 entries.append(Entry(report.tile, Status.DONE, report.inputs, report.output))
@@ -285,8 +311,15 @@ class Agenda:
                     step.report.degraded += 1
                     step.tiles.degraded.add(report.tile)
                     entries.append(Entry(report.tile, Status.DEGRADED, reason=report.reason))
+            elif report.outcome is not Outcome.BROKEN:
+                returned.append(item)
+                if report.outcome is Outcome.PAUSED:
+                    step.report.paused += 1
+                    entries.append(Entry(report.tile, Status.PAUSED, report.inputs, report.output))
         if entries:
             step.tiles.ledger.commit(entries)
+        step.tiles.note_saved(group)
+        self._frontier.give_back(returned)
         self._frontier.done(finished)
 
     def _tiles_settled(self, image: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from time import monotonic, sleep
 from typing import Any
@@ -17,6 +17,8 @@ from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
 from .connect import COLOURS, connect, last_line, refuse_silence
 from .executor import CrewSpec, Description, WorkFor
+from .nodes import draining, kinds_of
+from .timesheet import Timesheet
 from .worker import Usage
 
 # Seconds after which whoever listens looks up although nothing was heard.
@@ -27,6 +29,8 @@ _MANY = 64
 _QUIET = 10.0
 # Seconds that the processes of a dying node may take to go one after the other.
 _GRACE = 0.5
+# The label by which Ray tells nodes apart.
+_NODE = "ray.io/node-id"
 # What Ray says of an actor that it had put, or was about to put, on a node that went.
 _WITH_NODE = "because its node has died"
 # Both are read when torch loads, which is once an actor unpickles what makes its work.
@@ -35,7 +39,10 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
 @dataclass(eq=False)
 class Hand:
-    """An actor and what it was given: tiles, calls by method and the moment they were made, ``images`` it knows."""
+    """An actor and what it was given: tiles, calls by method and the moment they were made, ``images`` it knows.
+
+    ``heard`` and ``used`` are when it last answered and last had something to do, ``leaving`` since when it goes.
+    """
 
     name: str
     actor: Any
@@ -46,6 +53,8 @@ class Hand:
     slots: int = 0
     images: set[int] = field(default_factory=set)
     heard: float = 0.0
+    used: float = field(default_factory=monotonic)
+    leaving: float | None = None
 
     def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  Ray's own type has no name
         """Start a call; what it comes to is heard later."""
@@ -56,6 +65,11 @@ class Hand:
     def under_way(self, method: str) -> int:
         """Calls of a method that have not come back."""
         return sum(called == method for called, _ in self.calls.values())
+
+    @property
+    def working(self) -> bool:
+        """Whether it has something to do."""
+        return bool(self.under_way("advance") or self.under_way("do"))
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Lost:
-    """An actor that is gone with its calls; ``alone``: it died by itself, not with its node."""
+    """An actor that is gone with its calls; ``alone``: it died by itself, not with its node, nor was it let go."""
 
     hand: Hand
     alone: bool
@@ -78,7 +92,11 @@ class Lost:
 
 
 class Crew:
-    """As many actors as a job asks for, as far as the cluster has room; all of one numeric class and batch."""
+    """As many actors as there is work for, within what a job asks for; all of one numeric class and batch.
+
+    ``wanted`` is how many the work at hand could use. Those beyond it are let go when they have rested for a while,
+    so that their nodes go, and are hired again as actors that wait for a place, so that nodes come.
+    """
 
     description: Description
 
@@ -89,14 +107,19 @@ class Crew:
         self._deaths = 0
         self._hiring = 0.0
         self._manned = self._said = monotonic()
-        self.gone = Usage()
+        self._going: set[str] = set()
+        self._complaints: set[str] = set()
+        self.wanted = 1
+        self._needed = self._looked = monotonic()
+        self.gone, self.timesheet = Usage(), Timesheet()
         self.hands: list[Hand] = []
         self._started = connect(spec)
         try:
-            self._size, self._make_work = 1, work_for(None)
+            self._least, self._most, self._make_work = 1, 1, work_for(None)
             while not any(hand.slots for hand in self.hands):
                 list(self.listen())
-            self._size, self._make_work = spec.workers, work_for(self.description.batch)
+            self._most, self._make_work = spec.workers, work_for(self.description.batch)
+            self._least = self._most if spec.least is None else min(spec.least, self._most)
         except BaseException:
             self.close()
             raise
@@ -113,17 +136,26 @@ class Crew:
 
     @property
     def complete(self) -> bool:
-        """Whether every hand that the job asks for can be given work."""
-        return len(self.ready) == self._size
+        """Whether every hand that has a place can be given work, so that none is about to look for some."""
+        return all(hand.slots for hand in self.hands if hand.node and hand.leaving is None)
 
     @property
     def ready(self) -> list[Hand]:
         """The hands that have their network and can be given work."""
-        return [hand for hand in self.hands if hand.slots]
+        return [hand for hand in self.hands if hand.slots and hand.leaving is None]
+
+    @property
+    def favoured(self) -> list[Hand]:
+        """Those of them that are given work: no more than can use it, so that the others come to rest."""
+        return self.ready[: self._wanted]
+
+    @property
+    def _wanted(self) -> int:
+        return max(self._least, min(self.wanted, self._most))
 
     def listen(self) -> Iterator[Heard | Lost]:
-        """What calls have come to since, and who was lost; whoever was lost is replaced."""
-        while len(self.hands) < self._size and monotonic() >= self._hiring:
+        """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
+        while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
         if not calls:
@@ -131,21 +163,66 @@ class Crew:
         done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK) if calls else ([], [])
         if done:
             done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
-        for call in done:
+        # An actor that died is first heard of by the call that waits all the time: what it did before comes first.
+        for call in sorted(done, key=lambda call: calls[call].calls[call][0] == "watch"):
             if calls[call] in self.hands:
                 yield from self._heard(calls[call], call)
         for hand in list(self.hands):
             if self._overdue(hand):
                 yield self._lose(hand, f"a call took more than {self._spec.patience:g} s")
+        if monotonic() - self._looked > TICK:
+            self._looked = monotonic()
+            self.timesheet.look([hand.node for hand in self.hands if hand.node], kinds_of)
+            self._heed_drains()
+            yield from self._let_go()
         self._wait_for_capacity()
 
     def _hired(self) -> Hand:
         spec = self._spec
-        needs = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": _ENVIRONMENT}}
-        actor = self._actor.options(**needs).remote(self._make_work)
+        needs: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus}
+        if self._going:
+            needs["label_selector"] = {_NODE: f"!in({','.join(sorted(self._going))})"}
+        needs["runtime_env"] = {"env_vars": _ENVIRONMENT}
+        actor = self._actor.options(**needs).remote(self._make_work, spec.drain_url)
         hand = Hand(f"worker {next(self._numbers)}", actor)
         hand.call("where")
         return hand
+
+    def _heed_drains(self) -> None:
+        """Tell the hands on nodes that Ray is draining to save their tiles."""
+        doomed = draining()
+        for hand in self.hands:
+            if hand.node in doomed and hand.leaving is None:
+                hand.call("drain")
+                self._must_go(hand, "its node is draining")
+
+    def _let_go(self) -> Iterator[Lost]:
+        """Strike off those that must go and have saved their tiles, or had the time to, and those that rested long."""
+        now, spec = monotonic(), self._spec
+        for hand in list(self.hands):
+            if hand.working:
+                hand.used = now
+            if hand.leaving is not None and (not hand.working or now - hand.leaving > spec.drain_seconds):
+                yield self._strike_off(hand, "its machine goes")
+        staying = [hand for hand in self.hands if hand.leaving is None]
+        surplus = len(staying) - self._wanted
+        if surplus <= 0:
+            self._needed = now
+        rested = [hand for hand in reversed(staying) if now - max(hand.used, self._needed) > spec.idle]
+        for hand in rested[: max(0, surplus)]:
+            yield self._strike_off(hand, "there is nothing for it to do")
+
+    def _must_go(self, hand: Hand, reason: str) -> None:
+        hand.leaving = monotonic()
+        self._say(f"{hand.name} goes and is replaced: {reason}")
+
+    def _strike_off(self, hand: Hand, reason: str) -> Lost:
+        self.hands.remove(hand)
+        self.gone += hand.usage
+        with suppress(RaySystemError):
+            # Raised of an actor that was not made yet when its node went.
+            ray.kill(hand.actor)
+        return Lost(hand, alone=False, reason=reason)
 
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
         method, _ = hand.calls[call]
@@ -167,11 +244,18 @@ class Crew:
             return
         del hand.calls[call]
         if method == "where":
-            hand.node = told
+            hand.node = told.node
             hand.call("load")
+            hand.call("watch")
+            self._complain(told.problem)
+        elif method == "watch":
+            if told.with_machine:
+                self._going.add(hand.node)
+            if hand.leaving is None:
+                self._must_go(hand, told.reason)
         elif method == "load":
             self._loaded(hand, told)
-        elif method != "give":
+        elif method not in ("give", "drain"):
             yield Heard(hand, call, told, failed)
 
     def _loaded(self, hand: Hand, description: Description) -> None:
@@ -184,24 +268,20 @@ class Crew:
                 f"{hand.name} on node {hand.node[:8]} computes otherwise than the others ({differences}), and bytes "
                 "would depend on who does what: give the job workers of one kind"
             )
-        hand.slots = description.slots
+        hand.slots, hand.used = description.slots, monotonic()
 
     def _overdue(self, hand: Hand) -> bool:
         """Whether a call takes longer than any may; one that waits for a place on the cluster does not count."""
-        if not hand.node or not hand.calls:
+        made = [made for method, made in hand.calls.values() if method != "watch"]
+        if not hand.node or not made:
             return False
-        began = min(made for _, made in hand.calls.values())
-        return monotonic() - max(hand.heard, began) > self._spec.patience
+        return monotonic() - max(hand.heard, min(made)) > self._spec.patience
 
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""
-        self.hands.remove(hand)
-        self.gone += hand.usage
-        with suppress(RaySystemError):
-            # Raised of an actor that was not made yet when its node went.
-            ray.kill(hand.actor)
+        going = hand.leaving is not None or _WITH_NODE in reason
         # Whoever never had a place did not die of anything.
-        alone = bool(hand.node) and _WITH_NODE not in reason and _stands(hand.node)
+        alone = not going and bool(hand.node) and _stands(hand.node)
         self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
@@ -211,12 +291,18 @@ class Crew:
                 f"the last one: {reason}"
             )
         self._say(f"{hand.name} was lost {'' if alone else 'with its node '}and is replaced: {reason}")
-        return Lost(hand, alone, reason)
+        return replace(self._strike_off(hand, reason), alone=alone)
+
+    def _complain(self, problem: str) -> None:
+        """Say of the address that should tell when machines go what is wrong with it, once."""
+        if problem and problem not in self._complaints:
+            self._complaints.add(problem)
+            self._say(problem)
 
     def _wait_for_capacity(self) -> None:
         """Say that nobody works, and after a while give up."""
         now = monotonic()
-        if any(hand.node for hand in self.hands):
+        if not self._wanted or any(hand.node for hand in self.hands):
             self._manned = self._said = now
         elif now - self._manned > self._spec.capacity:
             raise TileloomError(f"no worker could be had for {self._spec.capacity:g} s: {self._lacks()}")

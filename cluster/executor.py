@@ -10,6 +10,7 @@ from ..tiling.errors import lacks_memory
 from ..tiling.frontier import Frontier
 from ..tiling.work import TileWork
 from .agenda import Agenda, Course, Errand
+from .timesheet import Timesheet
 from .worker import Report, Usage, Worker
 
 WorkFor = Callable[[int | None], Callable[[], TileWork[Any]]]
@@ -22,6 +23,8 @@ class CrewSpec:
 
     ``address`` None starts Ray on this machine, for this job alone. ``patience`` is the seconds that one call
     may take, ``capacity`` those that may pass without any worker; ``restarts`` is how often workers may die.
+    Those beyond ``least`` (None: all stay) end after ``idle`` seconds without anything to do. A worker's machine
+    that will be taken away says so at ``drain_url``; its tiles are saved within ``drain_seconds``.
     """
 
     workers: int = 1
@@ -31,6 +34,10 @@ class CrewSpec:
     patience: float = 3600.0
     capacity: float = 600.0
     restarts: int = 20
+    least: int | None = None
+    idle: float = 60.0
+    drain_url: str | None = None
+    drain_seconds: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ class Executor(Protocol):
         """What its workers did, added up."""
         ...
 
+    @property
+    def timesheet(self) -> Timesheet:
+        """How long machines and workers were held for it; none is for work in this process."""
+        ...
+
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
     ) -> None:
@@ -79,6 +91,7 @@ class LocalExecutor:
     def __init__(self, worker: Worker[Any]) -> None:
         """Drive ``worker``."""
         self._worker = worker
+        self.timesheet = Timesheet()
 
     @property
     def description(self) -> Description:

@@ -20,6 +20,7 @@ from .agenda import Agenda, Course, Errand
 from .crew import Crew, Hand, Heard, Lost
 from .executor import CrewSpec, Description, WorkFor, unheard
 from .tile_actor import Letter, RemoteTileActor, Told
+from .timesheet import Timesheet
 from .worker import Outcome, Report, Usage
 
 # Calls under way at one hand: one computes, one waits behind it.
@@ -45,6 +46,7 @@ class RayExecutor:
     ) -> None:
         """Start the workers; ``say`` is told of losses and of waiting for room."""
         self._crew = Crew(work_for, spec, say=say, actor=actor)
+        self._most, self._say = spec.workers, say
         self._deaths: Counter[Item] = Counter()
         self._suspects: deque[Item | Errand] = deque()
         self._reserved: Hand | None = None
@@ -77,6 +79,11 @@ class RayExecutor:
         """What the workers did, those that are gone included as far as they told."""
         return sum((hand.usage for hand in self._crew.hands), start=self._crew.gone)
 
+    @property
+    def timesheet(self) -> Timesheet:
+        """How long machines and workers were held."""
+        return self._crew.timesheet
+
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
     ) -> None:
@@ -87,8 +94,10 @@ class RayExecutor:
         self._reserved = self._trial = None
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
-                ready = self._crew.ready
-                agenda.admit(slots=sum(hand.slots for hand in ready), workers=len(ready))
+                slots = self.description.slots
+                # As many images as all workers could be busy with, so that the backlog tells how many are wanted.
+                agenda.admit(slots=slots * self._most, workers=len(self._crew.ready))
+                self._crew.wanted = agenda.useful(slots)
                 self._hand_out(agenda)
                 reports: list[Report] = []
                 for event in self._crew.listen():
@@ -128,6 +137,8 @@ class RayExecutor:
             item = report.image, report.tile
             hand.held.discard(item)
             self._made_by[item] = hand
+            if report.outcome is Outcome.RETURNED and report.reason:
+                self._say(f"{hand.name} could not save a tile before it went: {report.reason}")
         while len(self._made_by) > _REMEMBERED:
             self._made_by.popitem(last=False)
         if hand is self._reserved and self._trial and not hand.held:
@@ -169,8 +180,8 @@ class RayExecutor:
         """Give chores, fill every hand's slots, then the mailboxes; keep calls under way where there is work."""
         self._send_errands(agenda)
         self._isolate(agenda)
-        hands = [hand for hand in self._crew.ready if hand is not self._reserved]
-        given: dict[Hand, list[Item]] = {hand: [] for hand in hands}
+        hands = [hand for hand in self._crew.favoured if hand is not self._reserved]
+        given: dict[Hand, list[Item]] = {hand: [] for hand in self._crew.ready if hand is not self._reserved}
         for ahead in (0, _AHEAD):
             if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
                 # Whoever comes, or has room, would look for the tickets in others' mailboxes.
@@ -189,7 +200,7 @@ class RayExecutor:
 
     def _send_errands(self, agenda: Agenda) -> None:
         """Every hand has a chore or two, as long as there are any."""
-        for hand in sorted(self._crew.ready, key=lambda hand: len(hand.calls)):
+        for hand in sorted(self._crew.favoured, key=lambda hand: len(hand.calls)):
             while hand is not self._reserved and hand.under_way("do") < _CALLS:
                 if (errand := agenda.errand()) is None:
                     return
@@ -215,7 +226,7 @@ class RayExecutor:
             self._reserved = min(self._crew.ready, key=lambda hand: len(hand.held))
         if self._reserved is None:
             return
-        if self._trial is None and not self._suspects:
+        if self._trial is None and (not self._suspects or self._reserved.leaving is not None):
             self._reserved = None
             return
         if self._trial is None and not self._reserved.held and not self._reserved.under_way("do"):

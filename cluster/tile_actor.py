@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from signal import SIGTERM, signal
+from threading import Event
 from typing import Any
 
 import ray
@@ -12,10 +15,29 @@ import ray
 from ..tiling.work import TileWork
 from .agenda import Chore
 from .executor import Description, describe
+from .nodes import goes_away
 from .worker import Brief, Report, Ticket, Usage, Worker
 
+# Seconds between two questions to the machine whether it will be taken away.
+_ASK = 1.0
 # Seconds that a call waits for tickets where there is nothing to do: they come by another way and may be late.
 _PAUSE = 0.05
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The node that an actor is on, and what is wrong with the address that should tell when it goes."""
+
+    node: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """An actor must go: why, and whether its whole machine does."""
+
+    reason: str
+    with_machine: bool
 
 
 @dataclass(frozen=True)
@@ -36,18 +58,44 @@ class Letter:
 
 
 class TileActor:
-    """Holds the network and a running batch. Calls of ``work`` compute; those of ``control`` never wait."""
+    """Holds the network and a running batch.
 
-    def __init__(self, make_work: Callable[[], TileWork[Any]]) -> None:
+    Calls of ``work`` compute, those of ``control`` never wait, that of ``watch`` comes back when the actor must go.
+    """
+
+    def __init__(self, make_work: Callable[[], TileWork[Any]], drain_url: str | None = None) -> None:
         """Nothing yet: what goes wrong while the network is loaded is told by the first call."""
-        self._make_work = make_work
+        self._make_work, self._drain_url = make_work, drain_url
         self._worker: Worker[Any] | None = None
+        self._leaving = Event()
+        signal(SIGTERM, lambda *_: self._leaving.set())
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
 
     @ray.method(concurrency_group="control")
-    def where(self) -> str:
+    def where(self) -> Placed:
         """The node it is on; whoever hears of it knows that the actor has a place."""
-        return str(ray.get_runtime_context().get_node_id())
+        node = str(ray.get_runtime_context().get_node_id())
+        try:
+            if self._drain_url:
+                goes_away(self._drain_url)
+        except OSError as error:
+            return Placed(node, f"{self._drain_url} does not tell whether a machine goes: {error}")
+        return Placed(node)
+
+    @ray.method(concurrency_group="control")
+    def drain(self) -> None:
+        """Let the running batch be saved before its next step."""
+        self._leaving.set()
+
+    @ray.method(concurrency_group="watch")
+    def watch(self) -> Warned:
+        """Come back when the actor has to go, whoever says so."""
+        while not self._leaving.wait(_ASK):
+            with suppress(OSError):
+                if self._drain_url and goes_away(self._drain_url):
+                    self._leaving.set()
+                    return Warned("its machine will be taken away", with_machine=True)
+        return Warned("it was told to end", with_machine=False)
 
     @ray.method(concurrency_group="work")
     def load(self) -> Description:
@@ -64,7 +112,7 @@ class TileActor:
     def advance(self) -> Told:
         """Step the running batch until at least one tile is settled."""
         worker = self._loaded
-        reports = worker.advance(self._mail(_PAUSE) if not worker.busy else (), self._mail)
+        reports = worker.advance(self._mail(_PAUSE) if not worker.busy else (), self._mail, self._leaving.is_set)
         return Told(reports, replace(worker.usage))
 
     @ray.method(concurrency_group="work")
@@ -97,7 +145,7 @@ class TileActor:
         return letter.tickets
 
 
-_GROUPS = {"work": 1, "control": 1}
+_GROUPS = {"work": 1, "control": 1, "watch": 1}
 RemoteTileActor: Any = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=_GROUPS)(  # type: ignore[call-overload]
     TileActor
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
-from ..tiling.errors import OutOfMemory, TileFailed, TileloomError, lacks_memory
-from ..tiling.work import Floats, TileWork
+from ..tiling.errors import CorruptChunk, OutOfMemory, TileFailed, TileloomError, lacks_memory
+from ..tiling.paused import Paused, load_paused, save_paused
+from ..tiling.work import Floats, TileInputs, TileWork
 
 S = TypeVar("S")
 Given = TypeVar("Given")
@@ -40,12 +43,16 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A tile to restore; ``degraded`` are the tiles whose pixels it must not take."""
+    """A tile to restore; ``degraded`` are the tiles whose pixels it must not take.
+
+    ``paused`` is the hash of what was saved of it on its way; empty words where nothing was.
+    """
 
     image: int
     tile: int
     degraded: tuple[int, ...] = ()
     priors: tuple[Prior, ...] = ()
+    paused: str = ""
 
 
 class Outcome(StrEnum):
@@ -55,13 +62,17 @@ class Outcome(StrEnum):
     INHERITED = "inherited"
     FAILED = "failed"
     BROKEN = "broken"
+    PAUSED = "paused"
+    RETURNED = "returned"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A settled ticket: digest of the inputs, hash of the output, or why it failed; calls and seconds it took.
 
-    BROKEN is no fault of the tile: its image cannot be read or written, which ``error`` tells.
+    BROKEN is no fault of the tile: its image cannot be read or written, which ``error`` tells. PAUSED is saved on
+    its way, and ``output`` the hash of that; RETURNED begins anew, for what reason there may be. ``spared`` are calls
+    that it did not need, since it was saved with them behind it.
     """
 
     image: int
@@ -72,8 +83,14 @@ class Report:
     reason: str = ""
     error: Exception | None = None
     calls: int = 0
+    spared: int = 0
     seconds: float = 0.0
     began: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tile's pixels are written."""
+        return self.outcome in (Outcome.DONE, Outcome.INHERITED)
 
 
 @dataclass
@@ -82,6 +99,7 @@ class _Flight(Generic[S]):
     inputs: str
     state: S
     began: float
+    spared: int
     calls: int = 0
 
 
@@ -153,11 +171,16 @@ class Worker(Generic[S]):
         self.open(image, brief)
         return task(self.access(image))
 
-    def advance(self, tickets: Sequence[Ticket], more: Callable[[], Sequence[Ticket]] = tuple) -> list[Report]:
+    def advance(
+        self,
+        tickets: Sequence[Ticket],
+        more: Callable[[], Sequence[Ticket]] = tuple,
+        leaving: Callable[[], bool] = bool,
+    ) -> list[Report]:
         """Take tiles into the running batch and step it until at least one tile is settled.
 
-        Tickets beyond the free slots wait their turn. ``more`` is asked before each step for tickets that have
-        come in the meantime.
+        Tickets beyond the free slots wait their turn. Before each step ``more`` is asked for tickets that have
+        come in the meantime, and ``leaving`` whether the worker has to go, and to :meth:`pause`.
         """
         reports: list[Report] = []
         self._waiting.extend(tickets)
@@ -165,12 +188,38 @@ class Worker(Generic[S]):
             # First asked, then added: images may be closed meanwhile, and that makes a new queue.
             arrived = more()
             self._waiting.extend(arrived)
+            if leaving():
+                return reports + self.pause()
             while self._waiting and self.free:
                 if report := self._board(self._waiting.popleft()):
                     reports.append(report)
             if reports or not self._flights:
                 return reports
             reports += self._step()
+
+    def pause(self) -> list[Report]:
+        """Save the tiles in flight on their way and return all others; the worker then holds none."""
+        flights, waiting = self._flights, self._waiting
+        self._flights, self._waiting = [], deque()
+        returned = [Report(ticket.image, ticket.tile, Outcome.RETURNED) for ticket in waiting]
+        return [self._paused(flight) for flight in flights] + returned
+
+    def _paused(self, flight: _Flight[S]) -> Report:
+        ticket, began, calls = flight.ticket, flight.began, flight.calls
+        if not calls:
+            return self._report(ticket, Outcome.RETURNED, began)
+        try:
+            packed = self.work.pack(flight.state)
+            paused = Paused(flight.inputs, self.work.numeric_class, flight.spared + calls, packed)
+            saved = save_paused(self._root(ticket), ticket.tile, paused)
+        except Exception as error:
+            # On a machine that is about to end anything may fail, and the tile can still be done elsewhere.
+            reason = f"{type(error).__name__}: {error}"
+            return self._report(ticket, Outcome.RETURNED, began, reason=reason, calls=calls)
+        return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved, calls=calls)
+
+    def _root(self, ticket: Ticket) -> str:
+        return self._briefs[ticket.image].plan.root
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
@@ -179,16 +228,24 @@ class Worker(Generic[S]):
             inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
             digest = inputs.digest(self._briefs[ticket.image].settings)
             inherited = self._inherit(ticket, digest)
+            paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         except Exception as error:
             return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error))
         self.usage.reading += perf_counter() - began
         if inherited:
             return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
-        state = self._attempt(self.work.begin, inputs)
+        state, spared = self._begun(inputs, digest, paused)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began, reason=str(state))
-        self._flights.append(_Flight(ticket, digest, state, began))
+        self._flights.append(_Flight(ticket, digest, state, began, spared))
         return None
+
+    def _begun(self, inputs: TileInputs, digest: str, paused: Paused | None) -> tuple[S | TileFailed, int]:
+        """A tile as it was saved on its way, with the calls behind it; where that does not hold, at its start."""
+        if paused and paused.inputs == digest and paused.numeric_class == self.work.numeric_class:
+            with suppress(CorruptChunk):
+                return self._attempt(partial(self.work.unpack, inputs), paused.packed), paused.calls
+        return self._attempt(self.work.begin, inputs), 0
 
     def _inherit(self, ticket: Ticket, digest: str) -> str:
         access = self.access(ticket.image)
@@ -221,14 +278,14 @@ class Worker(Generic[S]):
         else:
             flight.state = state
             return None
-        ticket, began, calls = flight.ticket, flight.began, flight.calls
+        ticket, began, made = flight.ticket, flight.began, {"calls": flight.calls, "spared": flight.spared}
         if isinstance(window, TileFailed):
-            return self._report(ticket, Outcome.FAILED, began, reason=str(window), calls=calls)
+            return self._report(ticket, Outcome.FAILED, began, reason=str(window), **made)
         try:
             output = self.access(ticket.image).write(ticket.tile, window)
         except Exception as error:
-            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error), calls=calls)
-        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output, calls=calls)
+            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error), **made)
+        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output, **made)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
         """Every flight's next state. Where a batch fails as a whole, each one is tried alone: one must be at fault."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from shlex import quote
@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..cluster.timesheet import HOUR
 from ..tiling.errors import InputError, StoreError
 from ..tiling.patience import impatient
 from ..tiling.place import Place, place
@@ -175,7 +176,9 @@ def simulate(
 ) -> None:
     """Say how long TARGET, a job file or the output of a job, would take on a cluster.
 
-    Runs the real order of tiles against a clock that is not real; reading and writing are left out.
+    Runs the real order of tiles against a clock that is not real; reading and writing are left out. With
+    --autoscale, workers come and go by the job's cluster.idle; cost is by its cluster.prices, each worker on a
+    machine of its own.
     """
     where = place(target).absolute()
     where.reach()
@@ -198,11 +201,12 @@ def simulate(
         slots=slots,
         call_seconds=call_seconds,
         mtbf=mtbf,
-        autoscale=_autoscale(autoscale, workers, startup),
+        autoscale=_autoscale(autoscale, workers, startup, spec.cluster.idle),
     )
     if picture:
         write_png(picture, weave_picture(found.intervals, [compiled.image.plan] * images))
-    _print(_simulation(found) if as_json else _simulation_lines(found))
+    told = _simulation(found, spec.cluster.prices or {})
+    _print(told if as_json else _simulation_lines(found, told["cost"]))
 
 
 def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
@@ -242,14 +246,14 @@ def _print(what: dict[str, Any] | Iterator[str]) -> None:
     click.echo(json.dumps(what, indent=1) if isinstance(what, dict) else "\n".join(what))
 
 
-def _autoscale(text: str | None, workers: int, startup: float) -> Autoscale | None:
+def _autoscale(text: str | None, workers: int, startup: float, idle: float) -> Autoscale | None:
     """MIN:MAX workers; without it a delay still counts for lost workers, which come back."""
     if text is None:
         return Autoscale(workers, workers, startup) if startup else None
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match:
-        raise InputError(f"--autoscale must be MIN:MAX, such as 1:16, not '{text}'")
-    return Autoscale(int(match[1]), int(match[2]), startup)
+        raise InputError(f"--autoscale must be MIN:MAX, such as 0:16, not '{text}'")
+    return Autoscale(int(match[1]), int(match[2]), startup, idle)
 
 
 def _plan_lines(found: Forecast) -> Iterator[str]:
@@ -332,14 +336,19 @@ def _damage_lines(found: Iterable[Damage]) -> Iterator[str]:
         yield f"damaged: {where}: {damage.problem}"
 
 
-def _simulation(found: Simulation) -> dict[str, Any]:
+def _simulation(found: Simulation, prices: Mapping[str, float]) -> dict[str, Any]:
     names = ("makespan", "bound", "efficiency", "critical_path", "work", "slots", "busy", "redone", "worker_seconds")
-    return {name: getattr(found, name) for name in names}
+    told = {name: getattr(found, name) for name in names} | {"idle_share": found.idle}
+    # Each worker has a machine of its own.
+    told["node_seconds"] = found.worker_seconds
+    told["cost"] = {kind: price * found.worker_seconds / HOUR for kind, price in prices.items()}
+    return told
 
 
-def _simulation_lines(found: Simulation) -> Iterator[str]:
+def _simulation_lines(found: Simulation, cost: Mapping[str, float]) -> Iterator[str]:
     yield f"makespan: {found.makespan:.1f} s"
     yield f"bound: {found.bound:.1f} s, which no order of tiles can beat (longest chain {found.critical_path:.1f} s)"
     yield f"efficiency: {found.efficiency:.1%}"
-    yield f"busy: {found.busy:.1%} of {found.worker_seconds:.0f} worker-seconds"
+    yield f"busy: {found.busy:.1%} of {found.worker_seconds:.0f} worker-seconds; {found.idle:.1%} wholly idle"
     yield f"redone: {found.redone} tiles, lost with their worker"
+    yield from (f"cost: {money:.2f} on {kind}" for kind, money in cost.items())

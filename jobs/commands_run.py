@@ -24,7 +24,7 @@ from .spec import JobSpec
 from .state import begun_at
 
 if TYPE_CHECKING:
-    from .course import Summary
+    from .course import Held, Summary
     from .run_archive import ArchiveSummary
 
 # Loads torch: only once a job has been read, so that help and refusals come at once.
@@ -170,6 +170,7 @@ def _archive_lines(summary: ArchiveSummary) -> Iterator[str]:
         f"{len(summary.failed)} failed; in this run {summary.tiles} tiles, {summary.calls} network calls, "
         f"{summary.seconds:.1f} s"
     )
+    yield from _workers(summary.held, saved=summary.calls_saved)
     for how, images in (("degraded", summary.degraded), ("failed", summary.failed), ("stopped", summary.stopped)):
         yield from (f"{how}: {image}" for image in images[:MOST_NAMED])
         if len(images) > MOST_NAMED:
@@ -187,11 +188,22 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"{report.done} tiles restored, {report.inherited} taken over, {len(summary.degraded)} degraded; "
         f"{summary.calls} network calls, {summary.seconds:.1f} s"
     )
+    yield from _workers(summary.held, saved=report.spared)
     for tile in summary.degraded:
         yield f"degraded: {tile}"
     if summary.degraded:
         yield f"degraded tiles are filled in; run them again with: tileloom retry {quote(str(summary.output))}"
     yield f"result: {summary.output}"
+
+
+def _workers(held: Held, *, saved: int) -> Iterator[str]:
+    """What workers took and saved, where there were any."""
+    if saved:
+        yield f"{saved} network calls saved: tiles of workers that had to go went on from where they were"
+    if held.idle_share is not None:
+        cost = "" if held.cost is None else f", cost {held.cost:.2f}"
+        times = f"{held.worker_seconds:.0f} s on {held.node_seconds:.0f} s of machines"
+        yield f"workers: {times}, {held.idle_share:.0%} idle{cost}"
 
 
 def _may_go_on(job: JobSpec | Archive) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Flag, auto
 from time import perf_counter
 from typing import Any
@@ -39,6 +39,30 @@ class Redo(Flag):
 
 
 @dataclass(frozen=True)
+class Held:
+    """Seconds of machines and workers until now, the workers' idle share, and the cost where prices tell it."""
+
+    node_seconds: float
+    worker_seconds: float
+    idle_share: float | None
+    cost: float | None
+
+    def as_json(self) -> dict[str, float | None]:
+        """The figures as plain JSON."""
+        return {name: value if value is None else round(value, 4) for name, value in asdict(self).items()}
+
+
+def held_by(executor: Executor, prices: Mapping[str, float] | None) -> Held:
+    """What a job's workers held until now."""
+    sheet, usage = executor.timesheet, executor.usage
+    if not sheet.worker_seconds:
+        return Held(0.0, 0.0, None, None)
+    busy = usage.reading + usage.computing + usage.writing
+    idle = max(0.0, 1 - busy / sheet.worker_seconds)
+    return Held(sheet.node_seconds, sheet.worker_seconds, idle, sheet.cost(prices or {}))
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run came to."""
 
@@ -50,6 +74,7 @@ class Summary:
     calls_per_tile: int
     fill: float
     seconds: float
+    held: Held
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
@@ -61,9 +86,11 @@ class Summary:
             "failures": self.report.failures,
             "degraded": [str(tile) for tile in self.degraded],
             "network_calls": self.calls,
+            "network_calls_saved": self.report.spared,
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
+            **self.held.as_json(),
         }
 
 
@@ -125,6 +152,7 @@ def image_course(
         calls_per_tile=compiled.calls_per_tile,
         fill=executor.usage.fill,
         seconds=perf_counter() - began,
+        held=held_by(executor, spec.cluster.prices),
     )
     write_json(output / HIDDEN / "report.json", summary.as_json())
     state.tidy()

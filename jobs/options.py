@@ -25,6 +25,8 @@ _TEXTS = {
     "model": "NAME",
     "guidance__classifier": "FILE",
     "cluster__address": "ADDRESS",
+    "cluster__drain_url": "URL",
+    "cluster__prices": "KIND=X,...",
 }
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")

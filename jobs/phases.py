@@ -18,6 +18,7 @@ from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
 from ..tiling.ledger import Ledger
+from ..tiling.paused import paused_tiles, sweep_paused
 from ..tiling.publish import publish_shard, shards_of
 from ..tiling.pyramid import Pyramid
 from .compile import Compiled
@@ -83,10 +84,12 @@ def restore(
     states = tile_states(bits, ledger)
     watcher.begin("restore", int(np.count_nonzero(states == TileState.TODO)), unit="tiles")
     degraded = set(map(int, np.flatnonzero(states == TileState.DEGRADED)))
+    earlier, paused = earlier_results(state, brief.plan.plan.count), paused_tiles(ledger.entries())
     try:
-        report: RunReport = yield Tiles(brief, ledger, states, degraded, earlier_results(state, brief.plan.plan.count))
+        report: RunReport = yield Tiles(brief, ledger, states, degraded, earlier, paused)
     except TileFailed as failure:
         raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
+    sweep_paused(state.root)
     return report
 
 

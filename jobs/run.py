@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +11,13 @@ from typing import Any
 
 from ..cluster.agenda import Course
 from ..cluster.executor import Executor, LocalExecutor
-from ..cluster.worker import Outcome, Report, Worker
+from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
 from ..tiling.place import place
 from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
-from .course import Redo, Summary, digests_of, image_course
+from .course import Redo, Summary, digests_of, image_course, networks_of
 from .forecast import bill_of, workers_a_device
 from .phases import OnReports, new_frontier
 from .progress import Watcher
@@ -50,6 +51,7 @@ def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> E
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,
+        identity=json.dumps(networks_of(spec), sort_keys=True),
         trusted=compiled.trusted,
     )
 
@@ -132,7 +134,7 @@ def _run(
     found: list[Summary] = []
 
     def told(reports: list[Report]) -> None:
-        watcher.advance(sum(report.outcome != Outcome.FAILED for report in reports), f"{executor.usage.calls} calls")
+        watcher.advance(sum(report.finished for report in reports), f"{executor.usage.calls} calls")
         on_reports(reports)
 
     def only() -> Course:

@@ -21,7 +21,7 @@ from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
 from .compile import Compiled, compile_job, refuse_unlike
-from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
+from .course import Digests, Held, Redo, Summary, digests_of, held_by, image_course, networks_of, told_of
 from .manifest import Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
@@ -49,8 +49,10 @@ class ArchiveSummary:
     stopped: list[str]
     tiles: int
     calls: int
+    calls_saved: int
     fill: float
     seconds: float
+    held: Held
 
     @property
     def whole(self) -> bool:
@@ -59,9 +61,12 @@ class ArchiveSummary:
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
-        told = asdict(self) | {"output": str(self.output), "seconds": round(self.seconds, 3)}
-        del told["calls"], told["fill"]
-        return told | {"network_calls": self.calls, "batch_fill": round(self.fill, 4)}
+        told = {**asdict(self), **self.held.as_json(), "output": str(self.output), "seconds": round(self.seconds, 3)}
+        for name, public in (("calls", "network_calls"), ("calls_saved", "network_calls_saved")):
+            told[public] = told.pop(name)
+        told["batch_fill"] = round(told.pop("fill"), 4)
+        del told["held"]
+        return told
 
 
 def run_archive(
@@ -182,10 +187,10 @@ class _Weave:
         self._archive, self._manifest, self._register, self._stands = archive, manifest, register, stands
         self._watcher, self._first, self._redo, self._available = watcher, first, redo, available
         self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
-        self._usage = Usage()
+        self._usage, self._held = Usage(), Held(0.0, 0.0, None, None)
         self._away = 0
         self._stopped_images: list[str] = []
-        self._tiles = 0
+        self._tiles = self._saved = 0
 
     def _is_due(self, number: int) -> bool:
         ended = self._stands[number]
@@ -199,13 +204,14 @@ class _Weave:
             return self._manifest.priority(self.due[image])
 
         def told(reports: list[Report]) -> None:
-            self._tiles += sum(not report.reason and report.error is None for report in reports)
+            self._tiles += sum(report.finished for report in reports)
+            self._saved += sum(report.spared for report in reports)
             self._watcher.advance(0, f"{self._tiles} tiles, {executor.usage.calls} calls")
             on_reports(reports)
 
         frontier = new_frontier(self._archive.job, priority=priority if self._manifest.prefers else None)
         executor.run(map(partial(self._course, executor), self.due), frontier, on_reports=told)
-        self._usage = executor.usage
+        self._usage, self._held = executor.usage, held_by(executor, self._archive.job.cluster.prices)
 
     def _course(self, executor: Executor, number: int) -> Generator[Any, Any, None]:
         """One image's way: whatever is wrong with it ends it alone, unless nothing can be written any more."""
@@ -286,6 +292,8 @@ class _Weave:
             stopped=self._stopped_images,
             tiles=self._tiles,
             calls=self._usage.calls,
+            calls_saved=self._saved,
             fill=self._usage.fill,
             seconds=seconds,
+            held=self._held,
         )

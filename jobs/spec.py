@@ -59,6 +59,12 @@ def _bytes(size: object) -> object:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
 
 
+def _prices(text: object) -> object:
+    """Prices of a text such as A100=1.8,T4=0.4; anything else is left for the type check."""
+    pairs = re.findall(r"([^=,]+)=(\d+(?:\.\d+)?)(?:,|$)", text) if isinstance(text, str) else []
+    return {name.strip(): float(price) for name, price in pairs} or text
+
+
 def _share_or_whole(gpus: float) -> float:
     if gpus > 1 and gpus % 1:
         raise ValueError(gpus)
@@ -96,6 +102,16 @@ Model = Annotated[
     dict[str, JsonValue], BeforeValidator(_named), Meant("a model's name, or a mapping of its name and options")
 ]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(_bytes), Meant("a number of bytes, or a text such as 4GB")]
+Prices = Annotated[
+    dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    BeforeValidator(_prices),
+    Meant("a mapping of kinds of machines to numbers, such as {A100: 1.8}"),
+]
+Url = Annotated[
+    str,
+    Field(pattern=r"^https?://[^/\s]+/?\S*$"),
+    Meant("an address such as http://169.254.169.254/latest/meta-data/spot/instance-action"),
+]
 Mapped = Meant("a mapping of keys and values")
 
 
@@ -182,6 +198,26 @@ class ClusterSpec(_Strict):
         default=600.0, description="Seconds to wait for a cluster that has no room for any worker."
     )
     restarts: Whole = Field(default=20, description="How often workers may die before the job ends.")
+    least: Whole | None = Field(
+        default=None,
+        description="Workers that stay however little there is to do; if left out, none on a cluster, else all.",
+    )
+    idle: Positive = Field(
+        default=60.0,
+        description="Seconds after which a worker with nothing to do is ended, so that its machine may go.",
+    )
+    drain_url: Url | None = Field(
+        default=None,
+        description="What a machine asks to learn that it will be taken away: any answer but FALSE says so.",
+    )
+    drain_seconds: Positive = Field(
+        default=100.0,
+        description="Seconds that a worker whose machine is taken away has to save its tiles; then they begin anew.",
+    )
+    prices: Prices | None = Field(
+        default=None,
+        description="Price an hour of a machine, by its accelerator, instance type or any of its labels or resources.",
+    )
 
 
 class Publish(_Strict):
@@ -343,7 +379,13 @@ class JobSpec(_Strict):
         count = told.workers or 1
         here = max(1, len(os.sched_getaffinity(0)) // count) if told.address is None else 1
         cpus = here if told.cpus is None else told.cpus
-        return CrewSpec(count, cpus, told.gpus, told.address, told.patience, told.capacity, told.restarts)
+        least = 0 if told.address and told.least is None else told.least
+        return CrewSpec(
+            workers=count,
+            cpus=cpus,
+            least=least,
+            **told.model_dump(exclude={"workers", "cpus", "least", "prices"}),
+        )
 
     @property
     def quirks(self) -> Parity:

@@ -196,7 +196,8 @@ def tile_states(bits: NDArray[np.uint8], ledger: Ledger) -> NDArray[np.uint8]:
     """A :class:`TileState` a tile, from the survey and what is committed."""
     states = fresh_states(bits)
     for entry in ledger.entries():
-        states[entry.tile] = TileState.DONE if entry.status is Status.DONE else TileState.DEGRADED
+        if entry.status is not Status.PAUSED:
+            states[entry.tile] = TileState.DONE if entry.status is Status.DONE else TileState.DEGRADED
     return states
 
 

@@ -59,7 +59,8 @@ class EngineFactory:
     ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
     machine's memory (None: no limit), or this share of the accelerator's, and for no more tiles than can ever
     run ``side_by_side``. ``jumps`` are parameters of :func:`~tileloom.models.schedule.jump_times` besides the
-    first family's; ``eta`` None is the sampler's own. ``trusted``: a model that is code may be run.
+    first family's; ``eta`` None is the sampler's own. ``identity`` stands for the weights in what is saved of
+    tiles in the middle of their schedules. ``trusted``: a model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -81,6 +82,7 @@ class EngineFactory:
     jumps: Mapping[str, int] = field(default_factory=dict)
     guidance: Guidance | None = None
     parity: Parity = AS_WRITTEN
+    identity: str = ""
     trusted: bool = False
 
     def __call__(self) -> Engine:
@@ -115,9 +117,17 @@ class EngineFactory:
         return make(*found)
 
     def _engine(self, denoiser: Denoiser, solver: Solver, batch: int, lanes: int) -> Engine:
-        tile = (self.tile, self.tile)
         try:
-            return Engine(denoiser, solver, tile=tile, bands=self.bands, batch=batch, lanes=lanes, levels=self.levels)
+            return Engine(
+                denoiser,
+                solver,
+                tile=(self.tile, self.tile),
+                bands=self.bands,
+                batch=batch,
+                lanes=lanes,
+                levels=self.levels,
+                identity=self.identity,
+            )
         except Exception as error:
             if not lacks_memory(error):
                 raise

@@ -48,8 +48,8 @@ class Engine:
     """A :class:`~tileloom.tiling.work.TileWork` over a denoiser and a solver, on the solver's device.
 
     ``batch`` rows a forward pass, ``lanes`` passes side by side, ``tile`` (rows, columns); ``levels`` of
-    tiles may come. Whatever its precision, a network is given float32 and answers in it: constraints,
-    noise and x_t are never anything else.
+    tiles may come. ``identity`` stands for the networks' weights where states are saved. Whatever its
+    precision, a network is given float32 and answers in it: constraints, noise and x_t are never anything else.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Engine:
         batch: int,
         lanes: int = 1,
         levels: int = 1,
+        identity: str = "",
     ) -> None:
         """Fix the threads and the batch's shape; refuse what the network cannot do in that shape."""
         denoiser.contract.check(tile, bands)
@@ -71,7 +72,7 @@ class Engine:
         self._denoiser, self._solver = denoiser, solver
         self._networks = networks_of(denoiser)
         self._batch, self._lanes, self._levels = batch, lanes, levels
-        self._window = (bands, *tile)
+        self._window, self._identity = (bands, *tile), identity
         fix_arithmetic()
         # OpenMP keeps the number of threads for each calling thread, so every lane sets its own.
         self._pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
@@ -177,7 +178,8 @@ class Engine:
         return replace(state, x_CHW=torch.from_numpy(x_CHW).to(self._solver.device), position=position)
 
     def _sign(self, state: TileState, body: bytes) -> bytes:
-        origin = f"{_FORMAT}|{self._denoiser.contract.name}|{state.origin}|{sorted(self.numeric_class.items())}|"
+        made_by = f"{self._denoiser.contract.name}|{self._identity}|{sorted(self.numeric_class.items())}"
+        origin = f"{_FORMAT}|{made_by}|{state.origin}|"
         return blake2b(origin.encode() + body, digest_size=_DIGEST).digest()
 
     def _advance(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:

@@ -16,6 +16,8 @@ from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.errors import TileFailed
 
 STEPS = 3
+# Seconds that a tile stays at a step if it is told to: longer than it takes until a warning is heard.
+DWELL = 3.0
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,12 @@ class StubWork:
         name = place(state.key)
         if self._faults.due(f"kill-{name}"):
             die()
+        if self._faults.due(f"term-{name}"):
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._faults.due(f"hang-{name}"):
             time.sleep(3600)
+        if self._faults.due(f"dwell-{name}"):
+            time.sleep(DWELL)
         if self._faults.due(f"fail-{name}"):
             return TileFailed(f"{state.key} was told to fail")
         return replace(state, steps=state.steps + 1)
@@ -138,3 +144,10 @@ class StubWork:
     def finish(self, state):
         self._note("finished")
         return np.sin(state.window).astype(np.float32)
+
+    def pack(self, state):
+        return bytes([state.steps]) + state.window.tobytes()
+
+    def unpack(self, inputs, packed):
+        window = np.frombuffer(packed, offset=1).reshape(self._factory.shape)
+        return replace(self.begin(inputs), window=window, steps=packed[0])

@@ -1,5 +1,6 @@
 """What is to be done next, over many images at once: tested by hand, without workers."""
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from tileloom.tiling.errors import InputError, LedgerTaken, StoreError, TileFail
 from tileloom.tiling.frontier import Frontier, OnError
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.ledger import Ledger, Status
+from tileloom.tiling.paused import Paused, paused_tiles, save_paused
 from tileloom.tiling.plan import WeavePlan
 
 GRID = Grid(40, 40, 16, 12, 2)
@@ -21,7 +23,8 @@ GRID = Grid(40, 40, 16, 12, 2)
 def tiles(folder, name="image"):
     """All tiles of a small image."""
     plan = WeavePlan((GRID,))
-    return Tiles(Brief(SimpleNamespace(name=name, plan=plan), b""), Ledger(folder / name), np.zeros(plan.count, "u1"))
+    image = SimpleNamespace(name=name, plan=plan, root=str(folder / f"{name} root"))
+    return Tiles(Brief(image, b""), Ledger(folder / name), np.zeros(plan.count, "u1"))
 
 
 def agenda_of(*courses, on_reports=unheard, **policy):
@@ -61,6 +64,101 @@ def test_a_course_reads_as_if_its_image_were_alone(tmp_path):
     assert (opened, nothing, told, found) == (["opened"], [], [0, 1, 2], [0, 1, 2])
     assert (report.done, report.calls, report.failures) == (GRID.count, 3 * GRID.count, 0)
     assert len(list(Ledger(tmp_path / "image").entries())) == GRID.count
+
+
+def saved(folder, item, calls, name="image"):
+    """The report of a tile that was saved after so many calls."""
+    paused = Paused("i", {}, calls, b"state")
+    hash_ = save_paused(str(folder / f"{name} root"), item[1], paused)
+    return Report(*item, Outcome.PAUSED, inputs="i", output=hash_, calls=calls)
+
+
+def files(folder):
+    return [file.name for file in (folder / "image root" / "paused").iterdir()]
+
+
+def test_paused_and_returned_tiles_come_again_and_only_the_paused_are_committed(tmp_path):
+    reports = []
+
+    def course():
+        reports.append((yield tiles(tmp_path)))
+
+    with agenda_of(course(), retries=0) as agenda:
+        agenda.admit(slots=1, workers=1)
+        [item] = agenda.take(1)
+        agenda.settle([Report(*item, Outcome.RETURNED)])
+        assert list(Ledger(tmp_path / "image").entries()) == []
+        assert agenda.take(1) == [item]
+        assert agenda.ticket(item).paused == ""
+        once = saved(tmp_path, item, 1)
+        agenda.settle([once])
+        [line] = Ledger(tmp_path / "image").entries()
+        assert (line.tile, line.status, line.inputs, line.output) == (item[1], Status.PAUSED, "i", once.output)
+        assert agenda.take(1) == [item]
+        assert agenda.ticket(item).paused == once.output
+        twice = saved(tmp_path, item, 2)
+        agenda.settle([twice])
+        assert files(tmp_path) == [f"{item[1]}-{twice.output}"]
+        assert agenda.take(1) == [item]
+        agenda.settle([replace(done(item), calls=1, spared=2)])
+        assert files(tmp_path) == []
+        assert agenda.ticket(item).paused == ""
+        while not agenda.over:
+            agenda.settle([done(item) for item in agenda.take(4)])
+            agenda.admit(slots=1, workers=1)
+    [report] = reports
+    assert (report.done, report.paused, report.failures) == (GRID.count, 2, 0)
+    assert (report.calls, report.spared) == (1 + 2 + 1 + 3 * (GRID.count - 1), 2)
+
+
+def test_a_tile_that_fails_after_it_was_paused_begins_anew(tmp_path):
+    def course():
+        yield tiles(tmp_path)
+
+    with agenda_of(course()) as agenda:
+        agenda.admit(slots=1, workers=1)
+        [item] = agenda.take(1)
+        agenda.settle([saved(tmp_path, item, 1)])
+        assert agenda.take(1) == [item]
+        agenda.settle([Report(*item, Outcome.FAILED, reason="not finite")])
+        assert files(tmp_path) == []
+        assert agenda.take(1) == [item]
+        assert agenda.ticket(item).paused == ""
+
+
+def test_what_is_saved_outlives_an_image_that_cannot_go_on(tmp_path):
+    def course():
+        with pytest.raises(StoreError):
+            yield tiles(tmp_path)
+
+    with agenda_of(course()) as agenda:
+        agenda.admit(slots=1, workers=1)
+        [item] = agenda.take(1)
+        paused = saved(tmp_path, item, 1)
+        agenda.settle([paused])
+        assert agenda.take(1) == [item]
+        agenda.settle([Report(*item, Outcome.BROKEN, error=StoreError("away"))])
+    assert files(tmp_path) == [f"{item[1]}-{paused.output}"]
+    assert paused_tiles(Ledger(tmp_path / "image").entries()) == {item[1]: paused.output}
+
+
+def test_as_many_workers_are_useful_as_the_work_at_hand_fills(tmp_path):
+    def course():
+        yield Chores([lambda: None] * 5)
+        yield tiles(tmp_path)
+
+    with agenda_of(course()) as agenda:
+        assert agenda.useful(4) == 0
+        agenda.admit(slots=4, workers=1)
+        assert agenda.useful(4) == 2
+        chores = [agenda.errand() for _ in range(5)]
+        assert agenda.useful(4) == 2
+        for errand in chores:
+            agenda.did(errand, None)
+        assert agenda.useful(4) == 1
+        assert agenda.useful(1) == 1
+        agenda.settle([done(item) for item in agenda.take(1)])
+        assert agenda.useful(1) == 2
 
 
 def test_images_interleave_where_one_could_not_fill_the_slots(tmp_path):

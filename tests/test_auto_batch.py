@@ -9,7 +9,7 @@ import pytest
 from tests import nets
 from tests.commandline import tileloom
 from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
-from tileloom.jobs import bill, run
+from tileloom.jobs import bill, course, run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import bill_of
 from tileloom.jobs.state import JobState

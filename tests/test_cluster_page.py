@@ -43,7 +43,7 @@ def test_the_page_has_every_kind_of_cluster():
 
 def test_every_other_command_of_tileloom_exists():
     used = {words[0] for words in commands("tileloom")}
-    assert used == {"cluster", "run", "status", "submit", "list", "logs", "cancel"}
+    assert used == {"cluster", "run", "status", "submit", "list", "logs", "cancel", "simulate"}
     assert used <= set(cli.COMMANDS)
 
 
@@ -66,6 +66,10 @@ def test_the_table_has_every_option():
 
 
 def test_the_job_of_the_page_is_one(tmp_path):
-    (job,) = blocks("yaml")
+    job, *clusters = blocks("yaml")
     (tmp_path / "job.yaml").write_text(job)
     assert load_job(tmp_path / "job.yaml").output == str(tmp_path / "scene.zarr")
+    for cluster in clusters:
+        (tmp_path / "job.yaml").write_text(f"{job}\n{cluster}")
+        kept = load_job(tmp_path / "job.yaml").cluster
+        assert kept.drain_url or kept.prices

@@ -80,6 +80,7 @@ OTHERS = {
     "betas": {"steps": schedule("cosine", steps=5, travel_length=2, travel_repeat=2)},
     "seed": {"seed": 5},
     "model": {"denoiser": gaussian()},
+    "weights": {"identity": "of other weights"},
 }
 
 

@@ -15,6 +15,7 @@ from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import forecast, survey_image
 from tileloom.jobs.look import Phase, job_status, open_state, verify_output
 from tileloom.jobs.progress import Silent
+from tileloom.jobs.spec import ClusterSpec
 from tileloom.tiling.box import TileKey
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.simulate import Autoscale, simulate
@@ -284,6 +285,7 @@ def test_a_stored_job_that_is_none_is_refused(tmp_path, text):
 
 # --- simulate ---
 
+PRICES = {"A100": 1.8, "T4": 0.4}
 CLUSTER = ["--workers", 2, "--slots", 3, "--call-seconds", 0.5]
 
 
@@ -302,7 +304,8 @@ def test_a_simulation_is_of_the_jobs_own_tiles(finished, tmp_path, capfd):
 def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
     spec, _ = finished
     options = ["--images", 12, "--mtbf", 4, "--autoscale", "1:4", "--startup", 2]
-    told = tileloom(capfd, "simulate", faults.job_file(spec), *CLUSTER, *options, "--json").json
+    priced = spec.model_copy(update={"cluster": ClusterSpec(idle=7, prices=PRICES)})
+    told = tileloom(capfd, "simulate", faults.job_file(priced), *CLUSTER, *options, "--json").json
     plan = compile_job(spec).image.plan
     finest = plan.tiles(0)
     states = np.zeros(plan.count, np.uint8)
@@ -317,11 +320,16 @@ def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
         calls_per_tile=3,
         states=[states] * 12,
         mtbf=4,
-        autoscale=Autoscale(1, 4, 2),
+        autoscale=Autoscale(1, 4, 2, 7),
     )
     assert told["makespan"] == expected.makespan
     assert told["redone"] == expected.redone > 0
     assert told["worker_seconds"] == expected.worker_seconds
+    assert told["node_seconds"] == expected.worker_seconds
+    assert told["idle_share"] == expected.idle
+    assert told["cost"] == {
+        kind: pytest.approx(price * expected.worker_seconds / 3600) for kind, price in PRICES.items()
+    }
 
 
 def test_a_startup_delay_alone_counts_for_lost_workers(finished, capfd):

@@ -12,12 +12,14 @@ import ray
 from tests import nets
 from tests.archives import archive
 from tests.commandline import tileloom, written
-from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
+from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, root_of, scene
+from tileloom.cluster.worker import Outcome
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.jobs.spec import ClusterSpec
 from tileloom.jobs.state import JobState
 from tileloom.tiling.errors import InputError
+from tileloom.tiling.ledger import Ledger, Status
 
 pytestmark = pytest.mark.slow
 
@@ -51,10 +53,15 @@ class Listening(Silent):
 
 def test_a_job_starts_its_own_cluster_and_leaves_none(reference, tmp_path, capfd):
     keys = beside(reference, tmp_path).model_dump(mode="json", exclude_none=True, exclude={"cluster"})
-    ran = tileloom(capfd, "run", written(tmp_path, **keys), "--cluster-workers", 2, "--json")
+    words = ["--cluster-workers", 2, "--cluster-prices", "A100=1.8,CPU=3600", "--json"]
+    ran = tileloom(capfd, "run", written(tmp_path, **keys), *words)
     assert ran.code == 0
     assert ran.json["done"] > 20
     assert ran.json["network_calls"] == ran.json["done"] * ran.json["calls_per_tile"]
+    assert ran.json["network_calls_saved"] == 0
+    assert 0 < ran.json["node_seconds"] <= ran.json["worker_seconds"]
+    assert 0 < ran.json["idle_share"] < 1
+    assert ran.json["cost"] == pytest.approx(ran.json["node_seconds"], abs=0.01)
     assert not ray.is_initialized()
     assert_same_bytes(beside(reference, tmp_path), reference)
     kept = json.loads((tmp_path / "out.zarr" / ".tileloom" / "job.json").read_text())
@@ -76,6 +83,37 @@ def test_a_worker_of_a_real_engine_is_killed_on_the_way(moved, reference):
     assert struck
     assert any("was lost and is replaced" in line for line in watcher.said)
     assert_same_bytes(moved, reference)
+
+
+def test_what_was_saved_on_a_machine_that_went_outlives_the_driver(reference, moved):
+    """The driver ends as soon as tiles are saved; a process without Ray goes on from them."""
+    paused, struck = [], []
+
+    def strike(reports):
+        paused.extend(report for report in reports if report.outcome is Outcome.PAUSED)
+        if paused:
+            raise KeyboardInterrupt
+        workers = [pid for pid in children() if b"TileActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        for pid in set(workers) - set(struck) if reports else ():
+            os.kill(pid, signal.SIGTERM)
+            struck.append(pid)
+
+    slow = moved.model_copy(update={"steps": 60})
+    with pytest.raises(KeyboardInterrupt):
+        run_job(slow, Silent(), on_reports=strike)
+    assert struck
+    root = root_of(slow)
+    assert sorted(file.name for file in root.glob("paused/*")) == sorted(f"{one.tile}-{one.output}" for one in paused)
+    lines = [entry for entry in Ledger(root / "ledger").entries() if entry.status is Status.PAUSED]
+    assert [(line.tile, line.output) for line in lines] == [(one.tile, one.output) for one in paused]
+    here = slow.model_copy(update={"cluster": ClusterSpec()})
+    summary = run_job(here, Silent())
+    assert summary.report.spared == sum(one.calls for one in paused) > 0
+    assert summary.calls + summary.report.spared == summary.report.done * summary.calls_per_tile
+    assert not (root / "paused").exists()
+    alone = beside(reference, Path(slow.output).parent / "alone").model_copy(update={"steps": 60})
+    restore(alone)
+    assert_same_bytes(slow, alone)
 
 
 def children():

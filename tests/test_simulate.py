@@ -186,6 +186,10 @@ def test_idle_workers_are_parked_so_that_a_narrow_job_holds_few():
     assert fixed.worker_seconds == 5 * fixed.makespan
     assert scaled.worker_seconds == scaled.makespan + 4 * 20
     assert scaled.busy > 3 * fixed.busy
+    assert scaled.idle == pytest.approx(4 * 20 / scaled.worker_seconds)
+    assert fixed.idle == pytest.approx(4 / 5)
+    longer = simulate(chain, workers=5, slots=2, autoscale=Autoscale(0, 5, 20, 50), **TILE)
+    assert longer.worker_seconds == longer.makespan + 4 * 50
     at_least_two = simulate(chain, workers=5, slots=2, autoscale=Autoscale(2, 5, 20), **TILE)
     assert at_least_two.worker_seconds == 2 * at_least_two.makespan + 3 * 20
 
@@ -212,6 +216,7 @@ def test_no_run_beats_the_bound_or_loses_a_tile(workers, slots, spare, mtbf, sta
     check_order(simulation, plans, states)
     assert 0 < simulation.efficiency <= 1
     assert 0 < simulation.busy <= 1 + 1e-9
+    assert -1e-9 <= simulation.idle <= 1 - simulation.busy + 1e-9
     assert scale.min * simulation.makespan <= simulation.worker_seconds + 1e-6
     assert simulation.worker_seconds <= scale.max * simulation.makespan + 1e-6
     assert {i.worker for i in simulation.intervals} <= set(range(scale.max))
@@ -224,9 +229,10 @@ def test_no_run_beats_the_bound_or_loses_a_tile(workers, slots, spare, mtbf, sta
         ({"workers": 0}, "at least 1"),
         ({"slots": 0}, "at least 1"),
         ({"workers": 5, "autoscale": Autoscale(1, 4)}, "5 workers do not lie in the range 1:4"),
-        ({"autoscale": Autoscale(0, 4)}, "must begin at 1"),
+        ({"autoscale": Autoscale(-1, 4)}, "2 workers do not lie in the range -1:4"),
+        ({"autoscale": Autoscale(0, 4, 1, -1)}, "the time to park not below"),
         ({"call_seconds": 0.0}, "must be above 0"),
-        ({"tile_seconds": -0.1}, "reading and writing and the start-up delay not below"),
+        ({"tile_seconds": -0.1}, "reading and writing, the start-up delay and the time to park not below"),
         ({"mtbf": 1.0}, "hardly ever finish a tile of 10 s; make mtbf at least 2"),
         ({"mtbf": 0.0}, "hardly ever finish"),
     ],

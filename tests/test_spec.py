@@ -164,7 +164,8 @@ def test_every_key_can_be_set(tmp_path):
         "publish": {"chunk": 64, "shard": 256},
         "cluster": {
             **{"workers": 4, "address": "auto", "cpus": 2, "gpus": 0.5},
-            **{"patience": 60, "capacity": 30, "restarts": 3},
+            **{"patience": 60, "capacity": 30, "restarts": 3, "least": 1, "idle": 5, "drain_seconds": 25},
+            **{"drain_url": "http://169.254.169.254/preempted", "prices": {"A100": 1.8}},
         },
         "max_memory": "1.5GiB",
     }
@@ -302,6 +303,18 @@ def test_a_bad_job_file_is_refused_in_one_sentence(tmp_path, name):
     assert refused.value.exit_code == 2
 
 
+def test_prices_can_be_one_text():
+    assert spec(cluster={"prices": "A100=1.8, T4=0.35"}).cluster.prices == {"A100": 1.8, "T4": 0.35}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "least"),
+    [({"workers": 3}, None), ({"workers": 3, "address": "auto"}, 0), ({"workers": 3, "least": 1}, 1)],
+)
+def test_workers_stay_where_nothing_is_saved_by_their_going(cluster, least):
+    assert spec(cluster=cluster).crew.least == least
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.yaml cannot be read: No such file"):
         load_job(tmp_path / "absent.yaml")
@@ -320,6 +333,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         ({"travel": {"length": 0}}, "--travel-length must be a whole number from 1 up, not 0"),
         ({"mask": "m.tif"}, "--mask: the task has no inpaint"),
         ({"task": ["sr:0"]}, "--task: sr needs a whole factor"),
+        ({"cluster": {"idle": 0}}, "--cluster-idle must be a number above 0, not 0"),
+        ({"cluster": {"drain_url": "file:///etc"}}, "--cluster-drain-url must be an address such as http://169.254."),
+        (
+            {"cluster": {"prices": "A100"}},
+            "--cluster-prices must be a mapping of kinds of machines to numbers, such as",
+        ),
+        ({"cluster": {"prices": {"A100": "x"}}}, "--cluster-prices must be a mapping of kinds of machines to numbers"),
         ({"seed": None, "steps": "x" * 500}, "..."),
     ],
 )

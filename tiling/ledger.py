@@ -21,15 +21,19 @@ _SUFFIX, _RUN = ".json", "run"
 
 
 class Status(StrEnum):
-    """How a tile ended."""
+    """How a tile ended, or that it was saved on its way."""
 
     DONE = "done"
     DEGRADED = "degraded"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tile's line: its status, the digest of its inputs, the hash of its output, and why it was given up."""
+    """One tile's line: its status, the digest of its inputs, the hash of its output, and why it was given up.
+
+    Of a tile that is paused, ``output`` is the hash of what is saved of it.
+    """
 
     tile: int
     status: Status

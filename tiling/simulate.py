@@ -29,11 +29,21 @@ _MOST_LOSSES_A_TILE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Autoscale:
-    """Workers between ``min`` and ``max`` as the backlog asks, each ready ``startup_seconds`` after it is asked for."""
+    """Workers between ``min`` and ``max`` as the backlog asks, each ready ``startup_seconds`` after it is asked for.
+
+    One that was idle for ``idle_seconds`` is parked; None: for as long as starting takes, which costs at most twice
+    what knowing the future would.
+    """
 
     min: int
     max: int
     startup_seconds: float = 0.0
+    idle_seconds: float | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a worker may be idle."""
+        return self.startup_seconds if self.idle_seconds is None else self.idle_seconds
 
 
 class Interval(NamedTuple):
@@ -65,6 +75,8 @@ class Simulation:
     """Time that workers were held, starting up included."""
     busy: float
     """Share of the held slots' time that was spent on tiles, lost ones included."""
+    idle: float
+    """Share of the workers' time in which they held no tile at all."""
     intervals: tuple[Interval, ...]
 
     @property
@@ -124,19 +136,31 @@ def simulate(
         redone=sum(interval.lost for interval in run.intervals),
         worker_seconds=run.worker_seconds,
         busy=sum(i.end - i.start for i in run.intervals) / (run.worker_seconds * slots) if run.worker_seconds else 0.0,
+        idle=1 - _manned(run.intervals) / run.worker_seconds if run.worker_seconds else 0.0,
         intervals=tuple(run.intervals),
     )
+
+
+def _manned(intervals: Sequence[Interval]) -> float:
+    """Seconds in which a worker held at least one tile, of all workers together."""
+    seconds, worker, until = 0.0, -1, 0.0
+    for interval in sorted(intervals, key=lambda i: (i.worker, i.start)):
+        if interval.worker != worker:
+            worker, until = interval.worker, 0.0
+        seconds += max(0.0, interval.end - max(until, interval.start))
+        until = max(until, interval.end)
+    return seconds
 
 
 def _check(workers: int, slots: int, seconds: float, tile_seconds: float, mtbf: float | None, scale: Autoscale) -> None:
     if min(workers, slots) < 1:
         raise InputError(f"{workers} workers of {slots} slots cannot run a tile; both must be at least 1")
-    if not 1 <= scale.min <= workers <= scale.max:
-        raise InputError(f"{workers} workers do not lie in the range {scale.min}:{scale.max}, which must begin at 1")
-    if not seconds > 0 or min(tile_seconds, scale.startup_seconds) < 0:
+    if not 0 <= scale.min <= workers <= scale.max:
+        raise InputError(f"{workers} workers do not lie in the range {scale.min}:{scale.max}")
+    if not seconds > 0 or min(tile_seconds, scale.startup_seconds, scale.patience) < 0:
         raise InputError(
             "the seconds of a call and the calls of a tile must be above 0, "
-            "the seconds of its reading and writing and the start-up delay not below"
+            "the seconds of its reading and writing, the start-up delay and the time to park not below"
         )
     if mtbf is not None and not seconds <= mtbf * _MOST_LOSSES_A_TILE:
         raise InputError(
@@ -252,8 +276,7 @@ class _Run:
         for worker in self._stirred:
             if not worker.flights and self.scale.min < self.scale.max:
                 worker.idle_since = self.now
-                # Idle as long as starting takes: waiting so long costs at most twice what knowing the future would.
-                self._after(self.scale.startup_seconds, worker, partial(self._park, worker))
+                self._after(self.scale.patience, worker, partial(self._park, worker))
         self._stirred.clear()
 
     def _hand_out(self) -> None:
@@ -304,7 +327,7 @@ class _Run:
         self._after(self.scale.startup_seconds, worker, partial(self._come_up, worker))
 
     def _park(self, worker: _Worker) -> None:
-        idle = not worker.flights and worker.idle_since + self.scale.startup_seconds <= self.now
+        idle = not worker.flights and worker.idle_since + self.scale.patience <= self.now
         if idle and worker.held_since is not None and self._held > self.scale.min:
             self.worker_seconds += self.now - worker.held_since
             worker.held_since = None
