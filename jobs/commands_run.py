@@ -15,12 +15,13 @@ from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.patience import impatient
-from .archive import Archive, begun_at, load
+from .archive import Archive, load
 from .commands_look import MOST_NAMED, example, print_plan
 from .look import job_at
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import Terminal
 from .spec import JobSpec
+from .state import begun_at
 
 if TYPE_CHECKING:
     from .course import Held, Summary
@@ -138,7 +139,9 @@ def _run_archive(archive: Archive, redo: str, *, trusted: bool, as_json: bool) -
     with _resumable(archive):
         runner = import_module(ARCHIVE_RUNNER, __package__)
         with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
-            summary: ArchiveSummary = runner.run_archive(archive, watcher, redo=runner.Redo(redo), trusted=trusted)
+            summary: ArchiveSummary = runner.run_archive(
+                archive, watcher, redo=runner.Redo[redo.upper()], trusted=trusted
+            )
     _print(summary.as_json() if as_json else _archive_lines(summary))
     if not summary.whole:
         click.get_current_context().exit(1)
@@ -150,7 +153,7 @@ def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
         runner = import_module(RUNNER, __package__)
         # Libraries print what they like; on stdout there is the result and nothing else.
         with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
-            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo(redo), trusted=trusted)
+            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo[redo.upper()], trusted=trusted)
     _print(summary.as_json() if as_json else _lines(summary))
     if summary.degraded:
         click.get_current_context().exit(1)

@@ -94,4 +94,4 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Something that an operator would want to know."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -91,13 +91,19 @@ def run_job(
     compiled = compile_job(spec, trusted=trusted)
     output = place(spec.output)
     if JobState.load(output) is None:
-        full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
-        refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
+        refuse_hopeless(compiled)
     with (
         only_run(output),
         executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=watcher) as executor,
     ):
         return _run(compiled, executor, watcher, redo, on_reports, available=available)
+
+
+def refuse_hopeless(compiled: Compiled) -> None:
+    """Refuse, before anything is started, a job that cannot have its memory, or that may not write its output."""
+    spec = compiled.spec
+    full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
+    refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), spec.output, max_memory=spec.max_memory)
 
 
 @contextmanager
