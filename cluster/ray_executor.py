@@ -10,7 +10,8 @@ to it alone counts as its own failure: its companions are spared, and no bytes d
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heapreplace
 from types import TracebackType
 from typing import Any, Self
 
@@ -186,14 +187,13 @@ class RayExecutor:
             if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
                 # Whoever comes, or has room, would look for the tickets in others' mailboxes.
                 break
-            room = {hand: hand.slots + min(ahead, hand.slots) - len(hand.held) for hand in hands}
-            for item in agenda.take(sum(max(0, free) for free in room.values())):
+            room = _Room(hands, ahead)
+            for item in agenda.take(room.places):
                 if self._deaths[item] >= _SUSPECT:
                     self._suspects.append(item)
                     continue
                 hand = self._best(item, room, agenda)
-                room[hand] -= 1
-                hand.held.add(item)
+                room.fill(hand, item)
                 given[hand].append(item)
         for hand, items in given.items():
             self._send(hand, items, agenda)
@@ -206,15 +206,14 @@ class RayExecutor:
                     return
                 self._call(hand, errand)
 
-    def _best(self, item: Item, room: Mapping[Hand, int], agenda: Agenda) -> Hand:
+    def _best(self, item: Item, room: _Room, agenda: Agenda) -> Hand:
         """The hand with a neighbour's pixels in its cache, if it has room and none is idle; else the emptiest."""
         image, tile = item
-        idle = any(free > 0 and not hand.held for hand, free in room.items())
         for need in agenda.tiles(image).plan.needs(tile):
             hand = self._made_by.get((image, need))
-            if hand and room.get(hand, 0) > 0 and (not idle or not hand.held):
+            if hand and room.free.get(hand, 0) > 0 and (not room.idle or not hand.held):
                 return hand
-        return max(room, key=lambda hand: room[hand])
+        return room.emptiest
 
     def _isolate(self, agenda: Agenda) -> None:
         """Keep a hand free for the next suspect, and give it that once it is empty."""
@@ -253,3 +252,31 @@ class RayExecutor:
             hand.call("give", Letter([agenda.ticket(item) for item in items], briefs))
         while hand.held and hand.under_way("advance") < min(_CALLS, len(hand.held)):
             hand.call("advance")
+
+
+class _Room:
+    """Places that hands have for tickets; the emptiest hand is found at once, however many there are."""
+
+    def __init__(self, hands: Sequence[Hand], ahead: int) -> None:
+        """All slots, and so many places of the mailboxes."""
+        room = ((hand, hand.slots + min(ahead, hand.slots) - len(hand.held)) for hand in hands)
+        self.free = {hand: free for hand, free in room if free > 0}
+        self.places = sum(self.free.values())
+        self.idle = sum(not hand.held for hand in self.free)
+        # Numbered, as hands have no order of their own; what is out of date is skipped when it comes up.
+        self._heap = [(-free, number, hand) for number, (hand, free) in enumerate(self.free.items())]
+        heapify(self._heap)
+
+    @property
+    def emptiest(self) -> Hand:
+        """The hand with the most places, of several the first."""
+        while -self._heap[0][0] != self.free[self._heap[0][2]]:
+            _, number, hand = self._heap[0]
+            heapreplace(self._heap, (-self.free[hand], number, hand))
+        return self._heap[0][2]
+
+    def fill(self, hand: Hand, item: Item) -> None:
+        """Let a hand hold a tile."""
+        self.idle -= not hand.held
+        self.free[hand] -= 1
+        hand.held.add(item)
