@@ -1,6 +1,8 @@
 # demo: restore the example scene into demo/       dev:  build .venv and the link that type checkers need
 # check: style, types and layers                   test: everything CI runs
 # bench: every benchmark (SMOKE=1: small sizes)    docs: rewrite the generated pages
+# cluster-demo: an archive on a cluster of this machine, into cluster-demo/
+# soak: ten minutes of kills at random (MINUTES=1 SEED=7: others)
 #
 # Only Python 3.11 or newer and make are needed; the first call builds .venv.
 
@@ -15,7 +17,7 @@ BENCHMARKS := $(filter-out _%,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks
 export OMP_WAIT_POLICY := PASSIVE
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo dev check test bench docs
+.PHONY: demo cluster-demo dev check test soak bench docs
 
 # setuptools comes first, so that the build uses the pinned one instead of fetching its own.
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +36,9 @@ dev: $(READY) $(LINK)
 demo: $(READY)
 	$(BIN)/python examples/demo.py --out demo
 
+cluster-demo: $(READY)
+	$(BIN)/python -m examples.cluster_demo
+
 check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +48,9 @@ check: dev
 test: check
 	$(MAKE) bench SMOKE=1
 	$(BIN)/pytest -m '' -n 2
+
+soak: $(READY)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0)
 
 bench: $(READY)
 	@missed=; for name in $(BENCHMARKS); do \
