@@ -44,7 +44,7 @@ class Usage:
     @property
     def busy(self) -> float:
         """The seconds in which it did anything."""
-        return sum(getattr(self, activity) for activity in Activity if activity is not Activity.WAITING)
+        return self.loading + self.reading + self.computing + self.writing + self.chores
 
     def __add__(self, other: Usage) -> Usage:
         """What two workers did."""

@@ -249,8 +249,9 @@ class Worker(Generic[S]):
             return self._report(ticket, Outcome.BROKEN, began=began, error=_told_of(error))
         reading = self._watch.turn(Activity.COMPUTING) - began
         if inherited:
-            facts = {"began": began, "reading": reading, "inputs": digest, "output": inherited}
-            return self._report(ticket, Outcome.INHERITED, **facts)
+            return self._report(
+                ticket, Outcome.INHERITED, began=began, reading=reading, inputs=digest, output=inherited
+            )
         state, spared = self._begun(ticket, inputs, digest)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began=began, reading=reading, reason=str(state))

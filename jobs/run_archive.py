@@ -20,7 +20,8 @@ from ..tiling.store import write_json
 from .archive import Archive, ArchiveState, Ended, ImageRecord, Register, resumed
 from .bill import affordable_memory
 from .compile import Compiled, compile_job
-from .course import Digests, Held, Redo, Summary, digests_of, held_by, image_course
+from .course import Digests, Redo, Summary, digests_of, image_course
+from .lookout import Lookout
 from .manifest import Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
@@ -28,6 +29,8 @@ from .quality import rmse_course
 from .run import executor_of
 from .spec import JobSpec, changed
 from .state import HIDDEN, only_run
+from .timeline import Timeline
+from .workforce import Workforce, workforce
 
 # Images that cannot be written one after the other, after which it is not their fault.
 _STORE_IS_AWAY = 3
@@ -51,7 +54,7 @@ class ArchiveSummary:
     calls_saved: int
     fill: float
     seconds: float
-    held: Held
+    workforce: Workforce
 
     @property
     def whole(self) -> bool:
@@ -61,8 +64,8 @@ class ArchiveSummary:
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
         rounded = {"fill": round(self.fill, 4), "seconds": round(self.seconds, 3)}
-        told = {**asdict(self), **self.held.as_json(), "output": str(self.output), **rounded}
-        del told["held"]
+        told = {**asdict(self), **self.workforce.as_json(), "output": str(self.output), **rounded}
+        del told["workforce"]
         return told
 
 
@@ -72,25 +75,30 @@ def run_archive(
     *,
     redo: Redo = Redo.NOTHING,
     on_reports: OnReports = lambda _: None,
+    timeline: Timeline | None = None,
     trusted: bool = False,
 ) -> ArchiveSummary:
-    """Run the images that have not ended; for a redo also those that it concerns."""
+    """Run the images that have not ended; for a redo also those that it concerns.
+
+    ``on_reports`` is told of every settled tile, which the ``timeline`` shows.
+    """
     began = perf_counter()
     manifest = Manifest(archive.manifest)
     state = _state(archive, redo)
     # Before anything is written or started: what can be known to be wrong.
     _check_rows(archive, manifest, state.output)
     first = _first_compiled(archive, manifest, trusted=trusted)
-    with only_run(state.output):
+    with only_run(state.output), Lookout(watcher, state.output, timeline=timeline) as lookout:
         register = Register(state.output)
         before = register.ended(manifest)
-        with executor_of(first, batch=state.batch, images=len(manifest), watcher=watcher) as executor:
+        with executor_of(first, batch=state.batch, images=len(manifest), watcher=lookout) as executor:
             state = replace(state, batch=executor.description.batch)
             state.save()
-            weave = _Weave(archive, manifest, register, executor, watcher, first, redo=redo)
+            weave = _Weave(archive, manifest, register, executor, lookout, first, redo=redo)
             numbers = [int(number) for number in manifest.order() if _due(str(before[number]), redo)]
-            watcher.begin("archive", len(numbers), unit="images")
+            lookout.begin("archive", len(numbers), unit="images")
             frontier = new_frontier(archive.job, priority=weave.priority if manifest.prefers else None)
+            lookout.work_begins(executor, frontier)
             executor.run(weave.courses(numbers), frontier, on_reports=partial(weave.told, on_reports))
             summary = weave.summary(seconds=perf_counter() - began)
         write_json(state.output / HIDDEN / "report.json", summary.as_json())
@@ -142,6 +150,25 @@ def lay_out(spec: JobSpec, contract: Contract, *, trusted: bool) -> tuple[Compil
     return compile_job(spec, contract=contract, trusted=trusted), digests_of(spec)
 
 
+class _Rest(Silent):
+    """Learns what images have left to do, as it shows; what others have is taken to be as much."""
+
+    def __init__(self) -> None:
+        """No image has shown it yet."""
+        self.images = self._tiles = 0
+
+    def begin(self, phase: str, total: int, *, unit: str) -> None:
+        """A phase of an image begins: that of its tiles tells."""
+        if unit == "tiles":
+            self.images += 1
+            self._tiles += total
+
+    @property
+    def tiles_an_image(self) -> int:
+        """Tiles that an image has left, in the mean of those that are known."""
+        return self._tiles // max(1, self.images)
+
+
 class _Weave:
     """The courses of an archive, and what became of them."""
 
@@ -151,19 +178,21 @@ class _Weave:
         manifest: Manifest,
         register: Register,
         executor: Executor,
-        watcher: Watcher,
+        lookout: Lookout,
         first: Compiled,
         *,
         redo: Redo,
     ) -> None:
         """Nothing is begun yet."""
         self._archive, self._manifest, self._register = archive, manifest, register
-        self._executor, self._watcher, self._first, self._redo = executor, watcher, first, redo
+        self._executor, self._lookout, self._first, self._redo = executor, lookout, first, redo
         self._available = affordable_memory(archive.job.max_memory)
         self._away = 0
         self._priorities: list[int] = []
         self._stopped_images: list[str] = []
-        self._tiles = self._saved = 0
+        self._saved = 0
+        self._due = self._over = 0
+        self._rest = _Rest()
 
     def priority(self, image: int) -> int:
         """The priority of an image under way, by its number in the run."""
@@ -171,15 +200,17 @@ class _Weave:
 
     def courses(self, numbers: list[int]) -> Iterator[Course]:
         """The courses of rows, each made when its turn comes."""
+        self._due = len(numbers)
         for number in numbers:
             self._priorities.append(self._manifest.priority(number))
             yield self._course(number)
 
     def told(self, on_reports: OnReports, reports: list[Report]) -> None:
         """Show how far the workers have come."""
-        self._tiles += sum(report.finished for report in reports)
         self._saved += sum(report.spared for report in reports)
-        self._watcher.advance(0, f"{self._tiles} tiles, {self._executor.usage.calls} calls")
+        unseen = self._due - max(self._rest.images, self._over)
+        if pulse := self._lookout.look(reports, to_come=unseen * self._rest.tiles_an_image):
+            self._lookout.advance(0, pulse)
         on_reports(reports)
 
     def _course(self, number: int) -> Generator[Any, Any, None]:
@@ -214,7 +245,7 @@ class _Weave:
             [(compiled, digests)] = yield Chores([partial(lay_out, spec, first.contract, trusted=first.trusted)])
             self._refuse_unlike(row, compiled)
             summary = yield from image_course(
-                compiled, digests, self._executor, Silent(), redo=self._redo, available=self._available
+                compiled, digests, self._executor, self._rest, redo=self._redo, available=self._available
             )
             rmse = (yield from rmse_course(compiled, row.reference)) if row.reference else None
         return summary, rmse
@@ -229,16 +260,18 @@ class _Weave:
             )
 
     def _ended(self, record: ImageRecord) -> None:
+        self._over += 1
         self._register.add(record)
-        self._watcher.advance(1)
+        self._lookout.advance(1)
         if record.ended is not Ended.DONE:
-            self._watcher.say(f"image {record.id} {record.ended}: {record.reason}")
+            self._lookout.say(f"image {record.id} {record.ended}: {record.reason}")
 
     def _stopped(self, row: Row, error: Exception) -> None:
         """An image that cannot be written is left for the next run; where several cannot, so is all."""
+        self._over += 1
         self._away += 1
         self._stopped_images.append(f"{row.id}: {error}")
-        self._watcher.say(f"image {row.id} stopped: {error}")
+        self._lookout.say(f"image {row.id} stopped: {error}")
         if self._away >= _STORE_IS_AWAY:
             raise StoreError(
                 f"{self._away} images one after the other could not be written, the last: {error}"
@@ -247,6 +280,8 @@ class _Weave:
     def summary(self, *, seconds: float) -> ArchiveSummary:
         """What all of it came to."""
         ended = self._register.ended(self._manifest)
+        timesheet = self._executor.timesheet
+        usage = timesheet.usage
 
         def named(how: Ended) -> list[str]:
             return [self._manifest[int(number)].id for number in np.flatnonzero(ended == how.value)]
@@ -258,10 +293,10 @@ class _Weave:
             degraded=named(Ended.DEGRADED),
             failed=named(Ended.FAILED),
             stopped=self._stopped_images,
-            tiles=self._tiles,
-            calls=self._executor.usage.calls,
+            tiles=self._lookout.tiles,
+            calls=usage.calls,
             calls_saved=self._saved,
-            fill=self._executor.usage.fill,
+            fill=usage.fill,
             seconds=seconds,
-            held=held_by(self._executor, self._archive.job.cluster.prices),
+            workforce=workforce(timesheet, self._archive.job.cluster.prices, retries=self._lookout.retries),
         )
