@@ -38,10 +38,13 @@ class Metrics:
             }.items()
         }
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to tell."""
+        return monotonic() - self._told_at > _EVERY
+
     def tell(self, timesheet: Timesheet, *, backlog: int) -> None:
-        """Pass on what has changed, now and then."""
-        if monotonic() - self._told_at < _EVERY:
-            return
+        """Pass on what has changed since."""
         self._told_at = monotonic()
         usage = timesheet.usage
         counted = {
@@ -50,10 +53,9 @@ class Metrics:
             "network_calls": usage.calls,
             "workers_lost": timesheet.lost.total(),
         }
-        for name, total in counted.items():
-            if new := total - self._before[name]:
-                self._counters[name].inc(new)
-        self._before.update(Tally(counted) - self._before)
+        for name, new in (Tally(counted) - self._before).items():
+            self._counters[name].inc(new)
+        self._before = Tally(counted)
         self._gauges["batch_fill"].set(usage.fill)
         self._gauges["workers_up"].set(len(timesheet.present))
         self._gauges["backlog"].set(backlog)

@@ -105,8 +105,10 @@ class RayExecutor:
                         reports += self._told(event.hand, event.told)
                 self.timesheet.late += agenda.settle(reports)
                 self._forget(agenda)
-                self._metrics.tell(self.timesheet, backlog=agenda.backlog)
+                if self._metrics.due:
+                    self._metrics.tell(self.timesheet, backlog=agenda.backlog)
                 agenda.refuse_standstill()
+        self._metrics.tell(self.timesheet, backlog=0)
 
     def _done(self, event: Heard, agenda: Agenda) -> None:
         errand = self._errands.pop(event.call)

@@ -57,8 +57,11 @@ class Stage:
     unit: str
     count: int = 0
     pulse: Pulse | None = None
-    began: float = field(default_factory=monotonic)
-    said: float = field(default_factory=monotonic)
+    began: float = field(init=False)
+    said: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.said = monotonic()
 
     def advance(self, count: int, pulse: Pulse | None) -> None:
         """So many pieces more are finished."""
@@ -127,7 +130,7 @@ class Terminal:
         self._stage = Stage(phase, total, unit)
         self._task = self._bar.add_task(phase, total=total, told="")
         if not self._console.is_terminal:
-            self._console.print(f"{phase}: {total} {unit}", highlight=False)
+            self._print(f"{phase}: {total} {unit}")
 
     def advance(self, count: int, pulse: Pulse | None = None) -> None:
         """So many pieces more are finished; of tiles it is known how the run does."""
@@ -137,11 +140,15 @@ class Terminal:
             told = ", ".join(filter(None, (stage.left, stage.rate)))
             self._bar.update(self._task, completed=stage.count, told=told)
         if not self._console.is_terminal and stage.line_is_due:
-            self._console.print(str(stage), highlight=False, soft_wrap=True)
+            self._print(str(stage))
 
     def say(self, text: str) -> None:
         """Something that an operator would want to know."""
-        self._console.print(text, highlight=False, markup=False)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        # A log has no width.
+        self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
 
 class JsonLines:
