@@ -68,6 +68,8 @@ class Workforce:
 
     def lines(self) -> Iterator[str]:
         """The figures for a person."""
+        if not self.workers:
+            return
         nodes = len({one.node for one in self.workers})
         cost = "" if self.cost is None else f", cost {self.cost:.2f}"
         times = f"{self.worker_seconds:.0f} s on {self.node_seconds:.0f} s of machines"
