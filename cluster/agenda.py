@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -75,7 +74,7 @@ class Tiles:
             if report.outcome is Outcome.PAUSED:
                 self.paused[report.tile] = report.output
             if before and before != self.paused.get(report.tile):
-                drop_paused(Path(self.brief.plan.root), report.tile, before)
+                drop_paused(self.brief.plan.root, report.tile, before)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.errors import OutOfMemory, TileloomError
 from ..tiling.frontier import Item
@@ -230,7 +230,9 @@ class Crew:
         self.hands.remove(hand)
         if hand.shift:
             hand.shift.ended = monotonic()
-        ray.kill(hand.actor)
+        with suppress(RaySystemError):
+            # Raised of an actor that was not made yet when its node went.
+            ray.kill(hand.actor)
         return Lost(hand, alone=False, reason=reason)
 
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
@@ -358,7 +360,8 @@ def _workers(count: int) -> str:
 def _silence(hand: Hand, doing: Doing) -> str:
     """What a worker is about that has not been heard for a while."""
     where = {Activity.READING: " from the store", Activity.WRITING: " to the store"}.get(doing.activity, "")
-    return f"{hand.name} on node {hand.node[:8]} was {doing.activity}{where} for {doing.seconds:.0f} s when last asked"
+    told = f"{hand.name} on node {hand.node[:8]} was {doing.activity}{where} for {doing.seconds:.0f} s when last asked"
+    return f"{told}: {doing.said}" if doing.said else told
 
 
 def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:

@@ -72,6 +72,11 @@ class RayExecutor:
         return self._crew.description
 
     @property
+    def complete(self) -> bool:
+        """Whether every worker that the job asks for is there."""
+        return self._crew.complete
+
+    @property
     def timesheet(self) -> Timesheet:
         """What workers did, and how long they and their machines were held."""
         return self._crew.timesheet
@@ -136,7 +141,7 @@ class RayExecutor:
             hand.held.discard(item)
             self._made_by[item] = hand
             if report.outcome is Outcome.RETURNED and report.reason:
-                self._say(f"{hand.name} could not save a tile, which begins anew: {report.reason}")
+                self._say(f"{hand.name} could not save a tile before it went: {report.reason}")
         while len(self._made_by) > _REMEMBERED:
             self._made_by.popitem(last=False)
         if hand is self._reserved and self._trial and not hand.held:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from signal import SIGTERM, signal
 from threading import Event
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import ray
@@ -75,6 +76,8 @@ class TileActor:
         self._leaving = Event()
         signal(SIGTERM, lambda *_: self._leaving.set())
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
+        self._last_word = _LastWord(logging.WARNING)
+        logging.getLogger("tileloom").addHandler(self._last_word)
 
     @ray.method(concurrency_group="control")
     def where(self) -> Placed:
@@ -89,8 +92,10 @@ class TileActor:
 
     @ray.method(concurrency_group="control")
     def doing(self) -> Doing:
-        """What it is about, and since when."""
-        return self._loaded.doing
+        """What it is about, since when, and what it logged of that: of a store that it waits for."""
+        doing = self._loaded.doing
+        last = self._last_word.record
+        return replace(doing, said=last.getMessage()) if last and time() - last.created < doing.seconds else doing
 
     @ray.method(concurrency_group="control")
     def drain(self) -> None:
@@ -154,6 +159,16 @@ class TileActor:
         for image, brief in letter.briefs.items():
             self._loaded.open(image, brief)
         return letter.tickets
+
+
+class _LastWord(logging.Handler):
+    """Keeps the last record of the log."""
+
+    record: logging.LogRecord | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.record = record
 
 
 _GROUPS = {"work": 1, "control": 1, "watch": 1}

@@ -53,10 +53,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Doing:
-    """What a worker is about, and for how many seconds."""
+    """What a worker is about, and for how many seconds; ``said`` is what its process logged in that time."""
 
     activity: Activity
     seconds: float
+    said: str = ""
 
 
 class Stopwatch:

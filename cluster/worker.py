@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -235,8 +234,8 @@ class Worker(Generic[S]):
             return self._report(ticket, Outcome.RETURNED, reason=f"{type(error).__name__}: {error}", **past)
         return self._report(ticket, Outcome.PAUSED, inputs=flight.inputs, output=saved, **past)
 
-    def _root(self, ticket: Ticket) -> Path:
-        return Path(self._briefs[ticket.image].plan.root)
+    def _root(self, ticket: Ticket) -> str:
+        return self._briefs[ticket.image].plan.root
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
@@ -245,6 +244,7 @@ class Worker(Generic[S]):
             inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
             digest = inputs.digest(self._briefs[ticket.image].settings)
             inherited = self._inherit(ticket, digest)
+            paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         except Exception as error:
             return self._report(ticket, Outcome.BROKEN, began=began, error=_told_of(error))
         reading = self._watch.turn(Activity.COMPUTING) - began
@@ -252,15 +252,14 @@ class Worker(Generic[S]):
             return self._report(
                 ticket, Outcome.INHERITED, began=began, reading=reading, inputs=digest, output=inherited
             )
-        state, spared = self._begun(ticket, inputs, digest)
+        state, spared = self._begun(inputs, digest, paused)
         if isinstance(state, TileFailed):
             return self._report(ticket, Outcome.FAILED, began=began, reading=reading, reason=str(state))
         self._flights.append(_Flight(ticket, digest, state, began, reading, spared))
         return None
 
-    def _begun(self, ticket: Ticket, inputs: TileInputs, digest: str) -> tuple[S | TileFailed, int]:
+    def _begun(self, inputs: TileInputs, digest: str, paused: Paused | None) -> tuple[S | TileFailed, int]:
         """A tile as it was saved on its way, with the calls behind it; where that does not hold, at its start."""
-        paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         if paused and paused.inputs == digest and paused.numeric_class == self.work.numeric_class:
             with suppress(CorruptChunk):
                 return self._attempt(partial(self.work.unpack, inputs), paused.packed), paused.calls

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from os import PathLike, path
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -24,16 +23,16 @@ from pydantic import JsonValue, ValidationError
 from ..tiling.errors import InputError
 from ..tiling.ledger import Journal
 from ..tiling.measurement import MaskSite
+from ..tiling.place import Located, Place, place
 from ..tiling.store import write_json
 from .manifest import Manifest, Row
 from .refusal import refusal
 from .spec import JobSpec, digest_of, job_from, rooted_path
-from .state import HIDDEN
+from .state import ARCHIVE, HIDDEN, JOURNAL
 from .task import parse_task
 from .yamlfile import read_yaml
 
 MANIFEST = "manifest"
-_STATE = "archive.json"
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Archive:
     job: JobSpec
 
     @property
-    def output(self) -> Path:
+    def output(self) -> Place:
         """The folder of all results."""
-        return Path(self.job.output)
+        return place(self.job.output)
 
     def job_of(self, row: Row) -> JobSpec:
         """The job of one image."""
@@ -138,22 +137,22 @@ class ImageRecord:
 class ArchiveState:
     """What stands in an archive's folder; ``parts`` is what decides the bytes of all results."""
 
-    output: Path
+    output: Place
     manifest: str
     spec: dict[str, Any]
     parts: dict[str, JsonValue]
     batch: int | None = None
 
     @classmethod
-    def load(cls, output: Path) -> Self | None:
+    def load(cls, output: Place) -> Self | None:
         """The archive that a folder holds; None if it holds none yet."""
-        file = output / HIDDEN / _STATE
-        if not file.exists():
-            if output.exists() and (not output.is_dir() or any(found.name != HIDDEN for found in output.iterdir())):
+        file = output / HIDDEN / ARCHIVE
+        if not file.is_file():
+            if output.exists() and (not output.is_folder() or any(found.name != HIDDEN for found in output.children())):
                 raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
             return None
         try:
-            stored = json.loads(file.read_bytes())
+            stored = json.loads(file.read())
             return cls(output, stored["manifest"], stored["spec"], stored["parts"], stored["batch"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
@@ -161,19 +160,19 @@ class ArchiveState:
     def save(self) -> None:
         """Make this the folder's archive."""
         told = {"manifest": self.manifest, "spec": self.spec, "parts": self.parts, "batch": self.batch}
-        write_json(self.output / HIDDEN / _STATE, told)
+        write_json(self.output / HIDDEN / ARCHIVE, told)
 
     def archive(self) -> Archive:
         """The archive as it was given, with its output where it lies now."""
         try:
             job = JobSpec.model_validate_json(json.dumps(self.spec | {"output": str(self.output)}))
         except ValidationError as error:
-            file = self.output / HIDDEN / _STATE
+            file = self.output / HIDDEN / ARCHIVE
             raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
         return Archive(self.manifest, job)
 
 
-def stored_archive(output: Path) -> Archive:
+def stored_archive(output: Place) -> Archive:
     """The archive that a folder holds."""
     state = ArchiveState.load(output)
     if state is None:
@@ -181,9 +180,9 @@ def stored_archive(output: Path) -> Archive:
     return state.archive()
 
 
-def is_archive(output: Path) -> bool:
+def is_archive(output: Place) -> bool:
     """Whether a folder holds an archive."""
-    return (output / HIDDEN / _STATE).exists()
+    return (output / HIDDEN / ARCHIVE).is_file()
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class ArchiveStatus:
         return asdict(self)
 
 
-def archive_status(output: Path) -> ArchiveStatus:
+def archive_status(output: Place) -> ArchiveStatus:
     """How far an archive has come; a run may be going on."""
     archive = stored_archive(output)
     manifest, register = Manifest(archive.manifest), Register(output)
@@ -219,7 +218,7 @@ def archive_status(output: Path) -> ArchiveStatus:
         output=str(output),
         images=len(manifest),
         done=int(np.count_nonzero(ended == Ended.DONE.value)),
-        begun=sum((output / f"{image}.zarr" / HIDDEN).exists() for image in left),
+        begun=sum((output / f"{image}.zarr" / HIDDEN).is_folder() for image in left),
         tiles=sum(record.tiles for record in latest.values()),
         calls=sum(record.calls for record in latest.values()),
         ended_badly=tuple(
@@ -230,17 +229,18 @@ def archive_status(output: Path) -> ArchiveStatus:
     )
 
 
-def begun_at(output: Path) -> bool:
+def begun_at(output: Located) -> bool:
     """Whether a folder holds anything to go on with."""
-    return is_archive(output) or (output / HIDDEN / "job.json").exists()
+    output = place(output)
+    return is_archive(output) or (output / HIDDEN / "job.json").is_file()
 
 
 class Register:
     """Which images of an archive have ended: a byte a row; what is known of each stays on disk."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Place) -> None:
         """Open the archive's journal."""
-        self._journal = Journal(output / HIDDEN / "journal")
+        self._journal = Journal(output / HIDDEN / JOURNAL)
 
     def records(self) -> Iterator[ImageRecord]:
         """Every image that ended, in the order in which it did; a later record replaces an earlier one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..models.contract import Contract
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
 from ..tiling.inputs import CHUNK, OWNS
+from ..tiling.place import Located, place
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.source import SourceFacts
@@ -112,7 +112,7 @@ def affordable_memory(max_memory: int | None) -> int | None:
 
 def refuse_unaffordable(
     bill: Bill,
-    output: Path,
+    output: Located,
     *,
     max_memory: int | None,
     available: int | None = None,
@@ -122,9 +122,7 @@ def refuse_unaffordable(
 
     ``available`` is what there was before the job took any of it, None to ask now.
     """
-    existing = next(folder for folder in (output, *output.parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"{output} cannot be written: {existing} is no folder that this user may write to")
+    room = place(output).room()
     memory = affordable_memory(max_memory) if available is None else available
     if memory is not None and bill.memory_bytes > memory:
         limit = f"{gigabytes(memory)} can be had" if max_memory is None else f"max_memory allows {gigabytes(memory)}"
@@ -137,10 +135,9 @@ def refuse_unaffordable(
             f"{gigabytes(device_memory)} can be had: lower batch or tile"
         )
     needed = int(MARGIN * (bill.scratch_bytes + bill.result_bytes))
-    free = shutil.disk_usage(existing).free
-    if needed > free:
+    if room and needed > room[1]:
         raise InputError(
-            f"this job writes up to {gigabytes(needed)} and {existing} has {gigabytes(free)} free: "
+            f"this job writes up to {gigabytes(needed)} and {room[0]} has {gigabytes(room[1])} free: "
             "choose another output or free some space"
         )
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -15,12 +14,14 @@ import click
 from rich.console import Console
 
 from ..cluster.timesheet import HOUR
-from ..tiling.errors import InputError
+from ..tiling.errors import InputError, StoreError
+from ..tiling.patience import impatient
+from ..tiling.place import Place, place
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
 from .archive import Archive, ArchiveStatus, archive_status, begun_at, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
-from .compile import compile_job
+from .compile import compile_job, reach_stores
 from .forecast import (
     ArchiveForecast,
     Forecast,
@@ -85,8 +86,8 @@ def status(*, target: str, address: str | None, ask_why: bool, as_json: bool) ->
     to be seen from here is left out. What tiles wait for is told by the run itself, every few seconds.
     """
     submission = named(target, cluster_at(address)) if address else None
-    output = Path(submission.output) if submission else output_at(target)
-    begun = begun_at(output)
+    output = place(submission.output) if submission else output_at(target)
+    begun = _seen(output)
     # A run that waits for its first worker has begun nothing yet.
     reason = why(output) if ask_why and (begun or read_now(output)) else None
     found = _status_of(output) if begun or not (submission or reason) else None
@@ -101,7 +102,16 @@ def status(*, target: str, address: str | None, ask_why: bool, as_json: bool) ->
         click.get_current_context().exit(1)
 
 
-def _status_of(output: Path) -> JobStatus | ArchiveStatus:
+def _seen(output: Place) -> bool:
+    """Whether there is anything of an output that this machine can see."""
+    try:
+        with impatient():
+            return begun_at(output)
+    except StoreError:
+        return False
+
+
+def _status_of(output: Place) -> JobStatus | ArchiveStatus:
     return archive_status(output) if is_archive(output) else job_status(open_state(output))
 
 
@@ -112,12 +122,12 @@ def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
 @click.command(
     epilog=example("tileloom verify scene.zarr", "tileloom verify scene.zarr --json"),
 )
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @as_json
-def verify(*, output: Path, as_json: bool) -> None:
+def verify(*, output: str, as_json: bool) -> None:
     """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1."""
     with Terminal(Console(stderr=True)) as watcher:
-        found = verify_output(open_state(output.absolute()), watcher)
+        found = verify_output(open_state(output), watcher)
     _print(found.as_json() if as_json else _verify_lines(found))
     if found.damage:
         click.get_current_context().exit(1)
@@ -162,9 +172,11 @@ def simulate(
     --autoscale, workers come and go by the job's cluster.idle; cost is by its cluster.prices, each worker on a
     machine of its own.
     """
-    path = Path(target).absolute()
-    state = open_state(path) if path.is_dir() else None
-    spec, contract = (stored_job(state), state.contract) if state else (load_job(path), None)
+    where = place(target).absolute()
+    where.reach()
+    state = open_state(where) if where.is_folder() else None
+    spec, contract = (stored_job(state), state.contract) if state else (load_job(str(where)), None)
+    reach_stores(spec)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
     if bits is None:
@@ -188,12 +200,13 @@ def simulate(
 
 def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     """Print the forecast of a job, and refuse one that does not fit."""
+    reach_stores(spec)
     compiled = compile_job(spec, trusted=trusted)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)
     found = forecast(compiled, bits)
     _print(found.as_json() if as_json else _plan_lines(found))
-    refuse_unaffordable(found.bill, Path(spec.output), max_memory=spec.max_memory)
+    refuse_unaffordable(found.bill, spec.output, max_memory=spec.max_memory)
 
 
 def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> None:
@@ -301,8 +314,11 @@ def _verify_lines(found: Verification) -> Iterator[str]:
 
 def _simulation(found: Simulation, prices: Mapping[str, float]) -> dict[str, Any]:
     names = ("makespan", "bound", "efficiency", "critical_path", "work", "slots", "busy", "redone", "worker_seconds")
-    told = {name: getattr(found, name) for name in (*names, "idle")}
-    return {**told, "cost": {kind: price * found.worker_seconds / HOUR for kind, price in prices.items()}}
+    told = {name: getattr(found, name) for name in names} | {"idle_share": found.idle}
+    # Each worker has a machine of its own.
+    told["node_seconds"] = found.worker_seconds
+    told["cost"] = {kind: price * found.worker_seconds / HOUR for kind, price in prices.items()}
+    return told
 
 
 def _simulation_lines(found: Simulation, cost: Mapping[str, float]) -> Iterator[str]:

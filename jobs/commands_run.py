@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..tiling.errors import CorruptChunk, InputError, LedgerTaken
+from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
+from ..tiling.patience import impatient
 from .archive import Archive, begun_at, load
 from .commands_look import MOST_NAMED, example, print_plan
 from .logs import log_json
@@ -135,13 +135,13 @@ def resume(
     A job that was submitted to a cluster goes on when it is submitted again.
     """
     job = job_at(target)
-    if not begun_at(Path(job.output)):
+    if not begun_at(job.output):
         raise InputError(f"{job.output} was not begun yet: start it with `tileloom run {quote(target)}`")
     _go(job, cluster, redo or "nothing", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output")
 @cluster_options
 @timeline
 @log_json
@@ -149,7 +149,7 @@ def resume(
 @as_json
 def retry(
     *,
-    output: Path,
+    output: str,
     timeline: str | None,
     trust_model: bool,
     as_json: bool,
@@ -161,7 +161,7 @@ def retry(
     archive, all images are run that failed or have degraded tiles. On a cluster, `tileloom submit --redo failed` does
     the same.
     """
-    _go(job_at(str(output)), cluster, "failed", timeline=timeline, trusted=trust_model, as_json=as_json)
+    _go(job_at(output), cluster, "failed", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 def _go(
@@ -187,7 +187,7 @@ def _drawn(timeline: str | None) -> Iterator[Timeline | None]:
     if timeline is None:
         yield None
         return
-    with Timeline(Path(timeline)) as drawn:
+    with Timeline(timeline) as drawn:
         yield drawn
 
 
@@ -236,6 +236,15 @@ def _workers(force: Workforce, *, saved: int) -> Iterator[str]:
     yield from force.lines()
 
 
+def _may_go_on(job: JobSpec | Archive) -> bool:
+    """Whether a run has left anything to go on with; a store that is away may hold some."""
+    try:
+        with impatient():
+            return begun_at(job.output)
+    except StoreError:
+        return True
+
+
 @contextmanager
 def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     """Whatever ends a run early says how to go on."""
@@ -243,7 +252,7 @@ def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if begun_at(Path(spec.output)):
+        if _may_go_on(spec):
             stop.add_note(f"everything finished is kept, go on with: tileloom resume {output}")
         raise
     except (InputError, LedgerTaken):
@@ -251,7 +260,7 @@ def _resumable(spec: JobSpec | Archive) -> Iterator[None]:
     except Exception as error:
         # What is damaged in the input is not ours to mend.
         ours = isinstance(error, CorruptChunk) and str(spec.output) in str(error)
-        if begun_at(Path(spec.output)) and "`tileloom " not in str(error):
+        if _may_go_on(spec) and "`tileloom " not in str(error):
             error.add_note(
                 f"mend it with `tileloom retry {output}`" if ours else f"go on with `tileloom resume {output}`"
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import lcm
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
 from ..tiling.measurement import Lift, MaskSite, Measurement
+from ..tiling.place import Place, place
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
@@ -50,15 +50,19 @@ class Compiled:
         return self.image.plan.levels[0].tile
 
 
+def reach_stores(spec: JobSpec) -> None:
+    """Refuse a job of which a store cannot be used, before anything waits for one that is merely away."""
+    for address in filter(None, (spec.input, spec.mask, spec.output)):
+        place(address).reach()
+
+
 def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: bool = False) -> Compiled:
     """Check a job against its input and model, and lay out its tiles.
 
     With a ``contract`` neither the model nor a classifier is looked at; without, a model that is code is run, only
     if ``trusted``.
     """
-    if "://" in spec.output:
-        raise InputError(f"{spec.output}: only local folders are written; name one and copy the result there")
-    _refuse_inside_another(Path(spec.output))
+    _refuse_inside_another(place(spec.output))
     source = open_source(spec.input)
     measurement = spec.measurement
     if contract is None:
@@ -96,10 +100,10 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     return Compiled(spec, image, contract, steps.calls, SourceFacts.of(source), resolved, trusted)
 
 
-def _refuse_inside_another(output: Path) -> None:
+def _refuse_inside_another(output: Place) -> None:
     """Refuse an output that would lie inside a Zarr group or array, whose own files could replace it."""
     for folder in output.parents:
-        if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")):
+        if any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
             raise InputError(f"{output} lies inside {folder}, which is Zarr already: choose an output beside it")
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +16,7 @@ from ..cluster.worker import Brief
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
 from ..tiling.errors import InputError, JobChanged, TileloomError
+from ..tiling.place import Place, place
 from ..tiling.source import open_mask, open_source
 from ..tiling.store import write_json
 from .bill import Bill, refuse_unaffordable, tiles_to_solve
@@ -44,7 +43,7 @@ class Redo(Enum):
 class Summary:
     """What a run came to; in an archive, whose workers do all its images, one image's has no ``workforce``."""
 
-    output: Path
+    output: Place
     bill: Bill
     report: RunReport
     degraded: list[DegradedTile]
@@ -101,7 +100,7 @@ def image_course(
 ) -> Phase[Summary]:
     """Go on with an image where it was left, to its end."""
     began = perf_counter()
-    spec, output = compiled.spec, Path(compiled.spec.output)
+    spec, output = compiled.spec, place(compiled.spec.output)
     stored, work = JobState.load(output), executor.description
     parts = _parts(compiled, digests, work.batch, work.numeric_class)
     state = _generation(compiled, stored, parts, redo)
@@ -176,7 +175,7 @@ def _guide(spec: JobSpec) -> dict[str, Any]:
 def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
     """The generation to work in: the current one, or for a redo a new one that inherits from it."""
     spec = compiled.spec
-    state = JobState(Path(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
+    state = JobState(place(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
     if stored is None:
         return state
     differences = changed(stored.parts, parts)
@@ -201,7 +200,7 @@ def _nothing_left_of_a_refused_job(state: JobState, stored: JobState | None) -> 
             state.forget()
         elif stored.root != state.root:
             stored.save()
-            shutil.rmtree(state.root, ignore_errors=True)
+            state.root.remove()
         raise
     except TileloomError:
         raise

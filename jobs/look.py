@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.place import Located, place
 from ..tiling.pyramid import Pyramid, PyramidSpec
 from .archive import Archive, is_archive, load, stored_archive
-from .compile import compile_job
+from .compile import Compiled, compile_job, reach_stores
 from .progress import Watcher
 from .spec import JobSpec
 from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
@@ -96,10 +96,12 @@ class Verification:
         return asdict(self)
 
 
-def open_state(output: Path) -> JobState:
+def open_state(output: Located) -> JobState:
     """The job of an output folder; refuses a folder that holds none."""
+    output = place(output).absolute()
+    output.reach()
     path = output / HIDDEN / "job.json"
-    state = JobState.load(output) if path.exists() else None
+    state = JobState.load(output) if path.is_file() else None
     if state is None:
         raise InputError(f"{output} holds no result of tileloom: check the path")
     return state
@@ -116,15 +118,22 @@ def stored_job(state: JobState) -> JobSpec:
 
 def job_at(target: str) -> JobSpec | Archive:
     """The job of a job file, or the one that began an output."""
-    path = Path(target).absolute()
-    if not path.is_dir():
-        return load(path)
-    return stored_archive(path) if is_archive(path) else stored_job(open_state(path))
+    where = place(target).absolute()
+    where.reach()
+    if not where.is_folder():
+        return load(str(where))
+    return stored_archive(where) if is_archive(where) else stored_job(open_state(where))
+
+
+def _compiled(state: JobState) -> Compiled:
+    spec = stored_job(state)
+    reach_stores(spec)
+    return compile_job(spec, contract=state.contract)
 
 
 def job_status(state: JobState) -> JobStatus:
     """How far a result has come; a run may be going on."""
-    compiled = compile_job(stored_job(state), contract=state.contract)
+    compiled = _compiled(state)
     plan, ledger, bits = compiled.image.plan, state.ledger(), state.bits()
     levels: tuple[LevelStatus, ...] = ()
     if bits is not None:
@@ -174,7 +183,7 @@ def _shards(spec: PyramidSpec) -> int:
 
 def verify_output(state: JobState, watcher: Watcher) -> Verification:
     """Read back every committed tile and shard, and the coarser inputs, and list what is damaged."""
-    compiled = compile_job(stored_job(state), contract=state.contract)
+    compiled = _compiled(state)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     try:
         ledger = state.ledger()
@@ -202,7 +211,7 @@ def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
     if pieces:
         watcher.begin("coarser inputs", len(pieces), unit="chunks")
     for level, box in pieces:
-        folder = Path(access.image.root) / f"inputs-{level}"
+        folder = place(access.image.root) / f"inputs-{level}"
         for name, read in (("y", access.observations[level].read_y), ("flags", access.observations[level].read_flags)):
             try:
                 read(box)
@@ -214,8 +223,8 @@ def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
 
 def _verify_tiles(access: ImageAccess, ledger: Ledger, watcher: Watcher) -> tuple[int, list[Damage]]:
     """(tiles read back, what is damaged); levels whose canvas was not kept are left out."""
-    plan, root = access.plan, Path(access.image.root)
-    kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").exists()}
+    plan, root = access.plan, place(access.image.root)
+    kept = {level for level in range(len(plan.levels)) if (root / f"canvas-{level}").is_folder()}
 
     def written() -> Iterator[Entry]:
         done = (entry for entry in ledger.entries() if entry.status is Status.DONE)

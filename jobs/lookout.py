@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,8 @@ from ..cluster.executor import Executor
 from ..cluster.worker import Outcome, Report
 from ..tiling.errors import StoreError
 from ..tiling.frontier import Frontier
+from ..tiling.patience import impatient
+from ..tiling.place import Place
 from .now import EVERY_SECONDS, Now, forget_now, write_now
 from .pace import Pace, Pulse
 from .progress import Watcher
@@ -22,16 +25,20 @@ from .timeline import Timeline
 _LOOK = 1.0
 # What is kept for whoever asks: messages, and lines on what is waited for, of an archive one an image.
 _SAID, _WAITS = 5, 20
+# Above all of the program's own loggers.
+_LOGGER = "tileloom"
 
 
 class Lookout:
     """A run's watcher that keeps in mind how far it is; a context, which the run's sign of life lasts as long as."""
 
-    def __init__(self, watcher: Watcher, output: Path, *, timeline: Timeline | None = None) -> None:
+    def __init__(self, watcher: Watcher, output: Place, *, timeline: Timeline | None = None) -> None:
         """Nothing has begun yet."""
         self._watcher, self._output, self._timeline = watcher, output, timeline
         self._said: deque[str] = deque(maxlen=_SAID)
+        self._waits: list[str] = []
         self._phase = "starting"
+        self._listener = _Listener(self.say)
         self._work: tuple[Executor, Frontier] | None = None
         self._pulse: Pulse | None = None
         self._pace = Pace()
@@ -42,13 +49,17 @@ class Lookout:
         """Tries of tiles that failed."""
 
     def __enter__(self) -> Self:
+        logging.getLogger(_LOGGER).addHandler(self._listener)
         self._sign()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        forget_now(self._output)
+        logging.getLogger(_LOGGER).removeHandler(self._listener)
+        # In a store that has gone away it stays behind, as that of a run that was killed.
+        with impatient(), suppress(StoreError):
+            forget_now(self._output)
 
     def begin(self, phase: str, total: int, *, unit: str) -> None:
         """A phase of ``total`` pieces begins."""
@@ -91,6 +102,9 @@ class Lookout:
             # What is done between tiles is not their pace.
             self._pulse, self._pace = None, Pace()
         if now - self._signed > EVERY_SECONDS:
+            waits = executor.why() + frontier.why()
+            more = len(waits) - _WAITS
+            self._waits = waits[:_WAITS] + ([f"and {more} more"] if more > 0 else [])
             self._sign()
         return self._pulse
 
@@ -105,13 +119,19 @@ class Lookout:
 
     def _sign(self) -> None:
         self._signed = monotonic()
-        waits: list[str] = []
-        if self._work is not None:
-            executor, frontier = self._work
-            waits = executor.why() + frontier.why()
-        more = len(waits) - _WAITS
-        waits[_WAITS:] = [f"and {more} more"] if more > 0 else []
-        now = Now.of_this_process(phase=self._phase, pulse=self._pulse, waits=waits, said=list(self._said))
+        now = Now.of_this_process(phase=self._phase, pulse=self._pulse, waits=self._waits, said=list(self._said))
         # No reason to end a run: if the store stays away, the next commit will be.
-        with suppress(StoreError):
+        with impatient(), suppress(StoreError):
             write_now(self._output, now)
+
+
+class _Listener(logging.Handler):
+    """Says what the program logs, which is of stores that are waited for."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        self._say(record.getMessage())

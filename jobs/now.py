@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from platform import node
 from time import time
 from typing import Any, Self
 
 from ..tiling.errors import InputError
+from ..tiling.place import Located, Place, place
 from ..tiling.store import write_json
 from .pace import Pulse, duration
 from .state import HIDDEN
@@ -70,21 +70,21 @@ class Now:
         return f"process {self.pid} on {self.host}, last heard of {duration(self.age)} ago"
 
 
-def write_now(output: Path, now: Now) -> None:
+def write_now(output: Located, now: Now) -> None:
     """Give a sign of life."""
     write_json(_file(output), now.as_json())
 
 
-def forget_now(output: Path) -> None:
+def forget_now(output: Located) -> None:
     """The run has ended by itself."""
-    _file(output).unlink(missing_ok=True)
+    _file(output).remove()
 
 
-def read_now(output: Path) -> Now | None:
+def read_now(output: Located) -> Now | None:
     """The last sign of life at an output; None where no run goes on, and none was killed."""
     file = _file(output)
     try:
-        stored = json.loads(file.read_bytes())
+        stored = json.loads(file.read())
         return Now(**stored | {"pulse": stored["pulse"] and Pulse.read(stored["pulse"])})
     except FileNotFoundError:
         return None
@@ -92,5 +92,5 @@ def read_now(output: Path) -> Now | None:
         raise InputError(f"{file} is damaged: remove it, a run writes it anew") from error
 
 
-def _file(output: Path) -> Path:
-    return output / HIDDEN / "now.json"
+def _file(output: Located) -> Place:
+    return place(output) / HIDDEN / "now.json"

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from ..cluster.agenda import Course
 from ..cluster.executor import Executor, LocalExecutor
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
+from ..tiling.place import place
 from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
-from .compile import Compiled, compile_job
+from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
 from .forecast import bill_of, workers_a_device
 from .lookout import Lookout
@@ -92,8 +92,9 @@ def run_job(
     be run.
     """
     available = affordable_memory(spec.max_memory)
+    reach_stores(spec)
     compiled = compile_job(spec, trusted=trusted)
-    output = Path(spec.output)
+    output = place(spec.output)
     if JobState.load(output) is None:
         full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
         refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..cluster.executor import Executor
 from ..cluster.worker import Report
 from ..models.contract import Contract
 from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreError, TileloomError
+from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .archive import Archive, ArchiveState, Ended, ImageRecord, Register, resumed
 from .bill import affordable_memory
@@ -43,7 +43,7 @@ class ArchiveSummary:
     ``stopped`` are images that could not be written now and are left for the next run.
     """
 
-    output: Path
+    output: Place
     images: int
     done: int
     degraded: list[str]
@@ -83,6 +83,7 @@ def run_archive(
     ``on_reports`` is told of every settled tile, which the ``timeline`` shows.
     """
     began = perf_counter()
+    archive.output.reach()
     manifest = Manifest(archive.manifest)
     state = _state(archive, redo)
     # Before anything is written or started: what can be known to be wrong.
@@ -117,7 +118,7 @@ def _state(archive: Archive, redo: Redo) -> ArchiveState:
     return state
 
 
-def _check_rows(archive: Archive, manifest: Manifest, output: Path) -> None:
+def _check_rows(archive: Archive, manifest: Manifest, output: Place) -> None:
     """Refuse rows that no image can come of, the first of them by name."""
     ended = Register(output).ended(manifest)
     for number in np.flatnonzero(ended == ""):
@@ -125,7 +126,7 @@ def _check_rows(archive: Archive, manifest: Manifest, output: Path) -> None:
         archive.job_of(row)
         for name in ("input", "mask", "reference"):
             file = getattr(row, name)
-            if file and "://" not in file and not Path(file).exists():
+            if file and "://" not in file and not place(file).exists():
                 raise InputError(f"{row.where}: {name} {file} does not exist: mend the path, or take the row out")
 
 
@@ -240,7 +241,7 @@ class _Weave:
 
     def _image(self, row: Row) -> Phase[tuple[Summary, float | None]]:
         spec = self._archive.job_of(row)
-        with only_run(Path(spec.output)):
+        with only_run(spec.output):
             first = self._first
             [(compiled, digests)] = yield Chores([partial(lay_out, spec, first.contract, trusted=first.trusted)])
             self._refuse_unlike(row, compiled)

@@ -236,8 +236,13 @@ class Publish(_Strict):
 class JobSpec(_Strict):
     """What is restored, how, and where it goes; paths of :func:`load_job` and :func:`from_options` are absolute."""
 
-    input: File = Field(description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG.")
-    output: File = Field(description="Where the result goes: a Zarr group, made by the job.")
+    input: File = Field(
+        description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG; Zarr also from an object store."
+    )
+    output: File = Field(
+        description="Where the result goes, by a path or a URL such as s3://bucket/scene.zarr: a Zarr group, made by "
+        "the job."
+    )
     id: Name = Field(default="image", description="The image's name, which its noise belongs to.")
     mask: File | None = Field(default=None, description="For inpaint: the image of what is missing, where not 0.")
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")

@@ -11,16 +11,11 @@ finished, however often it is interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Self
 
 import numpy as np
@@ -29,16 +24,19 @@ from numpy.typing import NDArray
 from ..cluster.worker import Prior
 from ..models.contract import Contract
 from ..tiling.box import TileKey
-from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
+from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import KEEPS, OWNS
-from ..tiling.ledger import Ledger, Status, salvage
+from ..tiling.ledger import Ledger, Status, fence, salvage
+from ..tiling.lock import hold
+from ..tiling.patience import impatient
+from ..tiling.place import Located, Place, place
 from ..tiling.plan import WeavePlan
-from ..tiling.store import read_array, sweep, write_array, write_json
+from ..tiling.store import read_array, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
-LOCK = "lock"
+ARCHIVE, JOURNAL = "archive.json", "journal"
 DROPPED = "scratch dropped"
 
 
@@ -52,7 +50,7 @@ class JobState:
     build on, newest first, until it is finished.
     """
 
-    output: Path
+    output: Place
     spec: dict[str, Any]
     parts: dict[str, Any]
     contract: Contract
@@ -60,18 +58,19 @@ class JobState:
     inherits: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, output: Path) -> Self | None:
+    def load(cls, output: Located) -> Self | None:
         """The job that began this output; None where there is no output yet."""
+        output = place(output)
         if not output.exists():
             return None
         path = output / HIDDEN / "job.json"
-        if not path.exists():
+        if not path.is_file():
             # A run that was killed before its job stood leaves its lock, and perhaps half a file.
-            if output.is_dir() and all(found.name == HIDDEN for found in output.iterdir()):
+            if output.is_folder() and all(found.name == HIDDEN for found in output.children()):
                 return None
             raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
         try:
-            stored = json.loads(path.read_bytes())
+            stored = json.loads(path.read())
             contract = Contract.restored(stored["contract"])
             return cls(
                 output, stored["spec"], stored["parts"], contract, stored["generation"], tuple(stored["inherits"])
@@ -94,13 +93,13 @@ class JobState:
 
     def forget(self) -> None:
         """Let the output have no job."""
-        (self.output / HIDDEN / "job.json").unlink(missing_ok=True)
-        shutil.rmtree(self.root, ignore_errors=True)
+        (self.output / HIDDEN / "job.json").remove()
+        self.root.remove()
 
     @property
     def begun(self) -> bool:
         """Whether anything was committed in this generation."""
-        return (self.root / "ledger").exists()
+        return (self.root / "ledger").is_folder()
 
     @property
     def fingerprint(self) -> str:
@@ -108,7 +107,7 @@ class JobState:
         return blake2b(json.dumps(self.parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @property
-    def root(self) -> Path:
+    def root(self) -> Place:
         """Where this generation works."""
         return self.output / HIDDEN / f"{self.fingerprint}-{self.generation}"
 
@@ -124,7 +123,7 @@ class JobState:
         """The survey's bits a tile; None before the survey is finished."""
         path = self.root / "survey"
         try:
-            return read_array(path).astype(np.uint8) if path.exists() else None
+            return read_array(path).astype(np.uint8) if path.is_file() else None
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptChunk(f"the survey {path} is damaged") from error
 
@@ -136,54 +135,47 @@ class JobState:
         """Remove older generations, now that this one is finished."""
         if self.inherits:
             replace(self, inherits=()).save()
-        for folder in (self.output / HIDDEN).iterdir():
-            if folder.is_dir() and folder != self.root:
-                shutil.rmtree(folder)
+        for folder in (self.output / HIDDEN).children():
+            if folder.is_folder() and folder != self.root:
+                folder.remove()
 
     def drop_scratch(self, ledger: Ledger) -> None:
         """Remove the working arrays; ledger and survey stay, so that the job is known to be finished."""
         if not ledger.facts.get(DROPPED):
             ledger.commit(facts={DROPPED: True})
-        for folder in (*self.root.glob("canvas-*"), *self.root.glob("inputs-*")):
-            shutil.rmtree(folder)
+        for folder in self.root.children():
+            if folder.name.startswith(("canvas-", "inputs-")):
+                folder.remove()
 
 
 @contextmanager
-def only_run(output: Path) -> Iterator[None]:
-    """Hold the output for one run on this machine; the system lets go of it when the process ends, however it does."""
-    created = [folder for folder in (output / HIDDEN, output, *output.parents) if not folder.exists()]
-    with _locked(output):
-        sweep(output)
+def only_run(output: Located) -> Iterator[None]:
+    """Hold the output for one run, until it ends, however it does."""
+    output = place(output)
+    created = [folder for folder in (output, *output.parents) if not folder.exists()]
+    with hold(output / HIDDEN, of=str(output)) as taken_over:
+        if taken_over:
+            for folder in (output / HIDDEN).children():
+                if folder.is_folder():
+                    fence(folder if folder.name == JOURNAL else folder / "ledger")
+        output.sweep()
         try:
             yield
         except BaseException:
-            if created and not (output / HIDDEN / "job.json").exists():
-                shutil.rmtree(created[-1], ignore_errors=True)
+            # What cannot be removed now stays: the next run takes no offence.
+            with impatient(), suppress(OSError):
+                _remove_unbegun(output, created)
             raise
 
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    path = output / HIDDEN / LOCK
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Appending leaves an old lock file as it is.
-            handle = path.open("a")
-        except OSError as error:
-            raise StoreError(f"{output} cannot be written: {error.strerror or error}") from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LedgerTaken(
-                    f"another run is working on {output}: wait for it (`tileloom status {output}`) or stop it first"
-                ) from None
-            # A refused run may have removed the folder between opening and locking.
-            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-                continue
-            yield
-            return
+def _remove_unbegun(output: Place, created: list[Place]) -> None:
+    """Remove an output that got neither a job nor an archive, and the folders that were made for it."""
+    if any((output / HIDDEN / name).is_file() for name in ("job.json", ARCHIVE)):
+        return
+    if created:
+        output.remove()
+    for folder in created[1:]:
+        folder.remove_if_empty()
 
 
 def fresh_states(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -233,10 +225,9 @@ def earlier_results(state: JobState, count: int) -> Callable[[int], tuple[Prior,
     return priors
 
 
-def _digests(ledger: Path, root: Path, count: int) -> NDArray[np.uint8]:
+def _digests(ledger: Place, root: Place, count: int) -> NDArray[np.uint8]:
     """(tile, 32): digest of the inputs and hash of the output of what is done, zeros elsewhere; a file, not memory."""
-    root.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=root) as file:
+    with root.temporary_file() as file:
         table: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(count, 32))
     for entry in salvage(ledger):
         if entry.status is Status.DONE and entry.tile < count:

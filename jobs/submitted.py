@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from importlib import import_module
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..cluster.submission import ID, Submission
 from ..tiling.errors import InputError
+from ..tiling.place import Place, place
 from .archive import load
 from .look import job_at
 
@@ -38,12 +38,13 @@ def named(target: str, cluster: Submissions) -> Submission:
     return found
 
 
-def output_at(target: str) -> Path:
+def output_at(target: str) -> Place:
     """The output of a job file, or the one that is named."""
     if ID.fullmatch(target):
         raise InputError(f"{target} is a submission: say with --address on which cluster, or name its output")
-    path = Path(target).absolute()
-    return Path(load(path).output) if path.is_file() else path
+    where = place(target).absolute()
+    where.reach()
+    return place(load(str(where)).output) if where.is_file() else where
 
 
 def told(one: Submission) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -44,8 +45,9 @@ class _Row:
 class Timeline:
     """Writes the tiles of a run to a file as they are settled; a context."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: str | PathLike[str]) -> None:
         """Begin the file, over one that there is."""
+        path = Path(file)
         if path.is_dir() or not path.parent.is_dir():
             raise InputError(f"--timeline: {path} cannot be written: name a file in a folder that exists")
         self._began = monotonic()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ..tiling.place import Place
 from .archive import Register, is_archive, stored_archive
 from .compile import compile_job
 from .look import Phase, job_status, open_state, stored_job
@@ -50,18 +50,18 @@ class Why:
         return {"running": self.running, "now": now, "next": self.next}
 
 
-def why(output: Path) -> Why:
+def why(output: Place) -> Why:
     """What an output's tiles wait for."""
     now = read_now(output)
-    if now is None and is_archive(output.parent):
+    if now is None:
         # One image of an archive, whose run is that of all.
-        now = read_now(output.parent)
+        now = next((read_now(folder) for folder in output.parents[:1] if is_archive(folder)), None)
     if now and now.alive:
         return Why(now, [])
     return Why(now, list(_next_images(output) if is_archive(output) else _next_tiles(open_state(output))))
 
 
-def _next_images(output: Path) -> Iterator[str]:
+def _next_images(output: Place) -> Iterator[str]:
     archive = stored_archive(output)
     manifest = Manifest(archive.manifest)
     ended = Register(output).ended(manifest)

@@ -204,9 +204,8 @@ class Engine:
                 "load it once for each engine"
             )
         padding = self._batch - len(asked)
-        x_BCHW = torch.zeros(self.batch_shape, device=self._solver.device)
-        for row, question in enumerate(asked):
-            x_BCHW[row] = question.x_CHW
+        nothing = [torch.zeros(self._window, device=self._solver.device)] * padding
+        x_BCHW = torch.stack([*(question.x_CHW for question in asked), *nothing])
         t_B = torch.tensor([*(question.timestep for question in asked), *[0.0] * padding], device=x_BCHW.device)
         return self._denoiser.predict(x_BCHW, t_B, [question.told for question in asked])
 

@@ -112,7 +112,9 @@ class Operator:
 
     def project(self, x: Tensor, Apy: Tensor, *, lam: float | Tensor = 1.0) -> Tensor:
         """DDNM's range-space correction, ``lam A+y + x - lam A+(A x)``, added in this order."""
-        return lam * Apy + x - lam * self.pinv(self.A(x))
+        back = self.pinv(self.A(x))
+        # The same bits as a product with 1, and two passes over the pixels less at nearly every step.
+        return Apy + x - back if isinstance(lam, float) and lam == 1 else lam * Apy + x - lam * back
 
     @property
     def singular(self) -> Tensor:

@@ -105,7 +105,7 @@ def snapshot(folder):
 def canvas(spec, level, root=None):
     """A level's working array without what lies before its origin; NaN where no tile wrote."""
     grid = compile_job(spec).image.plan.levels[level]
-    root = root or state_of(spec).root
+    root = root or Path(state_of(spec).root)
     stored = zarr.open_array(str(root / f"canvas-{level}"), mode="r")[...]
     return stored[:, grid.rows.chunk_offset :, grid.cols.chunk_offset :]
 
@@ -120,7 +120,7 @@ def chunk_of(spec, key, root=None):
     owned = grid.owns(key.row, key.col)
     row = (owned.top + grid.rows.chunk_offset) // grid.stride
     col = (owned.left + grid.cols.chunk_offset) // grid.stride
-    return (root or state_of(spec).root) / f"canvas-{key.level}" / "c" / "0" / str(row) / str(col)
+    return (root or Path(state_of(spec).root)) / f"canvas-{key.level}" / "c" / "0" / str(row) / str(col)
 
 
 def knowledge(image, mask, levels):

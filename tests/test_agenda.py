@@ -69,7 +69,7 @@ def test_a_course_reads_as_if_its_image_were_alone(tmp_path):
 def saved(folder, item, calls, name="image"):
     """The report of a tile that was saved after so many calls."""
     paused = Paused("i", {}, calls, b"state")
-    hash_ = save_paused(folder / f"{name} root", item[1], paused)
+    hash_ = save_paused(str(folder / f"{name} root"), item[1], paused)
     return Report(*item, Outcome.PAUSED, inputs="i", output=hash_, calls=calls)
 
 

@@ -40,7 +40,7 @@ def trials(monkeypatch):
 
 
 def batch_of(spec):
-    return JobState.load(run.Path(spec.output)).parts["batch"]
+    return JobState.load(spec.output).parts["batch"]
 
 
 def test_what_was_found_is_part_of_the_result_and_its_bytes_are_those_of_that_batch(spec, trials, tmp_path):

@@ -46,7 +46,7 @@ def test_coarser_inputs_are_counted_as_they_lie_on_disk(tmp_path):
     )
     compiled = compile_job(spec)
     restore(spec)
-    root = faults.state_of(spec).root
+    root = Path(faults.state_of(spec).root)
     written = [file for file in root.glob("inputs-*/*/c/0/*/*") if file.is_file()]
     assert len(compiled.image.lifts) == len(list(root.glob("inputs-*"))) == 2
     # Each chunk ends with a checksum of four bytes.

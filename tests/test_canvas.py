@@ -1,7 +1,5 @@
 """Scratch canvases and the files around them: one writer a chunk, and never zeros for what is not there."""
 
-from pathlib import PosixPath
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,8 @@ from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.canvas import Canvas, hash_pixels
 from tileloom.tiling.errors import CorruptChunk, NotOwned
 from tileloom.tiling.grid import Grid
-from tileloom.tiling.store import ensure_array, read_array, sweep, write_array
+from tileloom.tiling.place import Folder, place
+from tileloom.tiling.store import ensure_array, read_array, write_array
 
 BANDS = 2
 GRIDS = [
@@ -36,17 +35,11 @@ def pixels_of(grid, seed=0):
     return np.random.default_rng(seed).standard_normal((BANDS, *grid.box.shape)).astype(np.float32)
 
 
-class NotThereYet(PosixPath):
-    """A folder that another worker fills just after somebody looked."""
-
-    def exists(self):
-        return False
-
-
-def test_an_array_that_somebody_else_made_meanwhile_is_opened(tmp_path):
+def test_an_array_that_somebody_else_made_just_after_somebody_looked_is_opened(tmp_path, monkeypatch):
     layout = {"shape": (1, 8, 8), "chunk": (1, 4, 4), "dtype": "float32", "fill": 0.0}
     ensure_array(tmp_path / "array", **layout)[...] = 3.0
-    assert (ensure_array(NotThereYet(tmp_path / "array"), **layout)[...] == 3).all()
+    monkeypatch.setattr(Folder, "is_file", lambda _: False)
+    assert (ensure_array(tmp_path / "array", **layout)[...] == 3).all()
 
 
 def filled(folder, grid):
@@ -210,10 +203,10 @@ def test_only_half_written_files_are_swept(tmp_path):
     for path in kept + left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    assert sweep(tmp_path) == 2
+    assert place(tmp_path).sweep() == 2
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in left)
-    assert sweep(tmp_path) == 0
+    assert place(tmp_path).sweep() == 0
 
 
 @settings(max_examples=30)

@@ -1,5 +1,7 @@
 """Damage to anything a job wrote is found by verify and by the run that reads it, named, and mended by retry."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -142,7 +144,7 @@ def test_a_damaged_shard_is_found_by_the_run_that_reads_it(tmp_path, clean, dama
 @pytest.mark.parametrize("damage", faults.DAMAGES)
 def test_a_damaged_coarser_input_is_found_and_made_again(tmp_path, clean, damage, name):
     spec, _ = begun(tmp_path, stop=("restore", 3))
-    path = faults.state_of(spec).root / "inputs-1" / name / "c" / "0" / "0" / "0"
+    path = Path(faults.state_of(spec).root) / "inputs-1" / name / "c" / "0" / "0" / "0"
     damage(path)
     assert damage_in(spec) == {named(spec, path)}
     with pytest.raises(CorruptChunk, match=rf"inputs-1/{name}"):
@@ -155,7 +157,7 @@ def test_a_damaged_coarser_input_is_found_and_made_again(tmp_path, clean, damage
 def test_any_bit_of_the_ledger_counts(tmp_path, clean, place):
     """A flipped bit could turn one tile's number into another's, and still be JSON."""
     spec, first = begun(tmp_path, stop=("restore", HALFWAY))
-    segment = sorted((faults.state_of(spec).root / "ledger").glob("*.json"))[3]
+    segment = sorted((Path(faults.state_of(spec).root) / "ledger").glob("*.json"))[3]
     lost = {tuple(tile) for tile in _keys(spec, segment)}
     faults.flip(segment, at=place)
     with pytest.raises(CorruptChunk, match=str(segment)):
@@ -178,7 +180,7 @@ def _keys(spec, segment):
 
 def test_a_damaged_survey_is_found_and_made_again(tmp_path, clean):
     spec, _ = begun(tmp_path, stop=("restore", HALFWAY))
-    faults.truncate(faults.state_of(spec).root / "survey")
+    faults.truncate(Path(faults.state_of(spec).root) / "survey")
     with pytest.raises(CorruptChunk, match="survey"):
         pipeline.restore(spec)
     pipeline.restore(spec, redo=Redo.FAILED)
@@ -188,7 +190,7 @@ def test_a_damaged_survey_is_found_and_made_again(tmp_path, clean):
 @pytest.mark.parametrize("damage", [faults.truncate, faults.empty])
 def test_a_working_array_with_a_damaged_description_is_found(tmp_path, clean, damage):
     spec, _ = begun(tmp_path, stop=("restore", HALFWAY))
-    damage(faults.state_of(spec).root / "canvas-0" / "zarr.json")
+    damage(Path(faults.state_of(spec).root) / "canvas-0" / "zarr.json")
     with pytest.raises(CorruptChunk, match="canvas-0"):
         pipeline.restore(spec)
     pipeline.restore(spec, redo=Redo.FAILED)
@@ -197,7 +199,7 @@ def test_a_working_array_with_a_damaged_description_is_found(tmp_path, clean, da
 
 def test_a_working_array_that_lost_its_description_is_described_again(tmp_path, clean):
     spec, first = begun(tmp_path, stop=("restore", HALFWAY))
-    faults.remove(faults.state_of(spec).root / "canvas-0" / "zarr.json")
+    faults.remove(Path(faults.state_of(spec).root) / "canvas-0" / "zarr.json")
     assert not set(first) & set(faults.run(spec))
     assert_equal(spec, clean)
 
@@ -254,7 +256,7 @@ def test_damage_to_the_input_is_not_promised_a_mend(tmp_path, capsys):
 
 def test_segments_that_are_whole_are_salvaged(tmp_path):
     spec, first = begun(tmp_path, stop=("restore", HALFWAY))
-    folder, plan = faults.state_of(spec).root / "ledger", plan_of(spec)
+    folder, plan = Path(faults.state_of(spec).root) / "ledger", plan_of(spec)
     assert [entry.tile for entry in salvage(folder)] == [entry.tile for entry in Ledger(folder).entries()]
     faults.remove(sorted(folder.glob("*.json"))[0])
     faults.truncate(sorted(folder.glob("*.json"))[0])

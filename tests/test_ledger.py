@@ -7,7 +7,8 @@ import pytest
 
 from tileloom.tiling.errors import CorruptChunk, LedgerTaken, StoreError
 from tileloom.tiling.ledger import Entry, Ledger, Status, salvage
-from tileloom.tiling.store import write_array, write_atomically, write_json
+from tileloom.tiling.place import place
+from tileloom.tiling.store import write_array, write_json
 
 
 def done(*tiles):
@@ -117,11 +118,11 @@ def test_half_written_segments_count_for_nothing(three):
 
 def test_an_exclusive_file_is_written_once(tmp_path):
     path = tmp_path / "deep" / "file"
-    write_atomically(path, b"first", exclusive=True)
+    place(path).write(b"first", exclusive=True)
     with pytest.raises(FileExistsError):
-        write_atomically(path, b"second", exclusive=True)
+        place(path).write(b"second", exclusive=True)
     assert path.read_bytes() == b"first"
-    write_atomically(path, b"third")
+    place(path).write(b"third")
     assert path.read_bytes() == b"third"
     assert [found.name for found in path.parent.iterdir()] == ["file"]
 
@@ -129,7 +130,7 @@ def test_an_exclusive_file_is_written_once(tmp_path):
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for write in (
-        lambda path: write_atomically(path, b""),
+        lambda path: place(path).write(b""),
         lambda path: write_json(path, {}),
         lambda path: write_array(path, np.zeros(3)),
     ):

@@ -246,7 +246,7 @@ def test_a_damaged_file_of_the_result_is_named(tmp_path, capfd, damage, level):
 def test_a_damaged_coarser_input_is_found(tmp_path):
     spec = small_job(tmp_path)
     restore(spec)
-    file = faults.state_of(spec).root / "inputs-1" / "y" / "c" / "0" / "0" / "0"
+    file = Path(faults.state_of(spec).root) / "inputs-1" / "y" / "c" / "0" / "0" / "0"
     faults.flip(file)
     [found] = verified(spec).damage
     assert Path(found.array) / found.chunk == file
@@ -257,7 +257,7 @@ def test_a_damaged_coarser_input_is_found(tmp_path):
 def test_damaged_books_are_found(tmp_path, name):
     spec = small_job(tmp_path, "sr")
     restore(spec)
-    path = faults.state_of(spec).root / name
+    path = Path(faults.state_of(spec).root) / name
     path.write_bytes(b"\x00")
     [found] = verified(spec).damage
     assert str(path) in found.problem
@@ -325,7 +325,8 @@ def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
     assert told["makespan"] == expected.makespan
     assert told["redone"] == expected.redone > 0
     assert told["worker_seconds"] == expected.worker_seconds
-    assert told["idle"] == expected.idle
+    assert told["node_seconds"] == expected.worker_seconds
+    assert told["idle_share"] == expected.idle
     assert told["cost"] == {
         kind: pytest.approx(price * expected.worker_seconds / 3600) for kind, price in PRICES.items()
     }

@@ -69,7 +69,7 @@ def test_what_was_paused_twice_counts_all_its_calls(image, whole):
     first, second, third = (worker(image) for _ in range(3))
     [once] = first.advance([Ticket(0, 0)], leaving=after(2))
     [twice] = second.advance([Ticket(0, 0, paused=once.output)], leaving=after(1))
-    assert load_paused(Path(image.root), 0, twice.output).calls == 3
+    assert load_paused(image.root, 0, twice.output).calls == 3
     [done] = to_end(third, Ticket(0, 0, paused=twice.output))
     assert done.output == whole.output
     assert (once.calls, twice.calls, done.calls, done.spared) == (2, 1, STEPS - 3, 3)
@@ -155,6 +155,24 @@ def test_a_tile_that_cannot_be_saved_is_returned_and_says_why(image):
     assert report.reason.startswith("StoreError: cannot write ")
 
 
+def test_a_tile_whose_file_cannot_be_read_is_no_tiles_fault(image):
+    [paused] = worker(image).advance([Ticket(0, 0)], leaving=after(2))
+    file = Path(image.root) / "paused" / f"0-{paused.output}"
+    file.unlink()
+    file.mkdir()
+    [report] = to_end(worker(image), Ticket(0, 0, paused=paused.output))
+    assert report.outcome is Outcome.BROKEN
+    assert isinstance(report.error, OSError)
+
+
+def test_what_goes_again_before_its_first_call_keeps_what_was_saved(image, whole):
+    [paused] = worker(image).advance([Ticket(0, 0)], leaving=after(2))
+    [report] = worker(image).advance([Ticket(0, 0, paused=paused.output)], leaving=after(0))
+    assert (report.outcome, report.spared) == (Outcome.RETURNED, 0)
+    [done] = to_end(worker(image), Ticket(0, 0, paused=paused.output))
+    assert (done.output, done.spared) == (whole.output, 2)
+
+
 def test_the_ledgers_last_line_of_a_tile_counts(image):
     lines = [
         Entry(0, Status.PAUSED, "in", "first"),
@@ -168,7 +186,6 @@ def test_the_ledgers_last_line_of_a_tile_counts(image):
 
 def test_a_saved_tile_is_dropped_once(image):
     [paused] = worker(image).advance([Ticket(0, 0)], leaving=after(2))
-    root = Path(image.root)
-    drop_paused(root, 0, paused.output)
-    drop_paused(root, 0, paused.output)
-    assert list((root / "paused").iterdir()) == []
+    drop_paused(image.root, 0, paused.output)
+    drop_paused(image.root, 0, paused.output)
+    assert list((Path(image.root) / "paused").iterdir()) == []

@@ -52,14 +52,15 @@ class Listening(Silent):
 
 def test_a_job_starts_its_own_cluster_and_leaves_none(reference, tmp_path, capfd):
     keys = beside(reference, tmp_path).model_dump(mode="json", exclude_none=True, exclude={"cluster"})
-    ran = tileloom(capfd, "run", written(tmp_path, **keys), "--cluster-workers", 2, "--json")
+    words = ["--cluster-workers", 2, "--cluster-prices", "A100=1.8,CPU=3600", "--json"]
+    ran = tileloom(capfd, "run", written(tmp_path, **keys), *words)
     assert ran.code == 0
     assert ran.json["done"] > 20
     assert ran.json["network_calls"] == ran.json["done"] * ran.json["calls_per_tile"]
     assert ran.json["network_calls_saved"] == 0
     assert 0 < ran.json["node_seconds"] <= ran.json["worker_seconds"]
     assert 0 < ran.json["idle_share"] < 1
-    assert ran.json["cost"] is None
+    assert ran.json["cost"] == pytest.approx(ran.json["node_seconds"], abs=0.01)
     assert not ray.is_initialized()
     assert_same_bytes(beside(reference, tmp_path), reference)
     kept = json.loads((tmp_path / "out.zarr" / ".tileloom" / "job.json").read_text())

@@ -285,18 +285,18 @@ def test_an_image_that_grew_keeps_what_holds(finished, tmp_path):
 @SLOWER
 @pytest.mark.parametrize(("phase", "count"), PHASES)
 def test_an_interrupted_redo_goes_on_and_still_inherits(place, tmp_path, phase, count):
-    old = faults.state_of(place.job())
-    before, kept = place.facts(place.job()), faults.snapshot(old.root)
+    old = Path(faults.state_of(place.job()).root)
+    before, kept = place.facts(place.job()), faults.snapshot(old)
     place.change("input", Box(32, 64, 64, 96), 0.25)
     spec = place.job()
     other, fresh = place.fresh(tmp_path / "fresh")
     first = faults.run(spec, redo=Redo.STALE, stop=(phase, count))
-    assert faults.snapshot(old.root) == kept, "the earlier generation was touched"
+    assert faults.snapshot(old) == kept, "the earlier generation was touched"
     second = faults.run(spec)
     assert not set(first) & set(second), "a finished tile was done again"
     assert faults.redone(first) | faults.redone(second) == faults.stale(plan_of(spec), before, other.facts(fresh))
     assert_equal_results(spec, fresh)
-    assert not old.root.exists()
+    assert not old.exists()
     assert faults.state_of(spec).inherits == ()
 
 
@@ -366,7 +366,7 @@ def test_without_its_working_arrays_a_changed_job_is_done_anew(tmp_path):
     place.folder.mkdir()
     spec = place.write().job(keep_scratch=False)
     pipeline.restore(spec)
-    assert not list(faults.state_of(spec).root.glob("canvas-*"))
+    assert not list(Path(faults.state_of(spec).root).glob("canvas-*"))
     place.change("input", Box(32, 64, 64, 96), 0.25)
     _, fresh = place.fresh(tmp_path / "fresh")
     assert set(faults.run(spec, redo=Redo.STALE).values()) == {Outcome.DONE}

@@ -31,7 +31,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_remote_file():
-    assert "only local files" in refusal("s3://bucket/scene.tif")
+    assert "no stores of this kind" in refusal("https://example.com/scene.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"BM" + bytes(60)])

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commandline import QUICK, tileloom
+from tests.commandline import QUICK, tileloom, written
 from tests.images import write_zarr
 from tests.pipeline import assert_same_bytes, beside, job, restore, scene, stored_bytes
+from tileloom.jobs.archive import Register, load
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import Redo, run_job
+from tileloom.jobs.run_archive import run_archive
 from tileloom.jobs.state import HIDDEN, only_run
 from tileloom.tiling.errors import InputError, LedgerTaken
 
@@ -102,3 +104,27 @@ def test_an_output_that_is_no_result_is_not_written_into(tmp_path, spec):
     with pytest.raises(InputError, match="is no tileloom result"):
         restore(spec)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_an_archive_that_fails_on_the_way_keeps_what_it_has(spec, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("one", "two"):
+        write_zarr(images / f"{name}.zarr", scene(1, 12, 14))
+    keys = spec.model_dump(mode="json", exclude_none=True, exclude={"cluster", "input", "id"})
+    job_file = written(tmp_path, **keys | {"output": "out", "manifest": str(images)})
+    add, added = Register.add, []
+
+    def interrupted(self, record):
+        if added:
+            raise KeyboardInterrupt
+        added.append(record.id)
+        add(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Register, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_archive(load(job_file), Silent())
+    assert (tmp_path / "out" / f"{added[0]}.zarr" / "zarr.json").exists()
+    summary = run_archive(load(job_file), Silent())
+    assert (summary.done, summary.whole) == (2, True)

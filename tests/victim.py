@@ -24,6 +24,7 @@ from tileloom.models.engine import Engine
 from tileloom.tiling.access import ImageAccess
 from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.ledger import Ledger
+from tileloom.tiling.place import Prefix
 from tileloom.tiling.pyramid import Pyramid
 
 # Where a child can be told to die: before or after the n-th call.
@@ -36,6 +37,7 @@ POINTS = {
     "chunk": (Canvas, "write"),
     "commit": (Ledger, "commit"),
     "segment linked": (os, "link"),
+    "object written": (Prefix, "write"),
     "file renamed": (Path, "replace"),
     "pyramid laid out": (Pyramid, "create"),
     "shard": (Pyramid, "_write"),

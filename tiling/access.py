@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from .errors import CorruptChunk, InputError
 from .inputs import TASK, LevelInputs, boxes, survey
 from .measurement import Lift, Measurement
 from .observe import Observation, is_nodata, masked, observe, repeat
+from .place import place
 from .plan import WeavePlan
 from .pyramid import PyramidSpec, never_nodata
 from .scaling import Scaling
@@ -89,7 +89,7 @@ class ImageAccess:
             if lift.identity:
                 coarse = Observation(measurement, fine.bands, fine.height, fine.width, fine.read_y, fine.read_flags)
             else:
-                inputs = LevelInputs(Path(image.root) / f"inputs-{level}", fine, lift, cache=self._cache)
+                inputs = LevelInputs(place(image.root) / f"inputs-{level}", fine, lift, cache=self._cache)
                 self._level_inputs[level] = inputs
                 coarse = inputs.observation(measurement)
             levels.append(coarse)
@@ -139,7 +139,7 @@ class ImageAccess:
 
     def _canvas(self, root: str, level: int) -> Canvas:
         if (root, level) not in self._canvases:
-            folder = Path(root) / f"canvas-{level}"
+            folder = place(root) / f"canvas-{level}"
             with decoding(str(folder), "zarr.json"):
                 canvas = Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
             self._canvases[root, level] = canvas
@@ -259,7 +259,7 @@ class ImageAccess:
     def adopt(self, tile: int, root: str, output: str) -> bool:
         """Take a tile's pixels over from an earlier generation, if they still have the hash they had."""
         key = self.plan.key(tile)
-        if not (Path(root) / f"canvas-{key.level}" / "zarr.json").exists():
+        if not (place(root) / f"canvas-{key.level}" / "zarr.json").is_file():
             return False
         try:
             pixels = self._canvas(root, key.level).read(self.plan.owns(tile))

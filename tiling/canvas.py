@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from .cache import ChunkCache, read_window
 from .decoding import decoding
 from .errors import CorruptChunk, NotOwned
 from .grid import Grid
+from .place import Located, place
 from .store import ensure_array
 from .work import Floats
 
@@ -22,10 +22,10 @@ class Canvas:
     The array's origin lies ``chunk_offset`` pixels before the image's, so that far edges are chunk borders.
     """
 
-    def __init__(self, folder: Path, grid: Grid, *, bands: int, cache: ChunkCache) -> None:
+    def __init__(self, folder: Located, grid: Grid, *, bands: int, cache: ChunkCache) -> None:
         """Open the canvas, or create it if this is its first use."""
         rows, cols = grid.rows, grid.cols
-        self.folder = folder
+        self.folder = place(folder)
         self._grid = grid
         self._bands = bands
         self._cache = cache

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import CorruptChunk, InputError
+from .errors import CorruptChunk, InputError, StoreError
 
 DECODED_LIMIT = 256 * 2**20
 """Most bytes that one decoding unit (chunk, tile, strip or whole picture, all bands) may take when decoded."""
@@ -28,7 +28,7 @@ def decoding(array: str, chunk: str) -> Iterator[None]:
     """Turn whatever a codec raises inside the block into ``CorruptChunk``, naming array and chunk."""
     try:
         yield
-    except CorruptChunk:
+    except (CorruptChunk, StoreError):
         raise
     except DAMAGE as error:
         raise CorruptChunk(f"{array}: chunk {chunk} is damaged or cannot be read ({_reason(error)})") from error
@@ -39,7 +39,7 @@ def opening(uri: str, kind: str) -> Iterator[None]:
     """Turn whatever a library raises inside the block on a file's header into one sentence for the user."""
     try:
         yield
-    except (InputError, CorruptChunk):
+    except (InputError, CorruptChunk, StoreError):
         raise
     except PermissionError as error:
         raise InputError(f"{uri}: may not be read; give this user permission to read it") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from .errors import CorruptChunk
 from .grid import Axis, Grid
 from .measurement import Lift, Measurement
 from .observe import Flags, Observation, everything, lifted, lifts_complete
+from .place import Located, place
 from .store import ensure_array
 from .work import Floats
 
@@ -29,20 +29,20 @@ class LevelInputs:
     A level that cannot but be complete keeps no flags.
     """
 
-    def __init__(self, folder: Path, fine: Observation, lift: Lift, *, cache: ChunkCache) -> None:
+    def __init__(self, folder: Located, fine: Observation, lift: Lift, *, cache: ChunkCache) -> None:
         """Open the arrays, or create them if this is their first use."""
         self.height, self.width = -(-fine.height // lift.pool), -(-fine.width // lift.pool)
-        self._fine, self._lift, self._cache, self._folder = fine, lift, cache, folder
+        self._fine, self._lift, self._cache, self._folder = fine, lift, cache, place(folder)
         self._bands = fine.bands
         shape = (self._bands, self.height, self.width)
         self._y = ensure_array(
-            folder / "y", shape=shape, chunk=(self._bands, CHUNK, CHUNK), dtype="float32", fill=float("nan")
+            self._folder / "y", shape=shape, chunk=(self._bands, CHUNK, CHUNK), dtype="float32", fill=float("nan")
         )
         self._complete = lifts_complete(fine, lift)
         if not self._complete:
             # Flags of a chunk that was never written read as a value that no written flag has.
             self._flags = ensure_array(
-                folder / "flags", shape=(1, *shape[1:]), chunk=(1, CHUNK, CHUNK), dtype="uint8", fill=255
+                self._folder / "flags", shape=(1, *shape[1:]), chunk=(1, CHUNK, CHUNK), dtype="uint8", fill=255
             )
 
     def tasks(self) -> Iterator[Box]:

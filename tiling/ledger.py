@@ -12,11 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from .errors import CorruptChunk, LedgerTaken
-from .store import write_atomically
+from .place import Located, Place, place
+
+_SUFFIX, _RUN = ".json", "run"
 
 
 class Status(StrEnum):
@@ -44,35 +46,36 @@ class Entry:
 class Journal:
     """Numbered segments, each created whole and only if its number is free."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Located) -> None:
         """Open the journal; nothing can be added before its segments have been read."""
-        self.folder = folder
+        self.folder = place(folder)
         self._next: int | None = None
+        # Two runs can do the same work with the same outcome: their segments must differ all the same.
+        self._run = uuid4().hex[:16]
 
     def segments(self) -> Iterator[dict[str, Any]]:
         """Every segment, in order."""
         after = 0
-        for path in _paths(self.folder):
-            yield _read(path)
-            after = int(path.stem) + 1
+        for name, data in self.folder.contents(_SUFFIX):
+            yield from _read(self.folder / name, data)
+            after = _number(name) + 1
         self._next = after
 
     def append(self, segment: dict[str, Any]) -> None:
         """Add a segment; raises :class:`LedgerTaken` where somebody else did since."""
         if self._next is None:
             raise ValueError(f"{self.folder} is added to before it was read")
-        path = self.folder / f"{self._next:08d}.json"
         try:
-            write_atomically(path, _sealed(segment), exclusive=True)
+            _segment(self.folder, self._next).write(_sealed(segment | {_RUN: self._run}), exclusive=True)
         except FileExistsError as error:
-            raise LedgerTaken(f"another run took over {self.folder.parent}; this one stops") from error
+            raise LedgerTaken(f"another run took over {self.folder.parents[0]}; this one stops") from error
         self._next += 1
 
 
 class Ledger:
     """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Located) -> None:
         """Open the ledger and read all but its tiles."""
         self._journal = Journal(folder)
         self.facts: dict[str, Any] = {}
@@ -106,15 +109,34 @@ class Ledger:
         self.facts.update(segment["facts"])
 
 
-def salvage(folder: Path) -> Iterator[Entry]:
+def fence(folder: Located) -> None:
+    """Take the next number of a journal, so that a run that was taken over stops at its next segment."""
+    journal = place(folder)
+    numbers = [_number(found.name) for found in journal.children() if found.name.endswith(_SUFFIX)]
+    number = max(numbers, default=-1) + 1
+    while True:
+        try:
+            _segment(journal, number).write(_sealed({_RUN: uuid4().hex[:16]}), exclusive=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return
+
+
+def salvage(folder: Located) -> Iterator[Entry]:
     """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
-    for path in _paths(folder):
+    for name, data in place(folder).contents(_SUFFIX):
         with suppress(CorruptChunk):
-            yield from _entries(_read(path))
+            for segment in _read(place(folder) / name, data):
+                yield from _entries(segment)
 
 
-def _paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))
+def _segment(folder: Place, number: int) -> Place:
+    return folder / f"{number:08d}{_SUFFIX}"
+
+
+def _number(name: str) -> int:
+    return int(name.removesuffix(_SUFFIX))
 
 
 def _sealed(segment: dict[str, Any]) -> bytes:
@@ -127,12 +149,15 @@ def _seal(line: bytes) -> bytes:
     return blake2b(line, digest_size=8).hexdigest().encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    line, _, seal = path.read_bytes().partition(b"\n")
+def _read(path: Place, data: bytes) -> Iterator[dict[str, Any]]:
+    """The segment of a file, without the mark of its run; a fence holds nothing else, and is none."""
+    line, _, seal = data.partition(b"\n")
     if seal != _seal(line):
         raise CorruptChunk(f"ledger segment {path} is damaged")
     segment: dict[str, Any] = json.loads(line)
-    return segment
+    segment.pop(_RUN, None)
+    if segment:
+        yield segment
 
 
 def _entries(segment: dict[str, Any]) -> Iterator[Entry]:

@@ -7,14 +7,12 @@ named by its own hash, so that a late writer can only write what stands there al
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
 from .ledger import Entry, Status
-from .store import write_atomically
+from .place import Located, Place, place
 
 _FOLDER = "paused"
 _DIGEST = 16
@@ -30,19 +28,19 @@ class Paused:
     packed: bytes
 
 
-def save_paused(root: Path, tile: int, paused: Paused) -> str:
+def save_paused(root: Located, tile: int, paused: Paused) -> str:
     """Save a tile in the middle of its schedule; returns the hash of the file."""
     told = {"inputs": paused.inputs, "class": dict(paused.numeric_class), "calls": paused.calls}
     content = json.dumps(told, sort_keys=True).encode() + b"\n" + paused.packed
     saved = _hash(content)
-    write_atomically(_file(root, tile, saved), content)
+    _file(root, tile, saved).write(content)
     return saved
 
 
-def load_paused(root: Path, tile: int, saved: str) -> Paused | None:
+def load_paused(root: Located, tile: int, saved: str) -> Paused | None:
     """What was saved of a tile under this hash; None where it is not there any more, or damaged."""
     try:
-        content = _file(root, tile, saved).read_bytes()
+        content = _file(root, tile, saved).read()
     except FileNotFoundError:
         return None
     if _hash(content) != saved:
@@ -52,14 +50,14 @@ def load_paused(root: Path, tile: int, saved: str) -> Paused | None:
     return Paused(told["inputs"], told["class"], told["calls"], packed)
 
 
-def drop_paused(root: Path, tile: int, saved: str) -> None:
+def drop_paused(root: Located, tile: int, saved: str) -> None:
     """Remove what was saved of a tile."""
-    _file(root, tile, saved).unlink(missing_ok=True)
+    _file(root, tile, saved).remove()
 
 
-def sweep_paused(root: Path) -> None:
+def sweep_paused(root: Located) -> None:
     """Remove all that was saved, now that every tile is done: a worker that died may have left what nobody knows of."""
-    shutil.rmtree(root / _FOLDER, ignore_errors=True)
+    (place(root) / _FOLDER).remove()
 
 
 def paused_tiles(entries: Iterable[Entry]) -> dict[int, str]:
@@ -73,8 +71,8 @@ def paused_tiles(entries: Iterable[Entry]) -> dict[int, str]:
     return found
 
 
-def _file(root: Path, tile: int, saved: str) -> Path:
-    return root / _FOLDER / f"{tile}-{saved}"
+def _file(root: Located, tile: int, saved: str) -> Place:
+    return place(root) / _FOLDER / f"{tile}-{saved}"
 
 
 def _hash(content: bytes) -> str:

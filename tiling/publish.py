@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from .access import ImageAccess
+from .place import Place
 from .pyramid import Pyramid
 
 Shard = tuple[int, int, int]
@@ -17,7 +17,7 @@ def shards_of(pyramid: Pyramid) -> list[list[Shard]]:
     return [[(level, *shard) for shard in pyramid.tasks(level)] for level in range(len(pyramid.arrays))]
 
 
-def publish_shard(access: ImageAccess, output: Path, shard: Shard, degraded: Collection[int]) -> Shard:
+def publish_shard(access: ImageAccess, output: Place, shard: Shard, degraded: Collection[int]) -> Shard:
     """Write one shard; returns it."""
     pyramid, (level, row, col) = Pyramid.open(output), shard
     if level == 0:

@@ -15,21 +15,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
-from zarr.storage import StoreLike, StorePath
+from zarr.storage import StorePath
 
 from .box import Box
 from .errors import CorruptChunk, InputError, NotOwned, StoreError
 from .observe import is_nodata
 from .ome import plain
+from .place import Located, place
 
 Pixels = NDArray[Any]
 Pixel = Any  # one numpy scalar of the pixels' dtype
@@ -131,13 +132,13 @@ class Pyramid:
     nodata: Pixel | None
 
     @classmethod
-    def create(cls, root: StoreLike, spec: PyramidSpec, *, attributes: Mapping[str, Any]) -> Pyramid:
+    def create(cls, root: Located | Store, spec: PyramidSpec, *, attributes: Mapping[str, Any]) -> Pyramid:
         """Lay out an empty pyramid in the group ``root``, in place of any that is there.
 
         Nothing else in the group is touched. ``attributes`` replace the group's and are written last.
         """
         try:
-            group = zarr.open_group(root, mode="a", zarr_format=3)
+            group = zarr.open_group(_zarr(root), mode="a", zarr_format=3)
             arrays = tuple(_create_level(group, spec, level) for level in range(spec.levels))
             stale = spec.levels
             while str(stale) in group:
@@ -146,18 +147,22 @@ class Pyramid:
             group.attrs.put(plain(attributes))
         except BaseZarrError as error:
             raise InputError(f"{root} holds something else; choose another place for the result ({error})") from error
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(f"{root} cannot be written: {error}") from error
         return cls(_name(root), arrays, spec.fill)
 
     @classmethod
-    def open(cls, root: StoreLike, mode: Literal["r", "r+"] = "r+") -> Pyramid:
+    def open(cls, root: Located | Store, mode: Literal["r", "r+"] = "r+") -> Pyramid:
         """The pyramid that :meth:`create` laid out."""
         try:
-            group = zarr.open_group(root, mode=mode, zarr_format=3)
+            group = zarr.open_group(_zarr(root), mode=mode, zarr_format=3)
             found: list[_Array | zarr.Group] = []
             while str(len(found)) in group:
                 found.append(group[str(len(found))])
+        except StoreError:
+            raise
         except (*_DECODING_ERRORS, KeyError, TypeError) as error:
             raise InputError(f"{root} holds no result: {error}") from error
         # Opening forgets this option, and without it a shard of nothing but fill would leave no file.
@@ -223,6 +228,8 @@ class Pyramid:
                 )
         try:
             return np.asarray(array[(slice(None), *box.slices)])
+        except StoreError:
+            raise
         except _DECODING_ERRORS as error:
             damaged = _first_damaged(array, box)
             raise CorruptChunk(
@@ -334,8 +341,12 @@ async def _size(path: StorePath) -> int:
         return 0
 
 
-def _name(root: StoreLike) -> str:
-    return str(root) if isinstance(root, str | Path) else "the result"
+def _zarr(root: Located | Store) -> Store | StorePath:
+    return root if isinstance(root, Store) else place(root).zarr()
+
+
+def _name(root: Located | Store) -> str:
+    return "the result" if isinstance(root, Store) else str(root)
 
 
 def _indices(box: Box, rows: int, cols: int) -> Iterator[tuple[int, int]]:

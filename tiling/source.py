@@ -16,6 +16,7 @@ from .dask_source import DaskSource
 from .decoding import opening
 from .errors import InputError
 from .picture_source import JPEG_SIGNATURE, PNG_SIGNATURE, open_picture
+from .place import Folder, place
 from .tiff_source import open_tiff
 from .zarr_source import open_zarr
 
@@ -92,7 +93,7 @@ def open_source(
 ) -> Source:
     """Open an image of uint8, uint16 or float32.
 
-    ``uri`` is a local path or a dask array, ``level`` the number (0 is the finest) or the name of a pyramid's
+    ``uri`` is a path, a URL or a dask array, ``level`` the number (0 is the finest) or the name of a pyramid's
     level; without ``cache`` the source keeps a small cache of its own.
     """
     source = _open(uri, cache=cache, level=level)
@@ -119,15 +120,15 @@ def _open(
     if isinstance(uri, dask.array.Array):
         _only_level(uri.name, level)
         return DaskSource(uri, cache=cache)
-    path = os.fspath(uri)
-    if "://" in path:
-        raise InputError(f"{path}: only local files are read; copy it here first")
     # A source is opened again in processes that run elsewhere.
-    path = os.path.abspath(path)
-    if os.path.isdir(path):
+    where = place(uri).absolute()
+    path = str(where)
+    if where.is_folder():
         return open_zarr(path, level=level, cache=cache)
-    if not os.path.exists(path):
+    if not where.exists():
         raise InputError(f"{path}: does not exist; check the path")
+    if not isinstance(where, Folder):
+        raise InputError(f"{path}: only Zarr is read from object stores; convert it to Zarr, or copy it here first")
     with opening(path, "file"), open(path, "rb") as file:
         start = file.read(8)
     if start.startswith(_TIFF_SIGNATURES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from .box import Box
 from .errors import InputError
+from .place import Located
 from .pyramid import Pyramid
 
 
@@ -26,7 +26,7 @@ class _Level:
     ndim: int = 3
 
 
-def open_result(path: str | Path, level: int = 0) -> da.Array:
+def open_result(path: Located, level: int = 0) -> da.Array:
     """The pixels of a result as a lazy dask array, axes (band, row, column).
 
     ``level`` 0 is the image itself, each further one half its size. A chunk of the array is a chunk

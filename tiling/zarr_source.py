@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +19,12 @@ from .cache import ChunkCache
 from .decoding import check_decoded, opening
 from .errors import InputError
 from .georeference import nodata_value
+from .place import Stored, place
 from .windowed import Header, WindowedSource, reading_unit
 
 _LETTERS = {"row": "y", "lat": "y", "latitude": "y", "column": "x", "col": "x", "lon": "x", "longitude": "x"}
 _LETTERS |= {"band": "c", "bands": "c", "channel": "c", "channels": "c", "sample": "c"}
 _METADATA_FILES = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
-_PIECE = 2**22
 _MOST_UNNAMED_BANDS = 16
 
 
@@ -56,7 +55,7 @@ class Axes:
 
 
 class ZarrSource(WindowedSource):
-    """One array in a local Zarr hierarchy; a chunk that was never written reads as the fill value."""
+    """One array in a Zarr hierarchy; a chunk that was never written reads as the fill value."""
 
     def __init__(
         self,
@@ -87,11 +86,10 @@ class ZarrSource(WindowedSource):
         array = self._array
         meaning = (array.shape, array.chunks, array.dtype.str, repr(array.fill_value), self._axes)
         digest = hashlib.blake2b(repr(meaning).encode(), digest_size=32)
-        for path in _stored_chunks(self.uri):
-            digest.update(f"\0{os.path.relpath(path, self.uri)}\0{os.path.getsize(path)}\0".encode())
-            with open(path, "rb") as file:
-                while piece := file.read(_PIECE):
-                    digest.update(piece)
+        for stored in _stored_chunks(self.uri):
+            digest.update(f"\0{stored.name}\0{stored.size}\0".encode())
+            for piece in stored.content():
+                digest.update(piece)
         return digest.hexdigest()
 
 
@@ -99,7 +97,7 @@ def open_zarr(uri: str, *, level: int | str | None = None, cache: ChunkCache | N
     """Open an array, or one level (by default the finest) of an OME-Zarr group."""
     with opening(uri, "Zarr"):
         try:
-            node = zarr.open(uri, mode="r")
+            node = zarr.open(place(uri).zarr(), mode="r")
         except FileNotFoundError as error:
             raise InputError(f"{uri}: is a folder but no Zarr array or OME-Zarr group") from error
     if isinstance(node, zarr.Array):
@@ -197,7 +195,7 @@ def _ome_level(uri: str, group: zarr.Group, level: int | str | None) -> _Found:
     labels = [channel.get("label") for channel in ome.get("omero", {}).get("channels", ())]
     if all(labels) and labels:
         metadata["bands"] = labels
-    return _Found(os.path.join(uri, paths[chosen]), array, names, metadata)
+    return _Found(str(place(uri) / paths[chosen]), array, names, metadata)
 
 
 def _level_index(uri: str, paths: list[str], level: int | str | None) -> int:
@@ -213,9 +211,9 @@ def _level_index(uri: str, paths: list[str], level: int | str | None) -> int:
 
 def _example(folder: str) -> str:
     """A node inside a group; looked up by its files, because zarr warns of whatever else lies there."""
-    inside = (os.path.join(folder, name) for name in sorted(os.listdir(folder)))
-    nodes = (path for path in inside if _METADATA_FILES.intersection(os.listdir(path) if os.path.isdir(path) else ()))
-    return next(nodes, os.path.join(folder, "NAME"))
+    inside = place(folder).children()
+    nodes = (str(node) for node in inside if _METADATA_FILES & {found.name for found in node.children()})
+    return next(nodes, str(place(folder) / "NAME"))
 
 
 def _conventions(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,10 +230,9 @@ def _nodata(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> float | None
     return nodata_value(stated, dtype)
 
 
-def _stored_chunks(folder: str) -> Iterator[str]:
+def _stored_chunks(folder: str) -> Iterator[Stored]:
     """The files of an array that hold pixels, in a fixed order; not metadata, not leftovers of unfinished writes."""
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if name not in _METADATA_FILES and not name.endswith(".partial"):
-                yield os.path.join(parent, name)
+    for stored in place(folder).files():
+        name = stored.name.rpartition("/")[2]
+        if name not in _METADATA_FILES and not name.endswith(".partial"):
+            yield stored
