@@ -114,6 +114,7 @@ class Crew:
         self._spec, self._say, self._actor = spec, say, actor
         self._numbers = count(1)
         self._deaths = 0
+        self._hiring = 0.0
         self._manned = self._said = monotonic()
         self._going: set[str] = set()
         self._complaints: set[str] = set()
@@ -163,7 +164,7 @@ class Crew:
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
-        while sum(hand.leaving is None for hand in self.hands) < self._wanted:
+        while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
         if not calls:
@@ -298,7 +299,9 @@ class Crew:
     def _lose(self, hand: Hand, reason: str) -> Lost:
         """Strike a hand off; one that died by itself counts as a death."""
         going = hand.leaving is not None or _WITH_NODE in reason
-        alone = not going and (not hand.node or _stands(hand.node))
+        # Whoever never had a place did not die of anything.
+        alone = not going and bool(hand.node) and _stands(hand.node)
+        self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
         self.timesheet.lost[reason] += not going

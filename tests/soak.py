@@ -92,7 +92,7 @@ class Soak:
         """One archive from beginning to end; nobody is killed once the time is over."""
         self.drive()
         while True:
-            pause = self._random.uniform(2, 12)
+            pause = self._random.uniform(3, 20)
             if self._ended(pause):
                 if self._driver.returncode == 0:
                     return
@@ -123,9 +123,9 @@ class Soak:
             victim = f"node {node.node_id[:8]}"
             self._nodes.append(self._node())
         else:
-            workers = sorted(actors(os.getpid()))
-            if not workers:
-                return
+            while not (workers := sorted(actors(os.getpid()))):
+                if self._ended(0.5):
+                    return
             pid = self._random.choice(workers)
             os.kill(pid, signal.SIGKILL)
             victim = f"worker {pid}"
