@@ -304,7 +304,8 @@ class Crew:
         self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
-        self.timesheet.lost[reason] += not going
+        if hand.leaving is None:
+            self.timesheet.lost[reason] += 1
         if self._deaths > self._spec.restarts:
             raise TileloomError(
                 f"workers died {self._deaths} times, which is more than restarts allows ({self._spec.restarts}); "

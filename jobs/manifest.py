@@ -18,6 +18,7 @@ from itertools import count
 from os import path
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +222,9 @@ class _TextFile(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.file: BinaryIO = Path(name).open("rb")  # noqa: SIM115  open as long as the manifest is
+        # Open as long as the rows are, so that a manifest which is replaced meanwhile stays what it was.
+        self.file: BinaryIO = Path(name).open("rb")  # noqa: SIM115
+        finalize(self, self.file.close)
         self.first = 0
 
     def lines(self, start: int) -> Iterator[str]:
