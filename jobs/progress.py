@@ -18,6 +18,7 @@ from .logs import log, wants_json
 from .pace import Pulse, duration
 
 LINE_EVERY_SECONDS = 10.0
+_BAR = 12
 
 
 class Watcher(Protocol):
@@ -106,11 +107,13 @@ class Terminal:
     def __init__(self, console: Console) -> None:
         """Show progress on ``console``."""
         self._console = console
+        room = max(_BAR, console.width - 3 * _BAR)
         self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(min_width=8)),
-            BarColumn(bar_width=12, table_column=Column(min_width=12)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
-            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=_BAR),
+            MofNCompleteColumn(),
+            # What has no room is left out, so that the bar stays in its line.
+            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True, max_width=room)),
             console=console,
             disable=not console.is_terminal,
         )
