@@ -243,6 +243,9 @@ class RayExecutor:
         self._send(self._reserved, [], agenda)
 
     def _call(self, hand: Hand, errand: Errand) -> None:
+        if errand.brief:
+            # Whoever does a chore of an image keeps that open, as with tiles, until it has come to its end.
+            hand.images.add(errand.image)
         self._errands[hand.call("do", errand.image, errand.task, errand.brief)] = errand
 
     def _send(self, hand: Hand, items: list[Item], agenda: Agenda) -> None:

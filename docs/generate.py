@@ -57,6 +57,42 @@ A task says what was done to the image, first to last, in a list or in one text 
 | `old-photo:k` | `inpaint, colorize, sr:k` |
 | `cloudy:k` | `sr:k, inpaint` |
 
+## Archives
+
+A job with `manifest` in place of `input`, `mask` and `id` restores many images, side by side:
+
+```yaml
+manifest: list.csv
+output: restored
+task: sr:4
+```
+
+The manifest is a CSV file, a file of JSON lines (`.jsonl`), a folder, or a pattern such as `scans/*.tif`. A folder
+stands for its Zarr, TIFF, PNG and JPEG images. A file has a row for each image; rows are counted without the line that
+names the columns, and without empty lines. An empty value means what the job says.
+
+| column | meaning |
+|---|---|
+| `id` | the image's name, which its noise belongs to and its result is called by; if left out, that of the file |
+| `input` | the image, the only column that must be there; paths start from the manifest's folder |
+| `mask` | for inpaint: the image of what is missing |
+| `reference` | what the result should have been; the report then says how far it is from that |
+| `task` | this image's own task |
+| `noise` | this image's own noise |
+| `priority` | a whole number, 0 if left out: images of higher priority go first |
+
+The result of an image is `restored/ID.zarr`, byte for byte what a job of that image alone gives with the same `id` and
+`batch`. It is a result like any other, to look at, to verify and to mend. `restored/report.csv` has a line for each
+image that has ended: how (`done`, `degraded` where tiles were given up, or `failed`) and why, its tiles, its network
+calls, its seconds, and the root of its mean squared error (`rmse`) where there is a reference.
+
+- All rows are checked before anything is begun. After that, a broken image is named and stops no other; the exit code
+  is 1 unless every image is done. Images must agree in their bands and in the size of their tiles.
+- `tileloom retry restored` runs those again that failed or have degraded tiles, with what was mended of their files.
+- Add rows and run the job again: images that have ended are not touched. An image whose row has changed is refused,
+  and with `--redo stale` redone. That looks at all images again, their files included.
+- `status` and `verify` take the output of an archive, too, and `plan` its job file.
+
 ## Keys
 """
 

@@ -3,16 +3,22 @@
 ::
 
     OUTPUT/ID.zarr                       an image's result, as if it had been restored alone
+    OUTPUT/report.csv                    a line for every image that has ended, written when a run ends
     OUTPUT/.tileloom/archive.json        the job, its manifest, the batch that all images have
     OUTPUT/.tileloom/journal/            which images have ended, and how
+
+A redo of what is stale begins a new generation. What images came to in earlier ones counts no more, so that a redo that
+was interrupted goes on to its end; what still holds of their tiles, each image knows itself.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from csv import DictWriter
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from io import StringIO
 from os import PathLike, path
 from typing import Any, Self
 
@@ -23,16 +29,17 @@ from pydantic import JsonValue, ValidationError
 from ..tiling.errors import InputError
 from ..tiling.ledger import Journal
 from ..tiling.measurement import MaskSite
-from ..tiling.place import Located, Place, place
+from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .manifest import Manifest, Row
 from .refusal import refusal
 from .spec import JobSpec, digest_of, job_from, rooted_path
-from .state import ARCHIVE, HIDDEN, JOURNAL
+from .state import ARCHIVE, HIDDEN, JOB, JOURNAL
 from .task import parse_task
 from .yamlfile import read_yaml
 
 MANIFEST = "manifest"
+REPORT = "report.csv"
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,16 @@ def _takes_mask(task: object) -> bool:
 
 
 class Ended(StrEnum):
-    """How an image ended: whole, with tiles that were given up, or not at all."""
+    """How an image ended: whole, with tiles that were given up, not at all, or before a redo that looks at all."""
 
     DONE = "done"
     DEGRADED = "degraded"
     FAILED = "failed"
+    STALE = "stale"
+
+
+LEFT = ("", Ended.STALE)
+"""How images stand that are to be run."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,7 @@ class ImageRecord:
 
     id: str
     row: str
+    generation: int
     ended: Ended
     reason: str = ""
     tiles: int = 0
@@ -135,31 +148,38 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ArchiveState:
-    """What stands in an archive's folder; ``parts`` is what decides the bytes of all results."""
+    """What stands in an archive's folder; ``parts`` is what decides the bytes of all results.
+
+    ``generation`` counts the redos of what is stale.
+    """
 
     output: Place
     manifest: str
     spec: dict[str, Any]
-    parts: dict[str, JsonValue]
+    parts: dict[str, Any]
     batch: int | None = None
+    generation: int = 0
 
     @classmethod
     def load(cls, output: Place) -> Self | None:
         """The archive that a folder holds; None if it holds none yet."""
         file = output / HIDDEN / ARCHIVE
         if not file.is_file():
-            if output.exists() and (not output.is_folder() or any(found.name != HIDDEN for found in output.children())):
-                raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
-            return None
+            # A run that was killed before its archive stood leaves its lock.
+            unbegun = output.is_folder() and all(found.name == HIDDEN for found in output.children())
+            if not output.exists() or (unbegun and not (output / HIDDEN / JOB).is_file()):
+                return None
+            raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
         try:
             stored = json.loads(file.read())
-            return cls(output, stored["manifest"], stored["spec"], stored["parts"], stored["batch"])
+            told = (stored[name] for name in ("manifest", "spec", "parts", "batch", "generation"))
+            return cls(output, *told)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
 
     def save(self) -> None:
         """Make this the folder's archive."""
-        told = {"manifest": self.manifest, "spec": self.spec, "parts": self.parts, "batch": self.batch}
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "output"}
         write_json(self.output / HIDDEN / ARCHIVE, told)
 
     def archive(self) -> Archive:
@@ -172,12 +192,12 @@ class ArchiveState:
         return Archive(self.manifest, job)
 
 
-def stored_archive(output: Place) -> Archive:
+def stored_archive(output: Place) -> ArchiveState:
     """The archive that a folder holds."""
     state = ArchiveState.load(output)
     if state is None:
         raise InputError(f"{output} holds no archive of tileloom: check the path")
-    return state.archive()
+    return state
 
 
 def is_archive(output: Place) -> bool:
@@ -209,11 +229,11 @@ class ArchiveStatus:
 
 def archive_status(output: Place) -> ArchiveStatus:
     """How far an archive has come; a run may be going on."""
-    archive = stored_archive(output)
-    manifest, register = Manifest(archive.manifest), Register(output)
+    state = stored_archive(output)
+    manifest, register = Manifest(state.manifest), Register(output, state.generation)
     ended = register.ended(manifest)
     latest = {record.id: record for record in register.records() if manifest.number(record.id) is not None}
-    left = [manifest[int(number)].id for number in np.flatnonzero(ended == "")]
+    left = [manifest[int(number)].id for number in np.flatnonzero(np.isin(ended, LEFT))]
     return ArchiveStatus(
         output=str(output),
         images=len(manifest),
@@ -229,32 +249,32 @@ def archive_status(output: Place) -> ArchiveStatus:
     )
 
 
-def begun_at(output: Located) -> bool:
-    """Whether a folder holds anything to go on with."""
-    output = place(output)
-    return is_archive(output) or (output / HIDDEN / "job.json").is_file()
-
-
 class Register:
     """Which images of an archive have ended: a byte a row; what is known of each stays on disk."""
 
-    def __init__(self, output: Place) -> None:
-        """Open the archive's journal."""
+    def __init__(self, output: Place, generation: int) -> None:
+        """Open the archive's journal in one of its generations."""
         self._journal = Journal(output / HIDDEN / JOURNAL)
+        self.generation = generation
 
     def records(self) -> Iterator[ImageRecord]:
         """Every image that ended, in the order in which it did; a later record replaces an earlier one."""
-        for segment in self._journal.segments():
+        # What a damaged segment told is found out again from the image itself, which costs no network call.
+        for segment in self._journal.segments(only_whole=True):
             yield from (ImageRecord.read(stored) for stored in segment["images"])
 
     def ended(self, manifest: Manifest) -> NDArray[np.str_]:
         """How each row's image ended, empty where it did not, or was told by another row then."""
-        found = np.zeros(len(manifest), f"U{max(map(len, Ended))}")
+        before = Ended.STALE if self.generation else ""
+        found = np.full(len(manifest), before, f"U{max(map(len, Ended))}")
         for record in self.records():
             number = manifest.number(record.id)
-            if number is not None:
-                same = record.row == manifest[number].digest().hex()
-                found[number] = record.ended.value if same else ""
+            if number is None:
+                continue
+            if record.generation < self.generation:
+                found[number] = Ended.STALE
+            else:
+                found[number] = record.ended if record.row == manifest[number].digest().hex() else ""
         return found
 
     def add(self, record: ImageRecord) -> None:
@@ -262,9 +282,15 @@ class Register:
         self._journal.append({"images": [asdict(record)]})
 
 
-def resumed(archive: Archive, stored: ArchiveState | None) -> ArchiveState:
-    """The archive's state as it goes on."""
-    state = ArchiveState(archive.output, archive.manifest, archive.job.model_dump(mode="json"), archive.identity())
-    if archive.job.batch != "auto":
-        return replace(state, batch=archive.job.batch)
-    return replace(state, batch=stored.batch if stored else None)
+def write_report(output: Place, register: Register, manifest: Manifest) -> None:
+    """Write a table of the manifest's images that have ended, each as it did at last."""
+    numbers = [manifest.number(record.id) for record in register.records()]
+    last = {number: at for at, number in enumerate(numbers)}
+    text = StringIO()
+    columns = [field.name for field in fields(ImageRecord) if field.name not in ("row", "generation")]
+    lines = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
+    for at, (number, record) in enumerate(zip(numbers, register.records(), strict=True)):
+        if number is not None and last[number] == at:
+            lines.writerow(asdict(record))
+    (output / REPORT).write(text.getvalue().encode())

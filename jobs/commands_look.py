@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from shlex import quote
@@ -19,7 +19,7 @@ from ..tiling.patience import impatient
 from ..tiling.place import Place, place
 from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
-from .archive import Archive, ArchiveStatus, archive_status, begun_at, is_archive, load
+from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
 from .compile import compile_job, reach_stores
 from .forecast import (
@@ -30,11 +30,23 @@ from .forecast import (
     simulate_job,
     survey_image,
 )
-from .look import JobStatus, Verification, job_status, open_state, stored_job, verify_output
+from .look import (
+    ArchiveVerification,
+    Damage,
+    JobStatus,
+    Verification,
+    job_at,
+    job_status,
+    open_state,
+    stored_job,
+    verify_archive,
+    verify_output,
+)
 from .now import read_now
 from .options import trust_model
 from .progress import Terminal
-from .spec import JobSpec, load_job
+from .spec import JobSpec
+from .state import begun_at
 from .submitted import cluster_at, named, output_at, told
 from .why import why
 
@@ -57,7 +69,7 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
     Reads the mask to count the tiles that have something to restore; writes nothing. Of an archive, opens every image
-    and adds up what all of them will cost at most.
+    and adds up what all of them will cost at most; an image that cannot be run makes the exit code 1.
     """
     found = load(job)
     if isinstance(found, Archive):
@@ -125,10 +137,16 @@ def _lines(found: JobStatus | ArchiveStatus) -> Iterator[str]:
 @click.argument("output")
 @as_json
 def verify(*, output: str, as_json: bool) -> None:
-    """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1."""
+    """Read back every tile and every file of OUTPUT, and list what is damaged; any damage makes the exit code 1.
+
+    Of an archive, all images are read back that have a result.
+    """
+    where = place(output).absolute()
+    where.reach()
+    found: Verification | ArchiveVerification
     with Terminal(Console(stderr=True)) as watcher:
-        found = verify_output(open_state(output), watcher)
-    _print(found.as_json() if as_json else _verify_lines(found))
+        found = verify_archive(where, watcher) if is_archive(where) else verify_output(open_state(where), watcher)
+    _print(found.as_json() if as_json else _verification_lines(found))
     if found.damage:
         click.get_current_context().exit(1)
 
@@ -174,8 +192,11 @@ def simulate(
     """
     where = place(target).absolute()
     where.reach()
-    state = open_state(where) if where.is_folder() else None
-    spec, contract = (stored_job(state), state.contract) if state else (load_job(str(where)), None)
+    state = open_state(where) if where.is_folder() and not is_archive(where) else None
+    spec = stored_job(state) if state else job_at(target)
+    if isinstance(spec, Archive):
+        raise InputError(f"{target} is an archive: simulate a job of one of its images, with --images for how many")
+    contract = state.contract if state else None
     reach_stores(spec)
     compiled = compile_job(spec, contract=contract, trusted=trust_model)
     bits = state.bits() if state else None
@@ -214,6 +235,8 @@ def _print_archive_plan(archive: Archive, *, trusted: bool, as_json: bool) -> No
     with Terminal(Console(stderr=True)) as watcher:
         found = archive_forecast(archive, watcher, trusted=trusted)
     _print(found.as_json() if as_json else _archive_plan_lines(found))
+    if found.problems:
+        click.get_current_context().exit(1)
 
 
 def _archive_plan_lines(found: ArchiveForecast) -> Iterator[str]:
@@ -301,15 +324,26 @@ def _archive_lines(found: ArchiveStatus) -> Iterator[str]:
         yield f"run these again with: tileloom retry {quote(found.output)}"
 
 
-def _verify_lines(found: Verification) -> Iterator[str]:
-    yield f"{found.output}: {found.tiles} tiles and {found.shards} published files read back"
-    for damage in found.damage:
-        where = ", ".join(filter(None, (damage.array, damage.chunk, damage.tile)))
-        yield f"damaged: {where}: {damage.problem}"
-    if found.damage:
+def _verification_lines(found: Verification | ArchiveVerification) -> Iterator[str]:
+    images = f"{found.images} images, " if isinstance(found, ArchiveVerification) else ""
+    yield f"{found.output}: {images}{found.tiles} tiles and {found.shards} published files read back"
+    if not found.damage:
+        yield "nothing is damaged"
+    elif isinstance(found, Verification):
+        yield from _damage_lines(found.damage)
         yield f"mend it with: tileloom retry {quote(found.output)}"
     else:
-        yield "nothing is damaged"
+        for image, damage in found.damage.items():
+            yield f"image {image} is damaged"
+            yield from _damage_lines(damage)
+            yield f"mend it with: tileloom retry {quote(f'{found.output}/{image}.zarr')}"
+        yield f"what is gone altogether is made anew by: tileloom resume {quote(found.output)} --redo stale"
+
+
+def _damage_lines(found: Iterable[Damage]) -> Iterator[str]:
+    for damage in found:
+        where = ", ".join(filter(None, (damage.array, damage.chunk, damage.tile)))
+        yield f"damaged: {where}: {damage.problem}"
 
 
 def _simulation(found: Simulation, prices: Mapping[str, float]) -> dict[str, Any]:

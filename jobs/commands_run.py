@@ -14,13 +14,14 @@ import click
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.patience import impatient
-from .archive import Archive, begun_at, load
+from .archive import Archive, load
 from .commands_look import MOST_NAMED, example, print_plan
 from .logs import log_json
 from .look import job_at
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
 from .progress import watching
 from .spec import JobSpec
+from .state import begun_at
 from .timeline import Timeline
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _go(
         run = runner.run_archive if isinstance(wanted, Archive) else runner.run_job
         # Libraries print what they like; on stdout there is the result and nothing else.
         with watching() as watcher, redirect_stdout(sys.stderr):
-            summary = run(wanted, watcher, redo=runner.Redo(redo), timeline=drawn, trusted=trusted)
+            summary = run(wanted, watcher, redo=runner.Redo[redo.upper()], timeline=drawn, trusted=trusted)
     lines = _archive_lines if isinstance(wanted, Archive) else _lines
     _print(summary.as_json() if as_json else lines(summary))
     if not summary.whole:

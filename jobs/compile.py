@@ -100,6 +100,16 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     return Compiled(spec, image, contract, steps.calls, SourceFacts.of(source), resolved, trusted)
 
 
+def refuse_unlike(first: Compiled, other: Compiled, where: str) -> None:
+    """Refuse an image of an archive for which the batch that its first image asks for has no room."""
+    ours, theirs = (first.tile, first.image.bands), (other.tile, other.image.bands)
+    if ours != theirs:
+        raise InputError(
+            f"{where}: it has tiles of {theirs[0]} pixels and {theirs[1]} bands, the archive's first image "
+            f"tiles of {ours[0]} pixels and {ours[1]} bands: put it into an archive of its own kind"
+        )
+
+
 def _refuse_inside_another(output: Place) -> None:
     """Refuse an output that would lie inside a Zarr group or array, whose own files could replace it."""
     for folder in output.parents:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Flag, auto
 from time import perf_counter
 from typing import Any
 
@@ -31,12 +31,12 @@ from .workforce import Workforce
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
 
-class Redo(Enum):
-    """What a run may do again: nothing, what was given up, or whatever a changed job made stale."""
+class Redo(Flag):
+    """What a run may do again: nothing, what was given up, whatever a changed job made stale, or both."""
 
-    NOTHING = "nothing"
-    FAILED = "failed"
-    STALE = "stale"
+    NOTHING = 0
+    FAILED = auto()
+    STALE = auto()
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def image_course(
     """Go on with an image where it was left, to its end."""
     began = perf_counter()
     spec, output = compiled.spec, place(compiled.spec.output)
+    output.sweep()
     stored, work = JobState.load(output), executor.description
     parts = _parts(compiled, digests, work.batch, work.numeric_class)
     state = _generation(compiled, stored, parts, redo)
@@ -172,6 +173,11 @@ def _guide(spec: JobSpec) -> dict[str, Any]:
     return {"guidance": told, "classifier": weights_digest(spec.guide.classifier)}
 
 
+def told_of(differences: list[str]) -> str:
+    """Differences between jobs, for a sentence."""
+    return _LONG_DIGEST.sub(r"\1...", "; ".join(differences))
+
+
 def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, Any], redo: Redo) -> JobState:
     """The generation to work in: the current one, or for a redo a new one that inherits from it."""
     spec = compiled.spec
@@ -179,13 +185,12 @@ def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, An
     if stored is None:
         return state
     differences = changed(stored.parts, parts)
-    if differences and redo is not Redo.STALE:
-        named = _LONG_DIGEST.sub(r"\1...", "; ".join(differences))
+    if differences and Redo.STALE not in redo:
         raise JobChanged(
-            f"{spec.output} was begun by another job ({named}): "
+            f"{spec.output} was begun by another job ({told_of(differences)}): "
             "add --redo stale to redo what this changes, or choose another output"
         )
-    if redo is Redo.NOTHING or (redo is Redo.STALE and not differences):
+    if not differences and Redo.FAILED not in redo:
         return replace(state, generation=stored.generation, inherits=stored.inherits)
     return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits))
 

@@ -17,9 +17,10 @@ from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask, open_source
 from .archive import Archive
 from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
-from .compile import Compiled, compile_job, least_batch, most_lanes
+from .compile import Compiled, compile_job, least_batch, most_lanes, refuse_unlike
 from .manifest import Manifest
 from .progress import Watcher
+from .quality import check_reference
 from .spec import JobSpec
 from .state import fresh_states
 from .task import describe
@@ -201,15 +202,19 @@ def archive_forecast(archive: Archive, watcher: Watcher, *, trusted: bool) -> Ar
     totals: Counter[str] = Counter()
     memory = 0
     problems: list[str] = []
-    contract = None
+    first: Compiled | None = None
     for number in range(len(manifest)):
         row = manifest[number]
         try:
-            compiled = compile_job(archive.job_of(row), contract=contract, trusted=trusted)
+            spec = archive.job_of(row)
+            compiled = compile_job(spec, contract=first.contract if first else None, trusted=trusted)
+            first = first or compiled
+            refuse_unlike(first, compiled, row.where)
+            if row.reference:
+                check_reference(row.reference, compiled.image.result)
         except (InputError, CorruptChunk) as error:
             problems.append(f"{row.id}: {error}")
         else:
-            contract = compiled.contract
             bill = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
             memory = max(memory, bill.memory_bytes)
             totals["tiles"] += sum(bill.tiles)

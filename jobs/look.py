@@ -19,13 +19,14 @@ from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
-from ..tiling.place import Located, place
+from ..tiling.place import Located, Place, place
 from ..tiling.pyramid import Pyramid, PyramidSpec
-from .archive import Archive, is_archive, load, stored_archive
+from .archive import Archive, Ended, Register, is_archive, load, stored_archive
 from .compile import Compiled, compile_job, reach_stores
-from .progress import Watcher
+from .manifest import Manifest
+from .progress import Silent, Watcher
 from .spec import JobSpec
-from .state import DROPPED, HIDDEN, DegradedTile, JobState, degraded_tiles, tile_states
+from .state import DROPPED, HIDDEN, JOB, DegradedTile, JobState, degraded_tiles, tile_states
 
 
 class Phase(StrEnum):
@@ -96,11 +97,26 @@ class Verification:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ArchiveVerification:
+    """What was read back of an archive: the images that have ended, and the damage of each that has some."""
+
+    output: str
+    images: int
+    tiles: int
+    shards: int
+    damage: dict[str, tuple[Damage, ...]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verification as plain JSON."""
+        return asdict(self)
+
+
 def open_state(output: Located) -> JobState:
     """The job of an output folder; refuses a folder that holds none."""
     output = place(output).absolute()
     output.reach()
-    path = output / HIDDEN / "job.json"
+    path = output / HIDDEN / JOB
     state = JobState.load(output) if path.is_file() else None
     if state is None:
         raise InputError(f"{output} holds no result of tileloom: check the path")
@@ -112,7 +128,7 @@ def stored_job(state: JobState) -> JobSpec:
     try:
         return state.job()
     except ValidationError as error:
-        path = state.output / HIDDEN / "job.json"
+        path = state.output / HIDDEN / JOB
         raise InputError(f"{path} is damaged: run the job's own file again, into another output") from error
 
 
@@ -122,7 +138,7 @@ def job_at(target: str) -> JobSpec | Archive:
     where.reach()
     if not where.is_folder():
         return load(str(where))
-    return stored_archive(where) if is_archive(where) else stored_job(open_state(where))
+    return stored_archive(where).archive() if is_archive(where) else stored_job(open_state(where))
 
 
 def _compiled(state: JobState) -> Compiled:
@@ -199,6 +215,30 @@ def verify_output(state: JobState, watcher: Watcher) -> Verification:
         damage += lost
     damage += list(_damaged_shards(state, ledger, watcher))
     return Verification(str(state.output), tiles, len(ledger.shards), tuple(damage))
+
+
+def verify_archive(output: Place, watcher: Watcher) -> ArchiveVerification:
+    """Read back every image of an archive that has a result, and list what is damaged of each."""
+    state = stored_archive(output)
+    manifest = Manifest(state.manifest)
+    ended = Register(output, state.generation).ended(manifest)
+    numbers = np.flatnonzero(np.isin(ended, (Ended.DONE, Ended.DEGRADED)))
+    watcher.begin("verify", len(numbers), unit="images")
+    tiles = shards = 0
+    damage: dict[str, tuple[Damage, ...]] = {}
+    for number in numbers:
+        image = manifest[int(number)].id
+        result = output / f"{image}.zarr"
+        try:
+            found = verify_output(open_state(result), Silent())
+        except (InputError, CorruptChunk) as error:
+            damage[image] = (Damage(str(result), str(error)),)
+        else:
+            tiles, shards = tiles + found.tiles, shards + found.shards
+            if found.damage:
+                damage[image] = found.damage
+        watcher.advance(1)
+    return ArchiveVerification(str(output), len(numbers), tiles, shards, damage)
 
 
 def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:

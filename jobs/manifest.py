@@ -12,7 +12,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from glob import glob
+from fnmatch import fnmatch
+from glob import escape, glob
 from hashlib import blake2b
 from itertools import count
 from os import path
@@ -28,9 +29,11 @@ from ..tiling.errors import InputError
 COLUMNS = ("id", "input", "mask", "reference", "task", "noise", "priority")
 _FILES = ("input", "mask", "reference")
 # An id names a folder on any system, and a key in any object store.
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ +=@-]{0,199}")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ +=@-]{0,199}")
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
 _PATTERN = re.compile(r"[*?[]")
+# Of any size they would not fit the numbers that are kept of every row.
+_MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Row:
 class _Rows(Protocol):
     """Rows as they are stored, by the number of the byte or the image where they begin."""
 
+    def lists(self, file: str) -> bool:
+        """Whether a file would be among the images if it were there."""
+        ...
+
     def all(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(start, columns) of every row; whoever asks may read single rows in between."""
         ...
@@ -74,8 +81,7 @@ class Manifest:
         self._rows = _rows_of(name)
         starts: list[int] = []
         priorities: list[int] = []
-        keys: list[bytes] = []
-        seen: dict[bytes, int] = {}
+        seen: dict[int, int] = {}
         for number, (start, columns) in enumerate(self._counted()):
             row = self._row(number, columns)
             key = _key(row.id)
@@ -86,12 +92,11 @@ class Manifest:
             seen[key] = number
             starts.append(start)
             priorities.append(row.priority)
-            keys.append(key)
         if not starts:
             raise InputError(f"{name} names no image: add a row for each, or a pattern that some file matches")
         self._starts = np.array(starts, np.int64)
         self._priorities = np.array(priorities, np.int64)
-        self._keys = np.frombuffer(b"".join(keys), ">u8")
+        self._keys = np.fromiter(seen, np.uint64, len(seen))
         self._sorted = np.argsort(self._keys)
 
     def __len__(self) -> int:
@@ -99,12 +104,24 @@ class Manifest:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> Row:
-        """A row, read anew."""
-        return self._row(number, self._rows.at(int(self._starts[number])))
+        """A row, read anew; refuses one that is another by now."""
+        try:
+            row = self._row(number, self._rows.at(int(self._starts[number])))
+        except (_Unreadable, InputError):
+            row = None
+        if row is None or _key(row.id) != self._keys[number]:
+            raise InputError(
+                f"{self.name} was changed while it was in use, at row {number + 1}: run the same command again"
+            )
+        return row
+
+    def lists(self, file: str) -> bool:
+        """Whether a file would be among the images if it were there."""
+        return self._rows.lists(file)
 
     def number(self, image: str) -> int | None:
         """The number of the row with this id."""
-        key = np.frombuffer(_key(image), ">u8")[0]
+        key = np.uint64(_key(image))
         at = int(np.searchsorted(self._keys, key, sorter=self._sorted))
         found = at < len(self) and self._keys[self._sorted[at]] == key
         return int(self._sorted[at]) if found else None
@@ -137,8 +154,10 @@ class Manifest:
         """A row, its paths absolute."""
         where = f"{self.name}, row {number + 1}"
         told = {name: value for name, value in columns.items() if value not in (None, "")}
-        if unknown := [str(name) for name in told if name not in COLUMNS]:
-            raise InputError(f"{where}: {unknown[0]} is no column of a manifest; the columns are {', '.join(COLUMNS)}")
+        if unknown := [name for name in told if name not in COLUMNS]:
+            raise InputError(
+                f"{where}: {unknown[0]!r} is no column of a manifest; the columns are {', '.join(COLUMNS)}"
+            )
         for name in ("id", "task", *_FILES):
             if not isinstance(told.get(name, ""), str):
                 raise InputError(f"{where}: {name} must be a text, not {told[name]!r}")
@@ -150,22 +169,24 @@ class Manifest:
         told.setdefault("id", stem(told["input"]))
         if not _ID.fullmatch(told["id"]) or told["id"].endswith((" ", ".")):
             raise InputError(
-                f"{where}: the id {told['id']!r} cannot name a folder: use letters, digits and . _ + = @ - within"
+                f"{where}: the id {told['id']!r} cannot name a folder: "
+                "give it one of at most 200 letters from a to z, digits, spaces and . _ + = @ - within"
             )
         for name, kind in (("noise", float), ("priority", int)):
             if name in told:
                 told[name] = _number(told[name], kind, f"{where}: {name}")
+        if abs(told.get("priority", 0)) > _MOST:
+            raise InputError(f"{where}: priority must be from {-_MOST} to {_MOST}, not {told['priority']}")
         return Row(where=where, **told)
 
 
 def stem(file: str) -> str:
     """The name of an image without its folder and its ending."""
-    name = file.rstrip("/").rsplit("/", 1)[-1]
-    return name[: -len(ending)] if (ending := Path(name).suffix) and name != ending else name
+    return path.splitext(path.basename(file.rstrip("/")))[0]
 
 
-def _key(image: str) -> bytes:
-    return blake2b(image.encode(), digest_size=8).digest()
+def _key(image: str) -> int:
+    return int.from_bytes(blake2b(image.encode(), digest_size=8).digest())
 
 
 def _number(value: object, kind: Callable[[Any], Any], named: str) -> Any:  # noqa: ANN401  an int or a float
@@ -178,26 +199,22 @@ def _number(value: object, kind: Callable[[Any], Any], named: str) -> Any:  # no
 
 
 def _rows_of(name: str) -> _Rows:
-    if _PATTERN.search(name):
-        return _Files(sorted(glob(name, recursive=True)))
-    if path.isdir(name):
-        found = sorted(path.join(name, file) for file in _listed(name))
-        return _Files([file for file in found if file.lower().endswith(_IMAGES)])
+    if _PATTERN.search(name) and not path.exists(name):
+        pattern = path.abspath(name)
+        return _Files(sorted(glob(name, recursive=True)), pattern, pattern.replace("**/", ""))
     ending = path.splitext(name)[1].lower()
     kinds: dict[str, type[_Csv | _JsonLines]] = {".csv": _Csv, ".jsonl": _JsonLines, ".ndjson": _JsonLines}
-    kind = kinds.get(ending)
-    if kind is None:
-        raise InputError(f"{name} is no manifest: give a .csv or .jsonl file, a folder, or a pattern such as *.tif")
     try:
-        return kind(name)
+        if path.isdir(name):
+            found = [file for file in Path(name).iterdir() if file.suffix.lower() in _IMAGES and file.name[0] != "."]
+            return _Files(sorted(map(str, found)), *(f"{escape(path.abspath(name))}/*{ending}" for ending in _IMAGES))
+        if ending in kinds:
+            return kinds[ending](name)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
     except _Unreadable as error:
-        raise InputError(f"{name}: {error}") from None
-
-
-def _listed(folder: str) -> list[str]:
-    return [file.name for file in Path(folder).iterdir() if not file.name.startswith(".")]
+        raise InputError(f"{name}, its first line: {error}") from None
+    raise InputError(f"{name} is no manifest: give a .csv or .jsonl file, a folder, or a pattern such as *.tif")
 
 
 class _Unreadable(Exception):
@@ -207,8 +224,14 @@ class _Unreadable(Exception):
 class _Files:
     """Images named by a folder or a pattern alone."""
 
-    def __init__(self, files: list[str]) -> None:
-        self._files = files
+    def __init__(self, files: list[str], *patterns: str) -> None:
+        self._files, self._patterns = files, patterns
+
+    def lists(self, file: str) -> bool:
+        return any(
+            fnmatch(file, pattern) and ("**" in pattern or file.count("/") == pattern.count("/"))
+            for pattern in self._patterns
+        )
 
     def all(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         return ((start, self.at(start)) for start in range(len(self._files)))
@@ -227,6 +250,9 @@ class _TextFile(ABC):
         finalize(self, self.file.close)
         self.first = 0
 
+    def lists(self, file: str) -> bool:
+        return False
+
     def lines(self, start: int) -> Iterator[str]:
         """Lines from a byte on; the file's own position is behind the last one that was taken."""
         self.file.seek(start)
@@ -240,9 +266,8 @@ class _TextFile(ABC):
         start, lines = self.first, self.lines(self.first)
         while (columns := self.row(lines)) is not None:
             after = self.file.tell()
-            if columns:
-                yield start, columns
-                self.file.seek(after)
+            yield start, columns
+            self.file.seek(after)
             start = after
 
     def at(self, start: int) -> Mapping[str, Any]:
@@ -250,7 +275,7 @@ class _TextFile(ABC):
 
     @abstractmethod
     def row(self, lines: Iterator[str]) -> Mapping[str, Any] | None:
-        """The next row; nothing of an empty line, None at the end."""
+        """The next row, empty lines left out; None at the end."""
 
 
 class _Csv(_TextFile):
@@ -258,34 +283,49 @@ class _Csv(_TextFile):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._columns = [column.strip() for column in next(csv.reader(self.lines(0)), [])]
+        self._columns = [column.strip() for column in self._fields(self.lines(0)) or ()]
         self.first = self.file.tell()
         if "input" not in self._columns:
-            raise InputError(f"{name}: its first line names no column input: the columns are {', '.join(COLUMNS)}")
+            raise _Unreadable(f"it names no column input; the columns, with commas between, are {', '.join(COLUMNS)}")
+        for column in COLUMNS:
+            if self._columns.count(column) > 1:
+                raise _Unreadable(f"it names the column {column} twice: drop one of them")
 
     def row(self, lines: Iterator[str]) -> Mapping[str, Any] | None:
-        try:
-            fields = next(csv.reader(lines, strict=True), None)
-        except csv.Error as error:
-            raise _Unreadable(str(error)) from None
-        if not fields:
-            return fields if fields is None else {}
+        fields = self._fields(lines)
+        if fields is None:
+            return None
         if len(fields) != len(self._columns):
             raise _Unreadable(f"it has {len(fields)} values for {len(self._columns)} columns")
         return dict(zip(self._columns, (field.strip() for field in fields), strict=True))
+
+    @staticmethod
+    def _fields(lines: Iterator[str]) -> list[str] | None:
+        try:
+            return next(filter(None, csv.reader(lines, strict=True)), None)
+        except csv.Error as error:
+            raise _Unreadable(f"it is no line of a CSV file: {error}") from None
 
 
 class _JsonLines(_TextFile):
     """Rows of a file with one JSON object a line."""
 
     def row(self, lines: Iterator[str]) -> Mapping[str, Any] | None:
-        line = next(lines, None)
-        if line is None or not line.strip():
-            return line if line is None else {}
+        line = next(filter(str.strip, lines), None)
+        if line is None:
+            return None
         try:
-            columns = json.loads(line)
-        except ValueError:
+            columns = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError):
             columns = None
         if not isinstance(columns, dict):
             raise _Unreadable('it is no JSON object, such as {"input": "scene.tif"}')
         return columns
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; JSON alone would keep the last of two equal keys."""
+    columns = dict(pairs)
+    if len(columns) < len(pairs):
+        raise _Unreadable("it gives a column twice: drop one of them")
+    return columns

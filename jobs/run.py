@@ -96,14 +96,20 @@ def run_job(
     compiled = compile_job(spec, trusted=trusted)
     output = place(spec.output)
     if JobState.load(output) is None:
-        full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
-        refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), output, max_memory=spec.max_memory)
+        refuse_hopeless(compiled)
     with (
         only_run(output),
         Lookout(watcher, output, timeline=timeline) as lookout,
         executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=lookout) as executor,
     ):
         return _run(compiled, executor, lookout, redo, on_reports, available=available)
+
+
+def refuse_hopeless(compiled: Compiled) -> None:
+    """Refuse, before anything is started, a job that cannot have its memory, or that may not write its output."""
+    spec = compiled.spec
+    full = bill_of(compiled, tuple(grid.count for grid in compiled.image.plan.levels))
+    refuse_unaffordable(replace(full, scratch_bytes=0, result_bytes=0), spec.output, max_memory=spec.max_memory)
 
 
 @contextmanager

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..cluster.agenda import Chores, Course
+from ..cluster.agenda import Chores
 from ..cluster.executor import Executor
+from ..cluster.timesheet import Timesheet
 from ..cluster.worker import Report
 from ..models.contract import Contract
 from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreError, TileloomError
 from ..tiling.place import Place, place
 from ..tiling.store import write_json
-from .archive import Archive, ArchiveState, Ended, ImageRecord, Register, resumed
+from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
-from .compile import Compiled, compile_job
-from .course import Digests, Redo, Summary, digests_of, image_course
+from .compile import Compiled, compile_job, refuse_unlike
+from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
 from .lookout import Lookout
 from .manifest import Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
-from .quality import rmse_course
-from .run import executor_of
+from .quality import check_reference, rmse_course
+from .run import executor_of, refuse_hopeless
 from .spec import JobSpec, changed
 from .state import HIDDEN, only_run
 from .timeline import Timeline
@@ -63,10 +65,11 @@ class ArchiveSummary:
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
-        rounded = {"fill": round(self.fill, 4), "seconds": round(self.seconds, 3)}
-        told = {**asdict(self), **self.workforce.as_json(), "output": str(self.output), **rounded}
-        del told["workforce"]
-        return told
+        told = {**asdict(self), **self.workforce.as_json()}
+        told |= {"output": str(self.output), "seconds": round(self.seconds, 3)}
+        del told["workforce"], told["calls"], told["calls_saved"], told["fill"]
+        calls = {"network_calls": self.calls, "network_calls_saved": self.calls_saved}
+        return told | calls | {"batch_fill": round(self.fill, 4)}
 
 
 def run_archive(
@@ -82,57 +85,73 @@ def run_archive(
 
     ``on_reports`` is told of every settled tile, which the ``timeline`` shows.
     """
-    began = perf_counter()
+    began, available = perf_counter(), affordable_memory(archive.job.max_memory)
     archive.output.reach()
     manifest = Manifest(archive.manifest)
-    state = _state(archive, redo)
     # Before anything is written or started: what can be known to be wrong.
-    _check_rows(archive, manifest, state.output)
+    _refuse_own_results(archive, manifest)
+    stored = ArchiveState.load(archive.output)
+    generation = stored.generation + (Redo.STALE in redo) if stored else 0
+    _check_rows(archive, manifest, Register(archive.output, generation).ended(manifest))
     first = _first_compiled(archive, manifest, trusted=trusted)
+    state = _state(archive, stored, generation)
+    if stored is None:
+        refuse_hopeless(first)
     with only_run(state.output), Lookout(watcher, state.output, timeline=timeline) as lookout:
-        register = Register(state.output)
-        before = register.ended(manifest)
-        with executor_of(first, batch=state.batch, images=len(manifest), watcher=lookout) as executor:
-            state = replace(state, batch=executor.description.batch)
+        (state.output / HIDDEN).sweep()
+        register = Register(state.output, generation)
+        weave = _Weave(archive, manifest, register, lookout, first, redo=redo, available=available)
+        if weave.due:
+            with executor_of(first, batch=state.batch, images=len(weave.due), watcher=lookout) as executor:
+                replace(state, batch=executor.description.batch).save()
+                weave.run(executor, on_reports)
+        else:
             state.save()
-            weave = _Weave(archive, manifest, register, executor, lookout, first, redo=redo)
-            numbers = [int(number) for number in manifest.order() if _due(str(before[number]), redo)]
-            lookout.begin("archive", len(numbers), unit="images")
-            frontier = new_frontier(archive.job, priority=weave.priority if manifest.prefers else None)
-            lookout.work_begins(executor, frontier)
-            executor.run(weave.courses(numbers), frontier, on_reports=partial(weave.told, on_reports))
-            summary = weave.summary(seconds=perf_counter() - began)
+        summary = weave.summary(seconds=perf_counter() - began)
+        write_report(state.output, register, manifest)
         write_json(state.output / HIDDEN / "report.json", summary.as_json())
     return summary
 
 
-def _state(archive: Archive, redo: Redo) -> ArchiveState:
-    """What the archive's folder will say; refuses a job that differs from the one that began it."""
-    stored = ArchiveState.load(archive.output)
-    state = resumed(archive, stored)
-    if stored and redo is not Redo.STALE and (differences := changed(stored.parts, state.parts)):
+def _state(archive: Archive, stored: ArchiveState | None, generation: int) -> ArchiveState:
+    """What the archive's folder will say; refuses a job that differs from the one that began its generation."""
+    job = archive.job
+    parts = {**archive.identity(), **networks_of(job)}
+    if stored and stored.generation == generation and (differences := changed(stored.parts, parts)):
         raise JobChanged(
-            f"{archive.output} was begun by another job ({'; '.join(differences)}): "
+            f"{archive.output} was begun by another job ({told_of(differences)}): "
             "add --redo stale to redo what this changes, or choose another output"
         )
-    return state
+    before = stored.batch if stored else None
+    return ArchiveState(
+        archive.output,
+        archive.manifest,
+        job.model_dump(mode="json"),
+        parts,
+        before if job.batch == "auto" else job.batch,
+        generation,
+    )
 
 
-def _check_rows(archive: Archive, manifest: Manifest, output: Place) -> None:
+def _refuse_own_results(archive: Archive, manifest: Manifest) -> None:
+    """Refuse an archive whose results would be among its images the next time."""
+    if manifest.lists(str(archive.output)) or manifest.lists(f"{archive.output}/image.zarr"):
+        raise InputError(
+            f"{archive.output} would be among the images that {archive.manifest} names: choose an output beside them"
+        )
+
+
+def _check_rows(archive: Archive, manifest: Manifest, ended: NDArray[np.str_]) -> None:
     """Refuse rows that no image can come of, the first of them by name."""
-    ended = Register(output).ended(manifest)
-    for number in np.flatnonzero(ended == ""):
+    for number in np.flatnonzero(np.isin(ended, LEFT)):
         row = manifest[int(number)]
         archive.job_of(row)
+        if f"{row.input}/".startswith(f"{archive.output}/"):
+            raise InputError(f"{row.where}: input {row.input} lies in the archive's own output: take the row out")
         for name in ("input", "mask", "reference"):
             file = getattr(row, name)
             if file and "://" not in file and not place(file).exists():
                 raise InputError(f"{row.where}: {name} {file} does not exist: mend the path, or take the row out")
-
-
-def _due(ended: str, redo: Redo) -> bool:
-    """Whether an image that ended so is run."""
-    return not ended or redo is Redo.STALE or (redo is Redo.FAILED and ended != Ended.DONE)
 
 
 def _first_compiled(archive: Archive, manifest: Manifest, *, trusted: bool) -> Compiled:
@@ -146,9 +165,12 @@ def _first_compiled(archive: Archive, manifest: Manifest, *, trusted: bool) -> C
     raise refused or InputError(f"{archive.manifest} names no image")
 
 
-def lay_out(spec: JobSpec, contract: Contract, *, trusted: bool) -> tuple[Compiled, Digests]:
+def lay_out(spec: JobSpec, reference: str | None, contract: Contract, *, trusted: bool) -> tuple[Compiled, Digests]:
     """Open an image and lay it out: a worker's task, since files may be far and slow."""
-    return compile_job(spec, contract=contract, trusted=trusted), digests_of(spec)
+    compiled = compile_job(spec, contract=contract, trusted=trusted)
+    if reference:
+        check_reference(reference, compiled.image.result)
+    return compiled, digests_of(spec)
 
 
 class _Rest(Silent):
@@ -171,64 +193,70 @@ class _Rest(Silent):
 
 
 class _Weave:
-    """The courses of an archive, and what became of them."""
+    """The courses of the images that are due, and what became of all."""
 
     def __init__(
         self,
         archive: Archive,
         manifest: Manifest,
         register: Register,
-        executor: Executor,
         lookout: Lookout,
         first: Compiled,
         *,
         redo: Redo,
+        available: int | None,
     ) -> None:
         """Nothing is begun yet."""
         self._archive, self._manifest, self._register = archive, manifest, register
-        self._executor, self._lookout, self._first, self._redo = executor, lookout, first, redo
-        self._available = affordable_memory(archive.job.max_memory)
+        self._lookout, self._first, self._redo, self._available = lookout, first, redo, available
+        self._stands = register.ended(manifest)
+        self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
+        self._timesheet = Timesheet()
         self._away = 0
-        self._priorities: list[int] = []
         self._stopped_images: list[str] = []
-        self._saved = 0
-        self._due = self._over = 0
+        self._saved = self._over = 0
         self._rest = _Rest()
 
-    def priority(self, image: int) -> int:
-        """The priority of an image under way, by its number in the run."""
-        return self._priorities[image]
+    def _is_due(self, number: int) -> bool:
+        ended = self._stands[number]
+        return ended in LEFT or (Redo.FAILED in self._redo and ended != Ended.DONE)
 
-    def courses(self, numbers: list[int]) -> Iterator[Course]:
-        """The courses of rows, each made when its turn comes."""
-        self._due = len(numbers)
-        for number in numbers:
-            self._priorities.append(self._manifest.priority(number))
-            yield self._course(number)
+    def run(self, executor: Executor, on_reports: OnReports) -> None:
+        """Run the images that are due."""
+        self._lookout.begin("archive", len(self.due), unit="images")
+        self._timesheet = executor.timesheet
 
-    def told(self, on_reports: OnReports, reports: list[Report]) -> None:
-        """Show how far the workers have come."""
-        self._saved += sum(report.spared for report in reports)
-        unseen = self._due - max(self._rest.images, self._over)
-        if pulse := self._lookout.look(reports, to_come=unseen * self._rest.tiles_an_image):
-            self._lookout.advance(0, pulse)
-        on_reports(reports)
+        def priority(image: int) -> int:
+            return self._manifest.priority(self.due[image])
 
-    def _course(self, number: int) -> Generator[Any, Any, None]:
+        def told(reports: list[Report]) -> None:
+            self._saved += sum(report.spared for report in reports)
+            unseen = len(self.due) - max(self._rest.images, self._over)
+            if pulse := self._lookout.look(reports, to_come=unseen * self._rest.tiles_an_image):
+                self._lookout.advance(0, pulse)
+            on_reports(reports)
+
+        frontier = new_frontier(self._archive.job, priority=priority if self._manifest.prefers else None)
+        self._lookout.work_begins(executor, frontier)
+        executor.run(map(partial(self._course, executor), self.due), frontier, on_reports=told)
+
+    def _course(self, executor: Executor, number: int) -> Generator[Any, Any, None]:
         """One image's way: whatever is wrong with it ends it alone, unless nothing can be written any more."""
         row, began = self._manifest[number], perf_counter()
-        record = partial(ImageRecord, row.id, row.digest().hex())
+        record = partial(ImageRecord, row.id, row.digest().hex(), self._register.generation)
         try:
-            summary, rmse = yield from self._image(row)
+            summary, rmse = yield from self._image(executor, row, self._redo_of(number))
         except Exception as error:
             own = isinstance(error, TileloomError) or not isinstance(error, OSError)
             if not own or isinstance(error, StoreError | LedgerTaken):
                 self._stopped(row, error)
-            else:
-                self._ended(record(Ended.FAILED, reason=str(error), seconds=round(perf_counter() - began, 3)))
+                return
+            reason = str(error) if isinstance(error, TileloomError) else f"{type(error).__name__}: {error}"
+            self._ended(number, record(Ended.FAILED, reason=reason, seconds=round(perf_counter() - began, 3)))
             return
         self._away = 0
         self._ended(
+            number,
             record(
                 Ended.DEGRADED if summary.degraded else Ended.DONE,
                 reason="; ".join(map(str, summary.degraded[:3])),
@@ -236,33 +264,33 @@ class _Weave:
                 calls=summary.calls,
                 seconds=round(summary.seconds, 3),
                 rmse=rmse,
-            )
+            ),
         )
 
-    def _image(self, row: Row) -> Phase[tuple[Summary, float | None]]:
+    def _redo_of(self, number: int) -> Redo:
+        """What of an image may be done again; of one that failed also what mending its files made stale."""
+        again = self._stands[number] == Ended.STALE or (
+            Redo.FAILED in self._redo and self._stands[number] == Ended.FAILED
+        )
+        return self._redo | Redo.STALE if again else self._redo
+
+    def _image(self, executor: Executor, row: Row, redo: Redo) -> Phase[tuple[Summary, float | None]]:
         spec = self._archive.job_of(row)
         with only_run(spec.output):
             first = self._first
-            [(compiled, digests)] = yield Chores([partial(lay_out, spec, first.contract, trusted=first.trusted)])
-            self._refuse_unlike(row, compiled)
+            task = partial(lay_out, spec, row.reference, first.contract, trusted=first.trusted)
+            [(compiled, digests)] = yield Chores([task])
+            refuse_unlike(first, compiled, row.where)
             summary = yield from image_course(
-                compiled, digests, self._executor, self._rest, redo=self._redo, available=self._available
+                compiled, digests, executor, self._rest, redo=redo, available=self._available
             )
             rmse = (yield from rmse_course(compiled, row.reference)) if row.reference else None
         return summary, rmse
 
-    def _refuse_unlike(self, row: Row, compiled: Compiled) -> None:
-        """Refuse an image for which the workers' batch has no room."""
-        ours, theirs = (self._first.tile, self._first.image.bands), (compiled.tile, compiled.image.bands)
-        if ours != theirs:
-            raise InputError(
-                f"{row.where}: it has tiles of {theirs[0]} pixels and {theirs[1]} bands, the archive's first image "
-                f"tiles of {ours[0]} pixels and {ours[1]} bands: put it into an archive of its own kind"
-            )
-
-    def _ended(self, record: ImageRecord) -> None:
+    def _ended(self, number: int, record: ImageRecord) -> None:
         self._over += 1
         self._register.add(record)
+        self._stands[number] = record.ended
         self._lookout.advance(1)
         if record.ended is not Ended.DONE:
             self._lookout.say(f"image {record.id} {record.ended}: {record.reason}")
@@ -280,17 +308,15 @@ class _Weave:
 
     def summary(self, *, seconds: float) -> ArchiveSummary:
         """What all of it came to."""
-        ended = self._register.ended(self._manifest)
-        timesheet = self._executor.timesheet
-        usage = timesheet.usage
+        usage = self._timesheet.usage
 
         def named(how: Ended) -> list[str]:
-            return [self._manifest[int(number)].id for number in np.flatnonzero(ended == how.value)]
+            return [self._manifest[int(number)].id for number in np.flatnonzero(self._stands == how.value)]
 
         return ArchiveSummary(
             output=self._archive.output,
             images=len(self._manifest),
-            done=int(np.count_nonzero(ended == Ended.DONE.value)),
+            done=int(np.count_nonzero(self._stands == Ended.DONE.value)),
             degraded=named(Ended.DEGRADED),
             failed=named(Ended.FAILED),
             stopped=self._stopped_images,
@@ -299,5 +325,5 @@ class _Weave:
             calls_saved=self._saved,
             fill=usage.fill,
             seconds=seconds,
-            workforce=workforce(timesheet, self._archive.job.cluster.prices, retries=self._lookout.retries),
+            workforce=workforce(self._timesheet, self._archive.job.cluster.prices, retries=self._lookout.retries),
         )

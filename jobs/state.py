@@ -36,7 +36,7 @@ from ..tiling.store import read_array, write_array, write_json
 from .spec import JobSpec
 
 HIDDEN = ".tileloom"
-ARCHIVE, JOURNAL = "archive.json", "journal"
+JOB, ARCHIVE, JOURNAL = "job.json", "archive.json", "journal"
 DROPPED = "scratch dropped"
 
 
@@ -63,7 +63,9 @@ class JobState:
         output = place(output)
         if not output.exists():
             return None
-        path = output / HIDDEN / "job.json"
+        path = output / HIDDEN / JOB
+        if (output / HIDDEN / ARCHIVE).is_file():
+            raise InputError(f"{output} holds an archive, which is no result of one image: choose another output")
         if not path.is_file():
             # A run that was killed before its job stood leaves its lock, and perhaps half a file.
             if output.is_folder() and all(found.name == HIDDEN for found in output.children()):
@@ -81,7 +83,7 @@ class JobState:
     def save(self) -> None:
         """Make this the output's job."""
         write_json(
-            self.output / HIDDEN / "job.json",
+            self.output / HIDDEN / JOB,
             {
                 "spec": self.spec,
                 "parts": self.parts,
@@ -93,7 +95,7 @@ class JobState:
 
     def forget(self) -> None:
         """Let the output have no job."""
-        (self.output / HIDDEN / "job.json").remove()
+        (self.output / HIDDEN / JOB).remove()
         self.root.remove()
 
     @property
@@ -148,6 +150,11 @@ class JobState:
                 folder.remove()
 
 
+def begun_at(output: Located) -> bool:
+    """Whether a folder holds anything to go on with: a job, or an archive."""
+    return any((place(output) / HIDDEN / name).is_file() for name in (JOB, ARCHIVE))
+
+
 @contextmanager
 def only_run(output: Located) -> Iterator[None]:
     """Hold the output for one run, until it ends, however it does."""
@@ -158,7 +165,6 @@ def only_run(output: Located) -> Iterator[None]:
             for folder in (output / HIDDEN).children():
                 if folder.is_folder():
                     fence(folder if folder.name == JOURNAL else folder / "ledger")
-        output.sweep()
         try:
             yield
         except BaseException:
@@ -170,7 +176,7 @@ def only_run(output: Located) -> Iterator[None]:
 
 def _remove_unbegun(output: Place, created: list[Place]) -> None:
     """Remove an output that got neither a job nor an archive, and the folders that were made for it."""
-    if any((output / HIDDEN / name).is_file() for name in ("job.json", ARCHIVE)):
+    if begun_at(output):
         return
     if created:
         output.remove()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..tiling.place import Place
-from .archive import Register, is_archive, stored_archive
+from .archive import LEFT, Register, is_archive, stored_archive
 from .compile import compile_job
 from .look import Phase, job_status, open_state, stored_job
 from .manifest import Manifest
@@ -62,10 +62,10 @@ def why(output: Place) -> Why:
 
 
 def _next_images(output: Place) -> Iterator[str]:
-    archive = stored_archive(output)
-    manifest = Manifest(archive.manifest)
-    ended = Register(output).ended(manifest)
-    left = [int(number) for number in manifest.order() if not ended[number]]
+    state = stored_archive(output)
+    manifest = Manifest(state.manifest)
+    ended = Register(output, state.generation).ended(manifest)
+    left = [int(number) for number in manifest.order() if ended[number] in LEFT]
     if not left:
         yield "nothing is left to do"
         return

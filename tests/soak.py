@@ -155,7 +155,7 @@ def actors(ancestor):
 def faults(output, expected):
     """What is lost, doubled and torn in an archive."""
     found = Counter(lost=0, doubled=0, torn=0)
-    images = Counter(record.id for record in Register(output).records())
+    images = Counter(record.id for record in Register(output, 0).records())
     found["doubled"] += sum(count - 1 for count in images.values())
     for right in sorted(expected.glob("*.zarr")):
         ours = output / right.name

@@ -134,11 +134,11 @@ def archive(whole, bucket, tmp_path):
 @pytest.mark.slow
 def test_an_archive_in_a_bucket(archive, bucket, tmp_path, capfd):
     ran = tileloom(capfd, "run", archive)
-    assert (ran.code, ran.errors) == (0, ["archive: 2 images"])
+    assert (ran.code, ran.errors) == (0, [])
     told = tileloom(capfd, "status", f"{bucket}/out", "--json").json
     assert (told["images"], told["done"]) == (2, 2)
     again = tileloom(capfd, "resume", f"{bucket}/out", "--json")
-    assert (again.code, again.json["calls"]) == (0, 0)
+    assert (again.code, again.json["network_calls"]) == (0, 0)
     assert not [name for name in stored(f"{bucket}/out") if "lock" in name]
     on_disk = written(tmp_path, "disk.yaml", **yaml.safe_load(archive.read_text()) | {"output": "out"})
     assert tileloom(capfd, "run", on_disk).code == 0

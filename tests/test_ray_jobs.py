@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from tests import nets
+from tests.archives import archive
 from tests.commandline import tileloom, written
 from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, root_of, scene
 from tileloom.cluster.worker import Outcome
@@ -198,3 +199,15 @@ def test_workers_that_mean_nothing_are_refused(moved, tmp_path, capfd, words, sa
     assert ran.code == 2
     assert says in " ".join(ran.errors)
     assert not Path(moved.output).exists()
+
+
+def test_an_archive_on_workers_is_the_archive_of_one_process(tmp_path):
+    """With a broken image among the others."""
+    here = archive(tmp_path, rows=["a", "b", "c", "d"])
+    (tmp_path / "d.zarr" / "c" / "0" / "0" / "0").write_bytes(b"damaged")
+    assert here.run().failed == ["d"]
+    there = archive(tmp_path, name="there", rows=["c", "d", "b", "a"], cluster={"workers": 2, "cpus": 1})
+    summary = there.run()
+    assert (summary.done, summary.failed) == (3, ["d"])
+    for image in "abc":
+        assert_same_bytes(there.spec(image), here.spec(image))

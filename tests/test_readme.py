@@ -40,8 +40,11 @@ def folder(tmp_path: Path) -> Path:
     write_png(tmp_path / "photo.png", image[:1, :32, :36])
     write_png(tmp_path / "scratches.png", hole(64, 72))
     exported(tmp_path, name="denoiser.pt2")
-    (job,) = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "scans").mkdir()
+    for at, name in enumerate(("one", "two")):
+        write_png(tmp_path / "scans" / f"{name}.png", smooth(1, 20 + at, 24))
+    for job in blocks("yaml"):
+        (tmp_path / re.match(r"# (\w+\.yaml):", job)[1]).write_text(job)
     return tmp_path
 
 

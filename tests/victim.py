@@ -16,8 +16,10 @@ from itertools import count
 from pathlib import Path
 
 from tests.house import ROOT
+from tileloom.jobs.archive import Archive, Register
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
+from tileloom.jobs.run_archive import run_archive
 from tileloom.jobs.spec import JobSpec
 from tileloom.jobs.state import JobState
 from tileloom.models.engine import Engine
@@ -42,6 +44,7 @@ POINTS = {
     "pyramid laid out": (Pyramid, "create"),
     "shard": (Pyramid, "_write"),
     "tidied": (JobState, "tidy"),
+    "image ended": (Register, "add"),
 }
 
 
@@ -63,11 +66,15 @@ class Victims:
         )
         self._logs = count()
 
-    def run(self, spec, folder, *, point=None, seconds=None):
-        """Run a job; ``point`` is (name, "before" or "after", n), ``seconds`` the time until it is killed."""
+    def run(self, spec, folder, *, manifest=None, point=None, seconds=None):
+        """Run a job, or the archive of a manifest.
+
+        ``point`` is (name, "before" or "after", n), ``seconds`` the time until it is killed.
+        """
         log = folder / f"begun-{next(self._logs)}"
         log.touch()
-        order = {"spec": spec.model_dump(mode="json"), "point": point, "seconds": seconds, "log": str(log)}
+        order = {"spec": spec.model_dump(mode="json"), "manifest": manifest, "log": str(log)}
+        order |= {"point": point, "seconds": seconds}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -104,7 +111,11 @@ def _live(order):
         _note_begun_tiles(order["log"])
         if order["point"]:
             _die_at(*order["point"])
-        run_job(JobSpec.model_validate_json(json.dumps(order["spec"])), Silent())
+        spec = JobSpec.model_validate_json(json.dumps(order["spec"]))
+        if order["manifest"]:
+            run_archive(Archive(order["manifest"], spec), Silent())
+        else:
+            run_job(spec, Silent())
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -53,11 +52,15 @@ class Journal:
         # Two runs can do the same work with the same outcome: their segments must differ all the same.
         self._run = uuid4().hex[:16]
 
-    def segments(self) -> Iterator[dict[str, Any]]:
-        """Every segment, in order."""
+    def segments(self, *, only_whole: bool = False) -> Iterator[dict[str, Any]]:
+        """Every segment, in order; a damaged one is left out or raises :class:`CorruptChunk`."""
         after = 0
         for name, data in self.folder.contents(_SUFFIX):
-            yield from _read(self.folder / name, data)
+            try:
+                yield from _read(self.folder / name, data)
+            except CorruptChunk:
+                if not only_whole:
+                    raise
             after = _number(name) + 1
         self._next = after
 
@@ -125,10 +128,8 @@ def fence(folder: Located) -> None:
 
 def salvage(folder: Located) -> Iterator[Entry]:
     """The tiles of every segment that is whole: what a redo may build on where others are damaged."""
-    for name, data in place(folder).contents(_SUFFIX):
-        with suppress(CorruptChunk):
-            for segment in _read(place(folder) / name, data):
-                yield from _entries(segment)
+    for segment in Journal(folder).segments(only_whole=True):
+        yield from _entries(segment)
 
 
 def _segment(folder: Place, number: int) -> Place:
