@@ -181,7 +181,6 @@ class Crew:
                 yield self._lose(hand, f"a call took more than {self._spec.patience:g} s")
         if monotonic() - self._looked > TICK:
             self._looked = monotonic()
-            self.timesheet.look(kinds_of)
             self._ask_the_silent()
             self._heed_drains()
             yield from self._let_go()
@@ -258,7 +257,8 @@ class Crew:
             return
         del hand.calls[call]
         if method == "where":
-            hand.shift = self.timesheet.begin(hand.name, told.node)
+            hand.shift = Shift(hand.name, told.node)
+            self.timesheet.begin(hand.shift, kinds_of(told.node))
             hand.shift.told(hand.shift.usage, told.now, heard)
             hand.call("load")
             hand.call("watch")

@@ -97,7 +97,8 @@ class LocalExecutor:
         self._worker = worker
         self.timesheet = Timesheet()
         began, clock = monotonic() - worker.usage.loading, monotonic() - perf_counter()
-        self.timesheet.shifts.append(Shift(worker.name, node(), began, usage=worker.usage, clock=clock))
+        shift = Shift(worker.name, node(), began, usage=worker.usage, clock=clock)
+        self.timesheet.begin(shift, frozenset({shift.node}))
 
     @property
     def description(self) -> Description:
@@ -115,7 +116,6 @@ class LocalExecutor:
         worker = self._worker
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
-                self.timesheet.look(lambda machine: frozenset({machine}))
                 agenda.admit(slots=worker.work.slots, workers=1)
                 while errand := agenda.errand():
                     self._do(errand, agenda)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
@@ -11,14 +11,6 @@ from time import monotonic
 from .usage import Usage
 
 HOUR = 3600.0
-
-
-@dataclass
-class Held:
-    """A machine that workers of the job were on: all its names for what it is, and for how many seconds."""
-
-    kinds: frozenset[str]
-    seconds: float = 0.0
 
 
 @dataclass(eq=False)
@@ -54,28 +46,20 @@ class Shift:
 
 @dataclass
 class Timesheet:
-    """Machines by their ids, the shifts of all workers, why workers were lost and how often, and what came too late."""
+    """The shifts of all workers, what their machines are, why workers were lost and how often, and what came too late.
 
-    nodes: dict[str, Held] = field(default_factory=dict)
+    ``kinds`` are all names that a machine has for what it is, by its id.
+    """
+
     shifts: list[Shift] = field(default_factory=list)
+    kinds: dict[str, frozenset[str]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     late: int = 0
-    _looked: float = field(default_factory=monotonic)
 
-    def begin(self, name: str, node: str = "") -> Shift:
-        """A worker has its place."""
-        shift = Shift(name, node)
+    def begin(self, shift: Shift, kinds: frozenset[str]) -> None:
+        """A worker has its place on a machine of these kinds."""
         self.shifts.append(shift)
-        return shift
-
-    def look(self, kinds: Callable[[str], frozenset[str]]) -> None:
-        """Add the time since the last look to the machines that have a worker now."""
-        now = monotonic()
-        passed, self._looked = now - self._looked, now
-        for node in {shift.node for shift in self.present}:
-            if node not in self.nodes:
-                self.nodes[node] = Held(kinds(node))
-            self.nodes[node].seconds += passed
+        self.kinds[shift.node] = kinds
 
     @property
     def present(self) -> list[Shift]:
@@ -93,16 +77,22 @@ class Timesheet:
         return sum(shift.seconds for shift in self.shifts)
 
     @property
-    def node_seconds(self) -> float:
-        """Seconds that machines had a worker, added up."""
-        return sum(held.seconds for held in self.nodes.values())
+    def held(self) -> dict[str, float]:
+        """Seconds in which each machine had a worker, by its id."""
+        seconds: dict[str, float] = {}
+        until: dict[str, float] = {}
+        for shift in sorted(self.shifts, key=lambda shift: shift.began):
+            since, ended = max(shift.began, until.get(shift.node, 0.0)), shift.began + shift.seconds
+            seconds[shift.node] = seconds.get(shift.node, 0.0) + max(0.0, ended - since)
+            until[shift.node] = max(since, ended)
+        return seconds
 
     def cost(self, prices: Mapping[str, float]) -> float | None:
         """What the machines cost by prices an hour, the first that names a machine; None where none names it."""
         total = 0.0
-        for held in self.nodes.values():
-            price = next((price for kind, price in prices.items() if kind in held.kinds), None)
+        for node, seconds in self.held.items():
+            price = next((price for kind, price in prices.items() if kind in self.kinds[node]), None)
             if price is None:
                 return None
-            total += price * held.seconds / HOUR
+            total += price * seconds / HOUR
         return total

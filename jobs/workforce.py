@@ -94,7 +94,7 @@ def workforce(timesheet: Timesheet, prices: Mapping[str, float] | None, *, retri
     seconds = sum(one.seconds for one in workers)
     return Workforce(
         workers=workers,
-        node_seconds=timesheet.node_seconds,
+        node_seconds=sum(timesheet.held.values()),
         worker_seconds=seconds,
         idle_share=sum(one.waiting for one in workers) / seconds if seconds else 0.0,
         cost=timesheet.cost(prices or {}),

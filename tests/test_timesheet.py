@@ -24,23 +24,24 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def worked(clock):
-    """Both workers of one machine for ten seconds, then one there and one on another for twenty."""
-    sheet = Timesheet(_looked=clock.now)
-    sheet.shifts += [Shift(name, "a", clock.now) for name in ("worker 1", "worker 2")]
-    clock.now = 110.0
-    sheet.look(KINDS.get)
-    sheet.shifts[1].ended = clock.now
-    sheet.shifts.append(Shift("worker 3", "b", clock.now))
+    """Two workers on one machine, for thirty seconds and for ten of these; after the ten one on another machine."""
+    sheet = Timesheet()
     clock.now = 130.0
-    sheet.look(KINDS.get)
+    for shift in (Shift("worker 1", "a", 100.0), Shift("worker 2", "a", 100.0, 110.0), Shift("worker 3", "b", 110.0)):
+        sheet.begin(shift, KINDS[shift.node])
     return sheet
 
 
 def test_machines_count_once_and_workers_each(worked):
-    assert worked.worker_seconds == 2 * 10 + 2 * 20
-    assert {node: held.seconds for node, held in worked.nodes.items()} == {"a": 30.0, "b": 20.0}
-    assert worked.node_seconds == 50.0
+    assert worked.worker_seconds == 30 + 10 + 20
+    assert worked.held == {"a": 30.0, "b": 20.0}
     assert [shift.name for shift in worked.present] == ["worker 1", "worker 3"]
+
+
+def test_a_machine_that_was_left_and_taken_again_was_not_held_meanwhile(worked):
+    worked.shifts[0].ended = 105.0
+    worked.begin(Shift("worker 4", "a", 115.0, 120.0), KINDS["a"])
+    assert worked.held["a"] == 10.0 + 5.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from benchmarks._image import make_image
 from tests import faults
 from tests.pipeline import job, restore, scene
 from tests.stubwork import STEPS, Faults, StubFactory
-from tileloom.cluster.timesheet import Held, Shift, Timesheet
+from tileloom.cluster.timesheet import Shift, Timesheet
 from tileloom.cluster.usage import Activity, Usage
 from tileloom.cluster.worker import Brief, Outcome, Ticket, Worker
 from tileloom.jobs.workforce import workforce
@@ -27,7 +27,7 @@ def sheet():
     sheet = Timesheet(
         shifts=[Shift("worker 1", "a" * 56, 100.0, 110.0, FIRST), Shift("worker 2", "b" * 56, 100.0, 105.0)]
     )
-    sheet.nodes = {"a": Held(frozenset({"T4"}), 10.0), "b": Held(frozenset({"T4"}), 5.0)}
+    sheet.kinds = {shift.node: frozenset({"T4"}) for shift in sheet.shifts}
     sheet.lost["the actor died"] = 2
     sheet.late = 3
     return sheet
