@@ -341,7 +341,7 @@ class Crew:
     def _wait_for_capacity(self) -> None:
         """Say that nobody works, and after a while give up."""
         now = monotonic()
-        if not self.hands or any(hand.node for hand in self.hands):
+        if not self._wanted or any(hand.node for hand in self.hands):
             self._manned = self._said = now
         elif now - self._manned > self._spec.capacity:
             raise TileloomError(f"no worker could be had for {self._spec.capacity:g} s: {self._lacks()}")
