@@ -9,7 +9,7 @@ import pytest
 from tests import nets
 from tests.commandline import tileloom
 from tests.pipeline import assert_same_bytes, beside, job, measure, restore, result, scene
-from tileloom.jobs import bill, run
+from tileloom.jobs import bill, course, run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import bill_of
 from tileloom.jobs.state import JobState
@@ -56,7 +56,7 @@ def test_a_result_goes_on_with_the_batch_it_was_begun_with(spec, trials, tmp_pat
     whole = beside(spec, tmp_path / "beside")
     restore(whole)
     with monkeypatch.context() as broken:
-        broken.setattr(run, "restore", _interrupted)
+        broken.setattr(course, "restore", _interrupted)
         with pytest.raises(TileloomError, match="stopped here"):
             restore(spec)
     trials["shape"] = (3, 2)
