@@ -137,6 +137,8 @@ class Crew:
         """End the actors, and Ray if it was started for this job."""
         try:
             for hand in self.hands:
+                if hand.shift:
+                    hand.shift.ended = monotonic()
                 with suppress(RayError, ValueError):
                     ray.kill(hand.actor)
         finally:

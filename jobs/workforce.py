@@ -90,11 +90,13 @@ class Workforce:
 
 def workforce(timesheet: Timesheet, prices: Mapping[str, float] | None, *, retries: int) -> Workforce:
     """What a run's workers did and held until now; ``retries`` are tries that failed."""
+    # Before the workers' own seconds, which go on: those of a machine are not to be more.
+    held = sum(timesheet.held.values())
     workers = [_record(shift) for shift in timesheet.shifts]
     seconds = sum(one.seconds for one in workers)
     return Workforce(
         workers=workers,
-        node_seconds=sum(timesheet.held.values()),
+        node_seconds=held,
         worker_seconds=seconds,
         idle_share=sum(one.waiting for one in workers) / seconds if seconds else 0.0,
         cost=timesheet.cost(prices or {}),
