@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -158,8 +159,9 @@ class Agenda:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what is under way, so that locks are let go."""
-        for at in self._under_way.values():
-            at.course.close()
+        with ExitStack() as stack:
+            for at in self._under_way.values():
+                stack.callback(at.course.close)
 
     @property
     def over(self) -> bool:

@@ -106,9 +106,14 @@ def _join(address: str) -> None:
     if "://" in address:
         raise ValueError("a job joins a cluster from one of its nodes, by HOST:PORT or auto")
     refuse_silence(address)
-    show_token()
-    # Asked first, as Ray would try a token that is wrong for 20 seconds, and not say that it is.
-    told = get_cluster_metadata(GcsClient(address=canonicalize_bootstrap_address_or_die(address)))
+    # Asked first, as Ray would try a token that is wrong for 20 seconds, and not say that it is; and asked without one,
+    # as a driver that has a token refuses what nodes without tell it, and takes all its workers for dead.
+    at = canonicalize_bootstrap_address_or_die(address)
+    try:
+        told = get_cluster_metadata(GcsClient(address=at))
+    except AuthenticationError:
+        show_token()
+        told = get_cluster_metadata(GcsClient(address=at))
     theirs, ours = (told["ray_version"], told["python_version"]), (ray.__version__, platform.python_version())
     if theirs != ours:
         raise InputError(

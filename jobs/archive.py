@@ -14,6 +14,7 @@ was interrupted goes on to its end; what still holds of their tiles, each image 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from csv import DictWriter
 from dataclasses import asdict, dataclass, fields
@@ -232,7 +233,12 @@ def archive_status(output: Place) -> ArchiveStatus:
     state = stored_archive(output)
     manifest, register = Manifest(state.manifest), Register(output, state.generation)
     ended = register.ended(manifest)
-    latest = {record.id: record for record in register.records() if manifest.number(record.id) is not None}
+    latest: dict[str, ImageRecord] = {}
+    calls = 0
+    for record in register.records():
+        if manifest.number(record.id) is not None:
+            latest[record.id] = record
+            calls += record.calls
     left = [manifest[int(number)].id for number in np.flatnonzero(np.isin(ended, LEFT))]
     return ArchiveStatus(
         output=str(output),
@@ -240,7 +246,7 @@ def archive_status(output: Place) -> ArchiveStatus:
         done=int(np.count_nonzero(ended == Ended.DONE.value)),
         begun=sum((output / f"{image}.zarr" / HIDDEN).is_folder() for image in left),
         tiles=sum(record.tiles for record in latest.values()),
-        calls=sum(record.calls for record in latest.values()),
+        calls=calls,
         ended_badly=tuple(
             record
             for record in latest.values()
@@ -283,14 +289,18 @@ class Register:
 
 
 def write_report(output: Place, register: Register, manifest: Manifest) -> None:
-    """Write a table of the manifest's images that have ended, each as it did at last."""
-    numbers = [manifest.number(record.id) for record in register.records()]
-    last = {number: at for at, number in enumerate(numbers)}
+    """Write a table of the manifest's images that have ended: how they did at last, and the calls of all their runs."""
+    calls: Counter[str] = Counter()
+    last: dict[str, int] = {}
+    for at, record in enumerate(register.records()):
+        if manifest.number(record.id) is not None:
+            calls[record.id] += record.calls
+            last[record.id] = at
     text = StringIO()
     columns = [field.name for field in fields(ImageRecord) if field.name not in ("row", "generation")]
     lines = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     lines.writeheader()
-    for at, (number, record) in enumerate(zip(numbers, register.records(), strict=True)):
-        if number is not None and last[number] == at:
-            lines.writerow(asdict(record))
+    for at, record in enumerate(register.records()):
+        if last.get(record.id) == at:
+            lines.writerow(asdict(record) | {"calls": calls[record.id]})
     (output / REPORT).write(text.getvalue().encode())

@@ -199,6 +199,8 @@ def _number(value: object, kind: Callable[[Any], Any], named: str) -> Any:  # no
 
 
 def _rows_of(name: str) -> _Rows:
+    if "://" in name:
+        raise InputError(f"{name}: a manifest is read from a disk: copy it here, its images may stay where they are")
     if _PATTERN.search(name) and not path.exists(name):
         pattern = path.abspath(name)
         return _Files(sorted(glob(name, recursive=True)), pattern, pattern.replace("**/", ""))

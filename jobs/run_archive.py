@@ -67,9 +67,11 @@ class ArchiveSummary:
         """The summary as plain JSON."""
         told = {**asdict(self), **self.workforce.as_json()}
         told |= {"output": str(self.output), "seconds": round(self.seconds, 3)}
-        del told["workforce"], told["calls"], told["calls_saved"], told["fill"]
-        calls = {"network_calls": self.calls, "network_calls_saved": self.calls_saved}
-        return told | calls | {"batch_fill": round(self.fill, 4)}
+        for name, public in (("calls", "network_calls"), ("calls_saved", "network_calls_saved")):
+            told[public] = told.pop(name)
+        told["batch_fill"] = round(told.pop("fill"), 4)
+        del told["workforce"]
+        return told
 
 
 def run_archive(
@@ -92,15 +94,17 @@ def run_archive(
     _refuse_own_results(archive, manifest)
     stored = ArchiveState.load(archive.output)
     generation = stored.generation + (Redo.STALE in redo) if stored else 0
-    _check_rows(archive, manifest, Register(archive.output, generation).ended(manifest))
+    register = Register(archive.output, generation)
+    stands = register.ended(manifest)
+    _check_rows(archive, manifest, stands)
     first = _first_compiled(archive, manifest, trusted=trusted)
     state = _state(archive, stored, generation)
     if stored is None:
         refuse_hopeless(first)
     with only_run(state.output), Lookout(watcher, state.output, timeline=timeline) as lookout:
         (state.output / HIDDEN).sweep()
-        register = Register(state.output, generation)
-        weave = _Weave(archive, manifest, register, lookout, first, redo=redo, available=available)
+        # What another run has added since the register was read lets this one stop at its first image.
+        weave = _Weave(archive, manifest, register, stands, lookout, first, redo=redo, available=available)
         if weave.due:
             with executor_of(first, batch=state.batch, images=len(weave.due), watcher=lookout) as executor:
                 replace(state, batch=executor.description.batch).save()
@@ -200,16 +204,16 @@ class _Weave:
         archive: Archive,
         manifest: Manifest,
         register: Register,
+        stands: NDArray[np.str_],
         lookout: Lookout,
         first: Compiled,
         *,
         redo: Redo,
         available: int | None,
     ) -> None:
-        """Nothing is begun yet."""
-        self._archive, self._manifest, self._register = archive, manifest, register
+        """Nothing is begun yet; ``stands`` is how each image stands, which is brought up to date."""
+        self._archive, self._manifest, self._register, self._stands = archive, manifest, register, stands
         self._lookout, self._first, self._redo, self._available = lookout, first, redo, available
-        self._stands = register.ended(manifest)
         self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
         self._timesheet = Timesheet()
         self._away = 0

@@ -359,6 +359,26 @@ def test_what_a_course_lets_pass_ends_the_run_and_closes_the_others(tmp_path):
     assert closed == [True]
 
 
+def test_a_course_that_cannot_be_closed_keeps_no_other_open(tmp_path):
+    closed = []
+
+    def course(at):
+        try:
+            yield tiles(tmp_path, str(at))
+        finally:
+            closed.append(at)
+            if at == 1:
+                raise StoreError("the store is gone")
+
+    def run():
+        with agenda_of(*map(course, range(3))) as agenda:
+            agenda.admit(slots=50, workers=2)
+
+    with pytest.raises(StoreError, match="the store is gone"):
+        run()
+    assert sorted(closed) == [0, 1, 2]
+
+
 def test_a_chore_that_was_not_done_comes_again():
     found = []
 

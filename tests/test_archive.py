@@ -4,12 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import yaml
 
 from tests import faults
 from tests.archives import SIZES, archive, snapshot, write_image
 from tests.commandline import files_in, tileloom
 from tests.images import noise, write_tiff, write_zarr
 from tests.pipeline import assert_same_bytes, beside, holes, measure, restore, result, scene, stored_bytes
+from tileloom.jobs.archive import load
 from tileloom.jobs.run import Redo
 from tileloom.tiling.box import TileKey
 
@@ -335,6 +337,30 @@ def test_a_redo_that_is_interrupted_goes_on_to_its_end(tmp_path):
     for image in "abc":
         np.testing.assert_array_equal(result(place.spec(image)), result(fresh.spec(image)))
     assert place.run().tiles == 0
+
+
+def test_a_submitted_archive_is_the_same_archive(tmp_path):
+    """Its text is what a cluster's driver runs; rows that are added belong to the same submission."""
+    place = archive(tmp_path, rows=["a"], cluster={"workers": 2})
+    (tmp_path / "sent").mkdir()
+    sent = tmp_path / "sent" / "job.yaml"
+    sent.write_text(yaml.safe_dump(place.archive.text()))
+    assert load(sent) == place.archive
+    before = place.archive.digest
+    place.rows("a", "c")
+    assert place.archive.digest == before
+    place.write_job(cluster={"workers": 3})
+    assert place.archive.digest == before
+    place.write_job(steps=2)
+    assert place.archive.digest != before
+
+
+def test_calls_are_those_of_all_runs(tmp_path, capfd):
+    place = archive(tmp_path, rows=["a"])
+    calls = place.run().calls
+    assert place.run(redo=Redo.STALE).calls == 0
+    assert int(place.report()["a"]["calls"]) == calls
+    assert tileloom(capfd, "status", place.output, "--json").json["calls"] == calls
 
 
 def test_a_job_file_and_its_output_name_the_same_archive(tmp_path, capfd):

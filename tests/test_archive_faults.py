@@ -312,6 +312,7 @@ def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path, capfd, row,
         ("manifest: list.csv\noutput: out\n", "job.yaml: task is missing"),
         ("manifest: gone.csv\noutput: out\ntask: sr:2\n", "gone.csv cannot be read: No such file or directory"),
         ("manifest: job.yaml\noutput: out\ntask: sr:2\n", "job.yaml is no manifest: give a .csv or .jsonl file"),
+        ("manifest: s3://b/a.csv\noutput: out\ntask: sr:2\n", "s3://b/a.csv: a manifest is read from a disk: copy it"),
         ("manifest: .\noutput: out\ntask: sr:2\n", "names no image"),
     ],
 )
@@ -364,6 +365,13 @@ def test_an_archive_and_an_image_do_not_share_an_output(tmp_path, capfd):
     said = tileloom(capfd, "run", place.job)
     assert said.code == 2
     assert f"{tmp_path}/single.zarr exists and is no archive of tileloom" in said.errors[0]
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, capfd):
+    place = archive(tmp_path, output="out.csv/results")
+    said = tileloom(capfd, "run", place.job)
+    assert said.code == 2
+    assert f"cannot be written: {place.list} is no folder that this user may write to" in said.errors[0]
 
 
 def test_a_folder_that_is_no_archive_is_not_written_into(tmp_path):

@@ -13,7 +13,7 @@ import ray
 from benchmarks._image import make_image, weave
 from tests.stubwork import Faults, StubFactory
 from tileloom.cluster.agenda import Chores
-from tileloom.cluster.crew import Lost
+from tileloom.cluster.crew import Hand, Lost
 from tileloom.cluster.executor import CrewSpec, LocalExecutor
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.cluster.worker import Brief, Worker
@@ -321,6 +321,23 @@ def test_chores_come_back_in_order_although_a_worker_dies(tmp_path):
         assert done(executor, image, chores) == [(number, "image") for number in range(20)]
         assert done(executor, image, []) == []
     assert faults.struck == ["kill-chore"]
+
+
+def test_a_worker_forgets_an_image_of_which_it_did_nothing_but_chores(tmp_path, monkeypatch):
+    (tmp_path / "faults").mkdir()
+    image = make_image(tmp_path / "image", GRIDS[0], bands=BANDS, chunk=32)
+    call, ended = Hand.call, []
+
+    def noted(self, method, *arguments):
+        if method == "give":
+            ended.extend(arguments[0].ended)
+        return call(self, method, *arguments)
+
+    monkeypatch.setattr(Hand, "call", noted)
+    with on_ray(StubFactory(SHAPE, tmp_path / "faults"), lambda text: None, workers=1) as executor:
+        done(executor, image, [Chore(0, tmp_path / "faults")])
+        assert ended == [0]
+        assert not executor._crew.hands[0].images
 
 
 @dataclass(frozen=True)
