@@ -82,13 +82,14 @@ def test_metrics_the_report_and_the_trace_tell_the_same(run):
     sheet, said, _, events, figures = run("kill-0-1-1", "fail-0-2-1")
     assert len(said) == 1
     usage = sheet.usage
+    # The one that was lost may have a successor by then.
+    assert figures.pop("workers_up") in (1, 2)
     assert figures == {
         "tiles_done_total": usage.tiles,
         "tiles_failed_total": 1,
         "network_calls_total": usage.calls,
         "workers_lost_total": 1,
         "batch_fill": pytest.approx(usage.fill),
-        "workers_up": len(sheet.present),
         "backlog": 0,
     }
     assert usage.tiles >= TILES
