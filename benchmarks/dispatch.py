@@ -23,7 +23,8 @@ from tileloom.cluster.agenda import Agenda, Course, Tiles
 from tileloom.cluster.executor import CrewSpec, Description, unheard
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.cluster.tile_actor import Letter, Placed, Told
-from tileloom.cluster.worker import Brief, Outcome, Report, Ticket, Usage
+from tileloom.cluster.usage import Activity, Doing, Usage
+from tileloom.cluster.worker import Brief, Outcome, Report, Ticket
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
@@ -46,12 +47,16 @@ def done(one: Ticket) -> Report:
 class Idle:
     """An actor of the product's form that settles whatever it is given."""
 
-    def __init__(self, make_work: Callable[[], object], drain_url: str | None) -> None:
+    def __init__(self, name: str, make_work: Callable[[], object], drain_url: str | None) -> None:
         self._mailbox: list[Ticket] = []
 
     @ray.method(concurrency_group="control")
     def where(self) -> Placed:
-        return Placed(str(ray.get_runtime_context().get_node_id()))
+        return Placed(str(ray.get_runtime_context().get_node_id()), perf_counter())
+
+    @ray.method(concurrency_group="control")
+    def doing(self) -> Doing:
+        return Doing(Activity.WAITING, 0.0)
 
     @ray.method(concurrency_group="watch")
     def watch(self) -> None:
@@ -68,7 +73,7 @@ class Idle:
     @ray.method(concurrency_group="work")
     def advance(self) -> Told:
         given, self._mailbox = self._mailbox, []
-        return Told([done(one) for one in given], Usage())
+        return Told(Usage(), perf_counter(), [done(one) for one in given])
 
 
 @ray.remote

@@ -96,9 +96,9 @@ def measure(smoke: bool) -> Figures:
                 weave(executor, [warm], Frontier())
                 warm = make_image(Path(folder) / f"warm {perf_counter()}", grid, bands=1, chunk=64)
             alone = seconds(executor, [images.pop()])
-            before = executor.usage
+            before = executor.timesheet.usage
             together = seconds(executor, images)
-            usage = executor.usage
+            usage = executor.timesheet.usage
     finally:
         ray.shutdown()
     tiles, tile_seconds = count * side**2, CALLS * CALL_SECONDS

@@ -139,7 +139,7 @@ class Agenda:
     ) -> None:
         """Nothing is begun yet; the tiles of all courses go through one frontier.
 
-        ``on_reports`` is told of settled tiles once they are committed.
+        ``on_reports`` is told of settled tiles once they are committed, and that it is so where there are none.
         """
         self._coming: Iterator[Course] | None = iter(courses)
         self._frontier = frontier
@@ -269,20 +269,23 @@ class Agenda:
         lost = tuple(other for other in tiles.plan.reads(tile) if other in tiles.degraded) if tiles.degraded else ()
         return Ticket(image, tile, lost, tiles.priors(tile), tiles.paused.get(tile, ""))
 
-    def settle(self, reports: list[Report]) -> None:
-        """Commit settled tiles, then free their dependants, so that none starts on what could be lost."""
+    def settle(self, reports: list[Report]) -> int:
+        """Commit settled tiles, then free their dependants, so that none starts on what could be lost.
+
+        Returns how many came too late: of an image that has ended, workers may still finish what they had begun.
+        """
         groups: dict[int, list[Report]] = {}
-        for report in reports:
-            # Of an image that has ended, workers may still finish what they had begun.
-            if self.knows(report.image):
-                groups.setdefault(report.image, []).append(report)
+        known = [report for report in reports if self.knows(report.image)]
+        for report in known:
+            groups.setdefault(report.image, []).append(report)
         broken = {image: self._committed(self._tiles_left(image), group) for image, group in groups.items()}
-        self._on_reports(reports)
+        self._on_reports(known)
         for image, error in broken.items():
             if error is not None:
                 self._raise(image, error)
             else:
                 self._tiles_settled(image)
+        return len(reports) - len(known)
 
     def _committed(self, step: _TilesLeft, group: Sequence[Report]) -> Exception | None:
         """Commit what an image's tiles came to; the error that keeps the image from going on, if there is one."""

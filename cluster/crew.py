@@ -18,8 +18,8 @@ from ..tiling.frontier import Item
 from .connect import COLOURS, connect, last_line, refuse_silence
 from .executor import CrewSpec, Description, WorkFor
 from .nodes import draining, kinds_of
-from .timesheet import Timesheet
-from .worker import Usage
+from .timesheet import Shift, Timesheet
+from .usage import Activity, Doing
 
 # Seconds after which whoever listens looks up although nothing was heard.
 TICK = 0.5
@@ -27,6 +27,8 @@ TICK = 0.5
 _MANY = 64
 # Seconds without any worker after which that is said, and then again.
 _QUIET = 10.0
+# Seconds of silence after which a worker is asked what it is about, and then again.
+_SILENT = 20.0
 # Seconds that the processes of a dying node may take to go one after the other.
 _GRACE = 0.5
 # The label by which Ray tells nodes apart.
@@ -42,19 +44,26 @@ class Hand:
     """An actor and what it was given: tiles, calls by method and the moment they were made, ``images`` it knows.
 
     ``heard`` and ``used`` are when it last answered and last had something to do, ``leaving`` since when it goes.
+    One that was silent for a while is ``asked`` what it is about, which is ``doing`` until it is heard again.
     """
 
     name: str
     actor: Any
     calls: dict[Any, tuple[str, float]] = field(default_factory=dict)
     held: set[Item] = field(default_factory=set)
-    usage: Usage = field(default_factory=Usage)
-    node: str = ""
+    shift: Shift | None = None
     slots: int = 0
     images: set[int] = field(default_factory=set)
     heard: float = 0.0
     used: float = field(default_factory=monotonic)
     leaving: float | None = None
+    asked: float = 0.0
+    doing: Doing | None = None
+
+    @property
+    def node(self) -> str:
+        """The node it is on; empty words as long as it has no place."""
+        return self.shift.node if self.shift else ""
 
     def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  Ray's own type has no name
         """Start a call; what it comes to is heard later."""
@@ -111,7 +120,7 @@ class Crew:
         self._complaints: set[str] = set()
         self.wanted = 1
         self._needed = self._looked = monotonic()
-        self.gone, self.timesheet = Usage(), Timesheet()
+        self.timesheet = Timesheet()
         self.hands: list[Hand] = []
         self._started = connect(spec)
         try:
@@ -128,6 +137,8 @@ class Crew:
         """End the actors, and Ray if it was started for this job."""
         try:
             for hand in self.hands:
+                if hand.shift:
+                    hand.shift.ended = monotonic()
                 with suppress(RayError, ValueError):
                     ray.kill(hand.actor)
         finally:
@@ -172,19 +183,19 @@ class Crew:
                 yield self._lose(hand, f"a call took more than {self._spec.patience:g} s")
         if monotonic() - self._looked > TICK:
             self._looked = monotonic()
-            self.timesheet.look([hand.node for hand in self.hands if hand.node], kinds_of)
+            self._ask_the_silent()
             self._heed_drains()
             yield from self._let_go()
         self._wait_for_capacity()
 
     def _hired(self) -> Hand:
-        spec = self._spec
+        spec, name = self._spec, f"worker {next(self._numbers)}"
         needs: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus}
         if self._going:
             needs["label_selector"] = {_NODE: f"!in({','.join(sorted(self._going))})"}
         needs["runtime_env"] = {"env_vars": _ENVIRONMENT}
-        actor = self._actor.options(**needs).remote(self._make_work, spec.drain_url)
-        hand = Hand(f"worker {next(self._numbers)}", actor)
+        actor = self._actor.options(**needs).remote(name, self._make_work, spec.drain_url)
+        hand = Hand(name, actor)
         hand.call("where")
         return hand
 
@@ -214,11 +225,13 @@ class Crew:
 
     def _must_go(self, hand: Hand, reason: str) -> None:
         hand.leaving = monotonic()
+        self.timesheet.lost[reason] += 1
         self._say(f"{hand.name} goes and is replaced: {reason}")
 
     def _strike_off(self, hand: Hand, reason: str) -> Lost:
         self.hands.remove(hand)
-        self.gone += hand.usage
+        if hand.shift:
+            hand.shift.ended = monotonic()
         with suppress(RaySystemError):
             # Raised of an actor that was not made yet when its node went.
             ray.kill(hand.actor)
@@ -226,7 +239,9 @@ class Crew:
 
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
         method, _ = hand.calls[call]
-        hand.heard = monotonic()
+        heard = monotonic()
+        if method != "doing":
+            hand.heard, hand.doing = heard, None
         failed: Exception | None = None
         try:
             told = ray.get(call)
@@ -244,7 +259,9 @@ class Crew:
             return
         del hand.calls[call]
         if method == "where":
-            hand.node = told.node
+            hand.shift = Shift(hand.name, told.node)
+            self.timesheet.begin(hand.shift, kinds_of(told.node))
+            hand.shift.told(hand.shift.usage, told.now, heard)
             hand.call("load")
             hand.call("watch")
             self._complain(told.problem)
@@ -255,7 +272,11 @@ class Crew:
                 self._must_go(hand, told.reason)
         elif method == "load":
             self._loaded(hand, told)
+        elif method == "doing":
+            hand.doing = told
         elif method not in ("give", "drain"):
+            if hand.shift and told:
+                hand.shift.told(told.usage, told.now, heard)
             yield Heard(hand, call, told, failed)
 
     def _loaded(self, hand: Hand, description: Description) -> None:
@@ -285,6 +306,8 @@ class Crew:
         self._hiring = monotonic() + (0 if hand.node else TICK)
         self._deaths += alone
         reason = _brief(reason)
+        if hand.leaving is None:
+            self.timesheet.lost[reason] += 1
         if self._deaths > self._spec.restarts:
             raise TileloomError(
                 f"workers died {self._deaths} times, which is more than restarts allows ({self._spec.restarts}); "
@@ -292,6 +315,24 @@ class Crew:
             )
         self._say(f"{hand.name} was lost {'' if alone else 'with its node '}and is replaced: {reason}")
         return replace(self._strike_off(hand, reason), alone=alone)
+
+    def _ask_the_silent(self) -> None:
+        """Ask those that work and have said nothing for a while what they are about."""
+        now = monotonic()
+        for hand in self.hands:
+            if hand.slots and hand.working and now - max(hand.heard, hand.asked) > _SILENT:
+                hand.asked = now
+                hand.call("doing")
+
+    def why(self) -> list[str]:
+        """What workers wait for, and what those are about of whom nothing was heard for a while."""
+        placeless = sum(not hand.node for hand in self.hands)
+        loading = sum(bool(hand.node) and not hand.slots for hand in self.hands)
+        return [
+            *([f"{_workers(placeless)} waiting for a node: {self._lacks()}"] if placeless else []),
+            *([f"{_workers(loading)} loading the network"] if loading else []),
+            *(_silence(hand, hand.doing) for hand in self.hands if hand.doing),
+        ]
 
     def _complain(self, problem: str) -> None:
         """Say of the address that should tell when machines go what is wrong with it, once."""
@@ -316,6 +357,17 @@ class Crew:
             f"each needs {self._spec.cpus:g} CPUs and {self._spec.gpus:g} GPUs, the cluster has "
             f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all"
         )
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def _silence(hand: Hand, doing: Doing) -> str:
+    """What a worker is about that has not been heard for a while."""
+    where = {Activity.READING: " from the store", Activity.WRITING: " to the store"}.get(doing.activity, "")
+    told = f"{hand.name} on node {hand.node[:8]} was {doing.activity}{where} for {doing.seconds:.0f} s when last asked"
+    return f"{told}: {doing.said}" if doing.said else told
 
 
 def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from platform import node
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from ..tiling.errors import lacks_memory
 from ..tiling.frontier import Frontier
 from ..tiling.work import TileWork
 from .agenda import Agenda, Course, Errand
-from .timesheet import Timesheet
-from .worker import Report, Usage, Worker
+from .timesheet import Shift, Timesheet
+from .worker import Report, Worker
 
 WorkFor = Callable[[int | None], Callable[[], TileWork[Any]]]
 """What makes a worker's work with a batch, or with one that it finds where that is None."""
@@ -64,19 +66,21 @@ class Executor(Protocol):
         ...
 
     @property
-    def usage(self) -> Usage:
-        """What its workers did, added up."""
+    def timesheet(self) -> Timesheet:
+        """What its workers did, and how long they and their machines were held."""
         ...
 
-    @property
-    def timesheet(self) -> Timesheet:
-        """How long machines and workers were held for it; none is for work in this process."""
+    def why(self) -> list[str]:
+        """What its workers wait for, a line each."""
         ...
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
     ) -> None:
-        """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
+        """Do all that the courses of images ask for, tiles and chores.
+
+        ``on_reports`` is told of settled tiles, and again and again of none, so that it can see how time passes.
+        """
         ...
 
 
@@ -92,16 +96,18 @@ class LocalExecutor:
         """Drive ``worker``."""
         self._worker = worker
         self.timesheet = Timesheet()
+        began, clock = monotonic() - worker.usage.loading, monotonic() - perf_counter()
+        shift = Shift(worker.name, node(), began, usage=worker.usage, clock=clock)
+        self.timesheet.begin(shift, frozenset({shift.node}))
 
     @property
     def description(self) -> Description:
         """What the worker works with."""
         return describe(self._worker.work)
 
-    @property
-    def usage(self) -> Usage:
-        """What the worker did."""
-        return self._worker.usage
+    def why(self) -> list[str]:
+        """Nothing: the worker is whoever asks."""
+        return []
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
@@ -117,7 +123,7 @@ class LocalExecutor:
                 for image in {ticket.image for ticket in tickets}:
                     worker.open(image, agenda.tiles(image).brief)
                 reports = worker.advance(tickets)
-                agenda.settle(reports)
+                self.timesheet.late += agenda.settle(reports)
                 while agenda.ended:
                     worker.close(agenda.ended.pop())
                 agenda.refuse_standstill()

@@ -20,9 +20,10 @@ from ..tiling.frontier import Frontier, Item
 from .agenda import Agenda, Course, Errand
 from .crew import Crew, Hand, Heard, Lost
 from .executor import CrewSpec, Description, WorkFor, unheard
+from .metrics import Metrics
 from .tile_actor import Letter, RemoteTileActor, Told
 from .timesheet import Timesheet
-from .worker import Outcome, Report, Usage
+from .worker import Outcome, Report
 
 # Calls under way at one hand: one computes, one waits behind it.
 _CALLS = 2
@@ -48,6 +49,7 @@ class RayExecutor:
         """Start the workers; ``say`` is told of losses and of waiting for room."""
         self._crew = Crew(work_for, spec, say=say, actor=actor)
         self._most, self._say = spec.workers, say
+        self._metrics = Metrics()
         self._deaths: Counter[Item] = Counter()
         self._suspects: deque[Item | Errand] = deque()
         self._reserved: Hand | None = None
@@ -76,14 +78,13 @@ class RayExecutor:
         return self._crew.complete
 
     @property
-    def usage(self) -> Usage:
-        """What the workers did, those that are gone included as far as they told."""
-        return sum((hand.usage for hand in self._crew.hands), start=self._crew.gone)
-
-    @property
     def timesheet(self) -> Timesheet:
-        """How long machines and workers were held."""
+        """What workers did, and how long they and their machines were held."""
         return self._crew.timesheet
+
+    def why(self) -> list[str]:
+        """What the workers wait for, a line each."""
+        return self._crew.why()
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
@@ -108,9 +109,12 @@ class RayExecutor:
                         self._done(event, agenda)
                     elif isinstance(event.told, Told):
                         reports += self._told(event.hand, event.told)
-                agenda.settle(reports)
+                self.timesheet.late += agenda.settle(reports)
                 self._forget(agenda)
+                if self._metrics.due:
+                    self._metrics.tell(self.timesheet, backlog=agenda.backlog)
                 agenda.refuse_standstill()
+        self._metrics.tell(self.timesheet, backlog=0)
 
     def _done(self, event: Heard, agenda: Agenda) -> None:
         errand = self._errands.pop(event.call)
@@ -119,7 +123,7 @@ class RayExecutor:
         if event.error is not None:
             agenda.failed(errand, event.error)
         else:
-            agenda.did(errand, event.told)
+            agenda.did(errand, event.told.found)
 
     def _forget(self, agenda: Agenda) -> None:
         """Let the hands forget the images that have come to their end."""
@@ -133,7 +137,6 @@ class RayExecutor:
                 hand.call("give", Letter((), {}, tuple(known)))
 
     def _told(self, hand: Hand, told: Told) -> list[Report]:
-        hand.usage = told.usage
         for report in told.reports:
             item = report.image, report.tile
             hand.held.discard(item)
@@ -157,7 +160,7 @@ class RayExecutor:
             blamed = trial is not None and event.alone and not hand.under_way("give")
         if blamed and isinstance(trial, tuple):
             reason = f"its worker died of it, alone: {event.reason}"
-            return [Report(*trial, Outcome.FAILED, reason=reason)]
+            return [Report(*trial, Outcome.FAILED, reason=reason, worker=hand.name)]
         for errand in errands:
             self._lost_errand(errand, event, agenda, blamed=blamed)
         if event.alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -103,7 +104,7 @@ class Submissions:
             with self._asking():
                 new = self._submit_as(
                     name,
-                    entrypoint=" ".join(["python -m tileloom.jobs.cli run", _JOB, *options]),
+                    entrypoint=f"python -m tileloom.jobs.cli run {shlex.join([_JOB, *options])}",
                     runtime_env=environment,
                     metadata={"output": output},
                     entrypoint_resources=self._driver_resources(),

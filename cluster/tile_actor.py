@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from signal import SIGTERM, signal
 from threading import Event
+from time import perf_counter, time
 from typing import Any
 
 import ray
@@ -16,7 +18,8 @@ from ..tiling.work import TileWork
 from .agenda import Chore
 from .executor import Description, describe
 from .nodes import goes_away
-from .worker import Brief, Report, Ticket, Usage, Worker
+from .usage import Doing, Usage
+from .worker import Brief, Report, Ticket, Worker
 
 # Seconds between two questions to the machine whether it will be taken away.
 _ASK = 1.0
@@ -26,9 +29,10 @@ _PAUSE = 0.05
 
 @dataclass(frozen=True)
 class Placed:
-    """The node that an actor is on, and what is wrong with the address that should tell when it goes."""
+    """The node that an actor is on, its clock, and what is wrong with the address that should tell when it goes."""
 
     node: str
+    now: float
     problem: str = ""
 
 
@@ -42,10 +46,12 @@ class Warned:
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker settled, and all that it has done so far."""
+    """What a worker settled, or ``found`` by a task; all that it has done so far, and its clock as it tells."""
 
-    reports: list[Report]
     usage: Usage
+    now: float
+    reports: Sequence[Report] = ()
+    found: Any = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,15 @@ class TileActor:
     Calls of ``work`` compute, those of ``control`` never wait, that of ``watch`` comes back when the actor must go.
     """
 
-    def __init__(self, make_work: Callable[[], TileWork[Any]], drain_url: str | None = None) -> None:
+    def __init__(self, name: str, make_work: Callable[[], TileWork[Any]], drain_url: str | None = None) -> None:
         """Nothing yet: what goes wrong while the network is loaded is told by the first call."""
-        self._make_work, self._drain_url = make_work, drain_url
+        self._name, self._make_work, self._drain_url = name, make_work, drain_url
         self._worker: Worker[Any] | None = None
         self._leaving = Event()
         signal(SIGTERM, lambda *_: self._leaving.set())
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
+        self._last_word = _LastWord(logging.WARNING)
+        logging.getLogger("tileloom").addHandler(self._last_word)
 
     @ray.method(concurrency_group="control")
     def where(self) -> Placed:
@@ -79,8 +87,15 @@ class TileActor:
             if self._drain_url:
                 goes_away(self._drain_url)
         except OSError as error:
-            return Placed(node, f"{self._drain_url} does not tell whether a machine goes: {error}")
-        return Placed(node)
+            return Placed(node, perf_counter(), f"{self._drain_url} does not tell whether a machine goes: {error}")
+        return Placed(node, perf_counter())
+
+    @ray.method(concurrency_group="control")
+    def doing(self) -> Doing:
+        """What it is about, since when, and what it logged of that: of a store that it waits for."""
+        doing = self._loaded.doing
+        last = self._last_word.record
+        return replace(doing, said=last.getMessage()) if last and time() - last.created < doing.seconds else doing
 
     @ray.method(concurrency_group="control")
     def drain(self) -> None:
@@ -100,7 +115,7 @@ class TileActor:
     @ray.method(concurrency_group="work")
     def load(self) -> Description:
         """Load the network; tells what a job has to know of its work."""
-        self._worker = Worker(self._make_work)
+        self._worker = Worker(self._make_work, name=self._name)
         return describe(self._worker.work)
 
     @ray.method(concurrency_group="control")
@@ -113,12 +128,13 @@ class TileActor:
         """Step the running batch until at least one tile is settled."""
         worker = self._loaded
         reports = worker.advance(self._mail(_PAUSE) if not worker.busy else (), self._mail, self._leaving.is_set)
-        return Told(reports, replace(worker.usage))
+        return Told(replace(worker.usage), perf_counter(), reports)
 
     @ray.method(concurrency_group="work")
-    def do(self, image: int, task: Chore, brief: Brief | None) -> Any:  # noqa: ANN401  whatever the chore finds
+    def do(self, image: int, task: Chore, brief: Brief | None) -> Told:
         """Do a task that is no tile."""
-        return self._loaded.do(image, task, brief)
+        found = self._loaded.do(image, task, brief)
+        return Told(replace(self._loaded.usage), perf_counter(), found=found)
 
     @property
     def _loaded(self) -> Worker[Any]:
@@ -143,6 +159,16 @@ class TileActor:
         for image, brief in letter.briefs.items():
             self._loaded.open(image, brief)
         return letter.tickets
+
+
+class _LastWord(logging.Handler):
+    """Keeps the last record of the log."""
+
+    record: logging.LogRecord | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.record = record
 
 
 _GROUPS = {"work": 1, "control": 1, "watch": 1}

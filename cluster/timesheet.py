@@ -1,51 +1,98 @@
-"""How long a job held machines and workers, and what that costs."""
+"""What a job's workers did, how long they and their machines were held, and what that costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
+
+from .usage import Usage
 
 HOUR = 3600.0
 
 
-@dataclass
-class Held:
-    """A machine that workers of the job were on: all its names for what it is, and for how many seconds."""
+@dataclass(eq=False)
+class Shift:
+    """A worker's time with a job, from when it had its place to its end, by the driver's clock; None: still there.
 
-    kinds: frozenset[str]
-    seconds: float = 0.0
+    ``usage`` is what it told last, by its own clock. ``clock`` is what makes the driver's time of the worker's own:
+    the least that any of its answers was heard later than it was given, which is too much by that answer's way.
+    """
+
+    name: str
+    node: str = ""
+    began: float = field(default_factory=monotonic)
+    ended: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    clock: float = inf
+
+    @property
+    def seconds(self) -> float:
+        """How long it was there."""
+        return (monotonic() if self.ended is None else self.ended) - self.began
+
+    @property
+    def waiting(self) -> float:
+        """Seconds in which it did nothing that it told of."""
+        return max(0.0, self.seconds - self.usage.busy)
+
+    def told(self, usage: Usage, given: float, heard: float) -> None:
+        """An answer that was given at this time of the worker's, and heard at that of the driver's."""
+        self.usage = usage
+        self.clock = min(self.clock, heard - given)
 
 
 @dataclass
 class Timesheet:
-    """Machines by their ids, and the seconds of all workers, from when each had its place to its end."""
+    """The shifts of all workers, what their machines are, why workers were lost and how often, and what came too late.
 
-    nodes: dict[str, Held] = field(default_factory=dict)
-    worker_seconds: float = 0.0
-    _looked: float = field(default_factory=monotonic)
+    ``kinds`` are all names that a machine has for what it is, by its id.
+    """
 
-    def look(self, places: Iterable[str], kinds: Callable[[str], frozenset[str]]) -> None:
-        """Add the time since the last look; ``places`` are the machines of the workers, one for each."""
-        now, places = monotonic(), list(places)
-        passed, self._looked = now - self._looked, now
-        self.worker_seconds += passed * len(places)
-        for node in set(places):
-            if node not in self.nodes:
-                self.nodes[node] = Held(kinds(node))
-            self.nodes[node].seconds += passed
+    shifts: list[Shift] = field(default_factory=list)
+    kinds: dict[str, frozenset[str]] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+
+    def begin(self, shift: Shift, kinds: frozenset[str]) -> None:
+        """A worker has its place on a machine of these kinds."""
+        self.shifts.append(shift)
+        self.kinds[shift.node] = kinds
 
     @property
-    def node_seconds(self) -> float:
-        """Seconds that machines had a worker, added up."""
-        return sum(held.seconds for held in self.nodes.values())
+    def present(self) -> list[Shift]:
+        """The shifts of those who are there."""
+        return [shift for shift in self.shifts if shift.ended is None]
+
+    @property
+    def usage(self) -> Usage:
+        """What all workers did, those that are gone included as far as they told."""
+        return sum((shift.usage for shift in self.shifts), start=Usage())
+
+    @property
+    def worker_seconds(self) -> float:
+        """Seconds of all workers."""
+        return sum(shift.seconds for shift in self.shifts)
+
+    @property
+    def held(self) -> dict[str, float]:
+        """Seconds in which each machine had a worker, by its id."""
+        seconds: dict[str, float] = {}
+        until: dict[str, float] = {}
+        for shift in sorted(self.shifts, key=lambda shift: shift.began):
+            since, ended = max(shift.began, until.get(shift.node, 0.0)), shift.began + shift.seconds
+            seconds[shift.node] = seconds.get(shift.node, 0.0) + max(0.0, ended - since)
+            until[shift.node] = max(since, ended)
+        return seconds
 
     def cost(self, prices: Mapping[str, float]) -> float | None:
         """What the machines cost by prices an hour, the first that names a machine; None where none names it."""
         total = 0.0
-        for held in self.nodes.values():
-            price = next((price for kind, price in prices.items() if kind in held.kinds), None)
+        for node, seconds in self.held.items():
+            price = next((price for kind, price in prices.items() if kind in self.kinds[node]), None)
             if price is None:
                 return None
-            total += price * held.seconds / HOUR
+            total += price * seconds / HOUR
         return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from time import perf_counter
@@ -16,6 +16,7 @@ from ..tiling.cache import ChunkCache
 from ..tiling.errors import CorruptChunk, OutOfMemory, TileFailed, TileloomError, lacks_memory
 from ..tiling.paused import Paused, load_paused, save_paused
 from ..tiling.work import Floats, TileInputs, TileWork
+from .usage import Activity, Doing, Stopwatch, Usage
 
 S = TypeVar("S")
 Given = TypeVar("Given")
@@ -70,6 +71,8 @@ class Outcome(StrEnum):
 class Report:
     """A settled ticket: digest of the inputs, hash of the output, or why it failed; calls and seconds it took.
 
+    ``began`` is a time by the clock of the ``worker``, of whose seconds some went into ``reading`` and ``writing``.
+
     BROKEN is no fault of the tile: its image cannot be read or written, which ``error`` tells. PAUSED is saved on
     its way, and ``output`` the hash of that; RETURNED begins anew, for what reason there may be. ``spared`` are calls
     that it did not need, since it was saved with them behind it.
@@ -84,8 +87,11 @@ class Report:
     error: Exception | None = None
     calls: int = 0
     spared: int = 0
-    seconds: float = 0.0
+    worker: str = ""
     began: float = 0.0
+    seconds: float = 0.0
+    reading: float = 0.0
+    writing: float = 0.0
 
     @property
     def finished(self) -> bool:
@@ -99,37 +105,27 @@ class _Flight(Generic[S]):
     inputs: str
     state: S
     began: float
+    reading: float
     spared: int
     calls: int = 0
 
-
-@dataclass
-class Usage:
-    """What a worker did: network calls, how many slots they could have filled, and where its seconds went."""
-
-    calls: int = 0
-    offered: int = 0
-    reading: float = 0.0
-    computing: float = 0.0
-    writing: float = 0.0
-
     @property
-    def fill(self) -> float:
-        """The share of offered batch slots that held a tile."""
-        return self.calls / self.offered if self.offered else 0.0
-
-    def __add__(self, other: Usage) -> Usage:
-        """What two workers did."""
-        return Usage(*(getattr(self, own.name) + getattr(other, own.name) for own in fields(self)))
+    def past(self) -> dict[str, Any]:
+        """What there is to report of its way."""
+        return {"began": self.began, "reading": self.reading, "spared": self.spared, "calls": self.calls}
 
 
 class Worker(Generic[S]):
     """Restores tiles of any images in one running batch."""
 
-    def __init__(self, make_work: Callable[[], TileWork[S]], *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, make_work: Callable[[], TileWork[S]], *, name: str = "worker 1", cache_bytes: int = CACHE_BYTES
+    ) -> None:
         """Load the network."""
+        self._watch = Stopwatch()
+        self.name = name
         self.work = make_work()
-        self.usage = Usage()
+        self._watch.turn(Activity.WAITING)
         self._cache_bytes = cache_bytes
         self._cache = ChunkCache(cache_bytes)
         self._flights: list[_Flight[S]] = []
@@ -149,6 +145,16 @@ class Worker(Generic[S]):
         self._waiting = deque(ticket for ticket in self._waiting if ticket.image != image)
 
     @property
+    def usage(self) -> Usage:
+        """What it has done so far."""
+        return self._watch.usage
+
+    @property
+    def doing(self) -> Doing:
+        """What it is about; another thread may ask."""
+        return self._watch.doing
+
+    @property
     def free(self) -> int:
         """Tickets the running batch has room for."""
         return self.work.slots - len(self._flights)
@@ -166,10 +172,14 @@ class Worker(Generic[S]):
 
     def do(self, image: int, task: Callable[..., Made], brief: Brief | None) -> Made:
         """Do a task that is no tile: with the image opened, or without one where there is no brief of it."""
-        if brief is None:
-            return task()
-        self.open(image, brief)
-        return task(self.access(image))
+        self._watch.turn(Activity.CHORES)
+        try:
+            if brief is None:
+                return task()
+            self.open(image, brief)
+            return task(self.access(image))
+        finally:
+            self._watch.turn(Activity.WAITING)
 
     def advance(
         self,
@@ -182,8 +192,14 @@ class Worker(Generic[S]):
         Tickets beyond the free slots wait their turn. Before each step ``more`` is asked for tickets that have
         come in the meantime, and ``leaving`` whether the worker has to go, and to :meth:`pause`.
         """
-        reports: list[Report] = []
         self._waiting.extend(tickets)
+        try:
+            return self._advanced(more, leaving)
+        finally:
+            self._watch.turn(Activity.WAITING)
+
+    def _advanced(self, more: Callable[[], Sequence[Ticket]], leaving: Callable[[], bool]) -> list[Report]:
+        reports: list[Report] = []
         while True:
             # First asked, then added: images may be closed meanwhile, and that makes a new queue.
             arrived = more()
@@ -199,45 +215,47 @@ class Worker(Generic[S]):
 
     def pause(self) -> list[Report]:
         """Save the tiles in flight on their way and return all others; the worker then holds none."""
+        self._watch.turn(Activity.WRITING)
         flights, waiting = self._flights, self._waiting
         self._flights, self._waiting = [], deque()
-        returned = [Report(ticket.image, ticket.tile, Outcome.RETURNED) for ticket in waiting]
+        returned = [Report(ticket.image, ticket.tile, Outcome.RETURNED, worker=self.name) for ticket in waiting]
         return [self._paused(flight) for flight in flights] + returned
 
     def _paused(self, flight: _Flight[S]) -> Report:
-        ticket, began, calls = flight.ticket, flight.began, flight.calls
-        if not calls:
-            return self._report(ticket, Outcome.RETURNED, began)
+        ticket, past = flight.ticket, flight.past | {"spared": 0}
+        if not flight.calls:
+            return self._report(ticket, Outcome.RETURNED, **past)
         try:
             packed = self.work.pack(flight.state)
-            paused = Paused(flight.inputs, self.work.numeric_class, flight.spared + calls, packed)
+            paused = Paused(flight.inputs, self.work.numeric_class, flight.spared + flight.calls, packed)
             saved = save_paused(self._root(ticket), ticket.tile, paused)
         except Exception as error:
             # On a machine that is about to end anything may fail, and the tile can still be done elsewhere.
-            reason = f"{type(error).__name__}: {error}"
-            return self._report(ticket, Outcome.RETURNED, began, reason=reason, calls=calls)
-        return self._report(ticket, Outcome.PAUSED, began, inputs=flight.inputs, output=saved, calls=calls)
+            return self._report(ticket, Outcome.RETURNED, reason=f"{type(error).__name__}: {error}", **past)
+        return self._report(ticket, Outcome.PAUSED, inputs=flight.inputs, output=saved, **past)
 
     def _root(self, ticket: Ticket) -> str:
         return self._briefs[ticket.image].plan.root
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
-        began = perf_counter()
+        began = self._watch.turn(Activity.READING)
         try:
             inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
             digest = inputs.digest(self._briefs[ticket.image].settings)
             inherited = self._inherit(ticket, digest)
             paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         except Exception as error:
-            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error))
-        self.usage.reading += perf_counter() - began
+            return self._report(ticket, Outcome.BROKEN, began=began, error=_told_of(error))
+        reading = self._watch.turn(Activity.COMPUTING) - began
         if inherited:
-            return self._report(ticket, Outcome.INHERITED, began, inputs=digest, output=inherited)
+            return self._report(
+                ticket, Outcome.INHERITED, began=began, reading=reading, inputs=digest, output=inherited
+            )
         state, spared = self._begun(inputs, digest, paused)
         if isinstance(state, TileFailed):
-            return self._report(ticket, Outcome.FAILED, began, reason=str(state))
-        self._flights.append(_Flight(ticket, digest, state, began, spared))
+            return self._report(ticket, Outcome.FAILED, began=began, reading=reading, reason=str(state))
+        self._flights.append(_Flight(ticket, digest, state, began, reading, spared))
         return None
 
     def _begun(self, inputs: TileInputs, digest: str, paused: Paused | None) -> tuple[S | TileFailed, int]:
@@ -255,16 +273,13 @@ class Worker(Generic[S]):
         return ""
 
     def _step(self) -> list[Report]:
-        began = perf_counter()
+        self._watch.turn(Activity.COMPUTING)
         flights = self._flights
         states = self._stepped(flights)
         self.usage.calls += len(flights)
         self.usage.offered += self.work.slots
-        computed = perf_counter()
-        self.usage.computing += computed - began
         ended = [self._ended(flight, state) for flight, state in zip(flights, states, strict=True)]
         self._flights = [flight for flight, report in zip(flights, ended, strict=True) if report is None]
-        self.usage.writing += perf_counter() - computed
         return [report for report in ended if report]
 
     def _ended(self, flight: _Flight[S], state: S | TileFailed) -> Report | None:
@@ -278,14 +293,17 @@ class Worker(Generic[S]):
         else:
             flight.state = state
             return None
-        ticket, began, made = flight.ticket, flight.began, {"calls": flight.calls, "spared": flight.spared}
+        ticket, past = flight.ticket, flight.past
         if isinstance(window, TileFailed):
-            return self._report(ticket, Outcome.FAILED, began, reason=str(window), **made)
+            return self._report(ticket, Outcome.FAILED, reason=str(window), **past)
+        since = self._watch.turn(Activity.WRITING)
         try:
             output = self.access(ticket.image).write(ticket.tile, window)
         except Exception as error:
-            return self._report(ticket, Outcome.BROKEN, began, error=_told_of(error), **made)
-        return self._report(ticket, Outcome.DONE, began, inputs=flight.inputs, output=output, **made)
+            return self._report(ticket, Outcome.BROKEN, error=_told_of(error), **past)
+        finally:
+            now = self._watch.turn(Activity.COMPUTING)
+        return self._report(ticket, Outcome.DONE, inputs=flight.inputs, output=output, writing=now - since, **past)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:
         """Every flight's next state. Where a batch fails as a whole, each one is tried alone: one must be at fault."""
@@ -328,9 +346,11 @@ class Worker(Generic[S]):
                 "lower batch or lanes, or choose a smaller tile"
             ) from error
 
-    @staticmethod
-    def _report(ticket: Ticket, outcome: Outcome, began: float, **facts: Any) -> Report:  # noqa: ANN401
-        return Report(ticket.image, ticket.tile, outcome, seconds=perf_counter() - began, began=began, **facts)
+    def _report(self, ticket: Ticket, outcome: Outcome, *, began: float, **facts: Any) -> Report:  # noqa: ANN401
+        self.usage.tiles += outcome in (Outcome.DONE, Outcome.INHERITED)
+        self.usage.failures += outcome is Outcome.FAILED
+        seconds = perf_counter() - began
+        return Report(ticket.image, ticket.tile, outcome, worker=self.name, began=began, seconds=seconds, **facts)
 
 
 def _told_of(error: Exception) -> Exception:

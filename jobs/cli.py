@@ -17,6 +17,7 @@ import click
 
 from .. import __version__
 from ..tiling.errors import TileloomError
+from .logs import log, wants_json
 
 # Name: where it is made, and what it does.
 COMMANDS = {
@@ -89,10 +90,9 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     words = list(sys.argv[1:] if args is None else args)
-    debug = False
+    context: click.Context | None = None
     try:
         with _termination(), tileloom.make_context("tileloom", words) as context:
-            debug = context.params["debug"]
             tileloom.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -102,12 +102,12 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
     except KeyboardInterrupt as stop:
-        _say("stopped", stop)
+        _say("warning", "stopped", stop, context)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except Exception as error:
-        if debug:
+        if context and context.params["debug"]:
             traceback.print_exc()
-        _say(f"error: {_sentence(error)}", error)
+        _say("error", _sentence(error), error, context)
         return _exit_code(error)
     return 0
 
@@ -134,9 +134,13 @@ def _line(text: str) -> str:
     return " ".join(line.strip() for line in text.splitlines())
 
 
-def _say(text: str, error: BaseException) -> None:
+def _say(level: str, text: str, error: BaseException, context: click.Context | None) -> None:
     """One line to stderr: what happened, and what a command noted on how to go on."""
-    click.echo("; ".join([text, *getattr(error, "__notes__", ())]), err=True)
+    told = "; ".join([text, *getattr(error, "__notes__", ())])
+    if context and wants_json(context):
+        log(level, "end", message=told)
+    else:
+        click.echo(f"error: {told}" if level == "error" else told, err=True)
 
 
 @contextmanager

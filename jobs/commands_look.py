@@ -42,11 +42,13 @@ from .look import (
     verify_archive,
     verify_output,
 )
+from .now import read_now
 from .options import trust_model
 from .progress import Terminal
 from .spec import JobSpec
 from .state import begun_at
 from .submitted import cluster_at, named, output_at, told
+from .why import why
 
 _UNSEEN = "the output is not to be seen from here, or not begun yet"
 MOST_NAMED = 20
@@ -79,27 +81,35 @@ def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
 @click.command(
     epilog=example(
         "tileloom status scene.zarr",
+        "tileloom status scene.zarr --why",
         "tileloom status scene.zarr --json",
         "tileloom status job.yaml --address http://127.0.0.1:8265",
     ),
 )
 @click.argument("target")
 @click.option("--address", metavar="ADDRESS", help="Ask this cluster, too, how TARGET does that was submitted to it.")
+@click.option("--why", "ask_why", is_flag=True, help="Say what unfinished tiles wait for, or that nobody runs them.")
 @as_json
-def status(*, target: str, address: str | None, as_json: bool) -> None:
+def status(*, target: str, address: str | None, ask_why: bool, as_json: bool) -> None:
     """Say how far TARGET has come: the output of a job, its job file, or the id of a submission.
 
     Lists degraded tiles, of which one makes the exit code 1; of an archive, the images that failed or have some. A run
     may be going on. All is read from the output itself, which needs no cluster; with an address, an output that is not
-    to be seen from here is left out.
+    to be seen from here is left out. What tiles wait for is told by the run itself, every few seconds.
     """
     submission = named(target, cluster_at(address)) if address else None
     output = place(submission.output) if submission else output_at(target)
-    found = None if submission and not _seen(output) else _status_of(output)
+    begun = _seen(output)
+    # A run that waits for its first worker has begun nothing yet.
+    reason = why(output) if ask_why and (begun or read_now(output)) else None
+    found = _status_of(output) if begun or not (submission or reason) else None
     if as_json:
-        _print(({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {}))
+        parts = ({"submission": asdict(submission)} if submission else {}) | (found.as_json() if found else {})
+        _print(parts | ({"why": reason.as_json()} if reason else {}))
     else:
-        _print(chain([told(submission)] if submission else [], _lines(found) if found else [_UNSEEN]))
+        unseen = [] if reason else [_UNSEEN]
+        lines = chain([told(submission)] if submission else [], _lines(found) if found else unseen)
+        _print(chain(lines, reason.lines() if reason else []))
     if found and found.troubled:
         click.get_current_context().exit(1)
 

@@ -11,21 +11,23 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.patience import impatient
 from .archive import Archive, load
 from .commands_look import MOST_NAMED, example, print_plan
+from .logs import log_json
 from .look import job_at
 from .options import cluster_options, job_of, job_options, on_cluster, trust_model
-from .progress import Terminal
+from .progress import watching
 from .spec import JobSpec
 from .state import begun_at
+from .timeline import Timeline
 
 if TYPE_CHECKING:
-    from .course import Held, Summary
+    from .course import Summary
     from .run_archive import ArchiveSummary
+    from .workforce import Workforce
 
 # Loads torch: only once a job has been read, so that help and refusals come at once.
 RUNNER, ARCHIVE_RUNNER = ".run", ".run_archive"
@@ -35,6 +37,11 @@ redo = click.option(
     type=click.Choice(["stale", "failed"]),
     help="stale: redo what a change of job, input or mask makes stale, and keep the rest. "
     "failed: run degraded tiles again.",
+)
+timeline = click.option(
+    "--timeline",
+    metavar="FILE",
+    help="Write to FILE which worker did which tile and when, as a trace for ui.perfetto.dev or chrome://tracing.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and progress to stderr.")
 
@@ -52,12 +59,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @job_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
 @redo
+@timeline
+@log_json
 @trust_model
 @as_json
 def restore(
     *,
     dry_run: bool,
     redo: str | None,
+    timeline: str | None,
     trust_model: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401  every key of a job
@@ -70,7 +80,7 @@ def restore(
     if dry_run:
         print_plan(spec, trusted=trust_model, as_json=as_json)
     else:
-        _run(spec, redo or "nothing", trusted=trust_model, as_json=as_json)
+        _go(spec, {}, redo or "nothing", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -81,15 +91,25 @@ def restore(
 @click.argument("job")
 @cluster_options
 @redo
+@timeline
+@log_json
 @trust_model
 @as_json
-def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
+def run(
+    *,
+    job: str,
+    redo: str | None,
+    timeline: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **cluster: Any,  # noqa: ANN401  keys
+) -> None:
     """Run the job of the file JOB, or go on with it where it was stopped.
 
     A job with a manifest restores all images of that; rows may be added, and images that have ended are not run again.
     A job that differs from the one that began its output is refused, and the difference is named.
     """
-    _go(load(job), cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
+    _go(load(job), cluster, redo or "nothing", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -98,9 +118,19 @@ def run(*, job: str, redo: str | None, trust_model: bool, as_json: bool, **clust
 @click.argument("target")
 @cluster_options
 @redo
+@timeline
+@log_json
 @trust_model
 @as_json
-def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
+def resume(
+    *,
+    target: str,
+    redo: str | None,
+    timeline: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **cluster: Any,  # noqa: ANN401  keys
+) -> None:
     """Go on with TARGET: a job file, or the output of a job.
 
     A job that was submitted to a cluster goes on when it is submitted again.
@@ -108,55 +138,58 @@ def resume(*, target: str, redo: str | None, trust_model: bool, as_json: bool, *
     job = job_at(target)
     if not begun_at(job.output):
         raise InputError(f"{job.output} was not begun yet: start it with `tileloom run {quote(target)}`")
-    _go(job, cluster, redo or "nothing", trusted=trust_model, as_json=as_json)
+    _go(job, cluster, redo or "nothing", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(epilog=example("tileloom retry scene.zarr"))
 @click.argument("output")
 @cluster_options
+@timeline
+@log_json
 @trust_model
 @as_json
-def retry(*, output: str, trust_model: bool, as_json: bool, **cluster: Any) -> None:  # noqa: ANN401  keys
+def retry(
+    *,
+    output: str,
+    timeline: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **cluster: Any,  # noqa: ANN401  keys
+) -> None:
     """Run the degraded tiles of OUTPUT again, and whatever they made stale, and publish it anew.
 
     Tiles whose working array is damaged are run again too, and damaged files of the result are replaced. Of an
     archive, all images are run that failed or have degraded tiles. On a cluster, `tileloom submit --redo failed` does
     the same.
     """
-    _go(job_at(output), cluster, "failed", trusted=trust_model, as_json=as_json)
+    _go(job_at(output), cluster, "failed", timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
-def _go(job: JobSpec | Archive, cluster: dict[str, Any], redo: str, *, trusted: bool, as_json: bool) -> None:
+def _go(
+    job: JobSpec | Archive, cluster: dict[str, Any], redo: str, *, timeline: str | None, trusted: bool, as_json: bool
+) -> None:
+    """Run a job and say what it came to; exit code 1 unless all of it is whole."""
     wanted = on_cluster(job, cluster)
-    if isinstance(wanted, Archive):
-        _run_archive(wanted, redo, trusted=trusted, as_json=as_json)
-    else:
-        _run(wanted, redo, trusted=trusted, as_json=as_json)
-
-
-def _run_archive(archive: Archive, redo: str, *, trusted: bool, as_json: bool) -> None:
-    """Run an archive and say what it came to; exit code 1 unless every image is whole."""
-    with _resumable(archive):
-        runner = import_module(ARCHIVE_RUNNER, __package__)
-        with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
-            summary: ArchiveSummary = runner.run_archive(
-                archive, watcher, redo=runner.Redo[redo.upper()], trusted=trusted
-            )
-    _print(summary.as_json() if as_json else _archive_lines(summary))
+    with _resumable(wanted), _drawn(timeline) as drawn:
+        runner = import_module(ARCHIVE_RUNNER if isinstance(wanted, Archive) else RUNNER, __package__)
+        run = runner.run_archive if isinstance(wanted, Archive) else runner.run_job
+        # Libraries print what they like; on stdout there is the result and nothing else.
+        with watching() as watcher, redirect_stdout(sys.stderr):
+            summary = run(wanted, watcher, redo=runner.Redo[redo.upper()], timeline=drawn, trusted=trusted)
+    lines = _archive_lines if isinstance(wanted, Archive) else _lines
+    _print(summary.as_json() if as_json else lines(summary))
     if not summary.whole:
         click.get_current_context().exit(1)
 
 
-def _run(spec: JobSpec, redo: str, *, trusted: bool, as_json: bool) -> None:
-    """Run a job and say what it came to; exit code 1 if a tile is degraded."""
-    with _resumable(spec):
-        runner = import_module(RUNNER, __package__)
-        # Libraries print what they like; on stdout there is the result and nothing else.
-        with Terminal(Console(stderr=True)) as watcher, redirect_stdout(sys.stderr):
-            summary: Summary = runner.run_job(spec, watcher, redo=runner.Redo[redo.upper()], trusted=trusted)
-    _print(summary.as_json() if as_json else _lines(summary))
-    if summary.degraded:
-        click.get_current_context().exit(1)
+@contextmanager
+def _drawn(timeline: str | None) -> Iterator[Timeline | None]:
+    """The timeline that was asked for, if one was."""
+    if timeline is None:
+        yield None
+        return
+    with Timeline(timeline) as drawn:
+        yield drawn
 
 
 def _print(what: dict[str, Any] | Iterator[str]) -> None:
@@ -170,7 +203,7 @@ def _archive_lines(summary: ArchiveSummary) -> Iterator[str]:
         f"{len(summary.failed)} failed; in this run {summary.tiles} tiles, {summary.calls} network calls, "
         f"{summary.seconds:.1f} s"
     )
-    yield from _workers(summary.held, saved=summary.calls_saved)
+    yield from _workers(summary.workforce, saved=summary.calls_saved)
     for how, images in (("degraded", summary.degraded), ("failed", summary.failed), ("stopped", summary.stopped)):
         yield from (f"{how}: {image}" for image in images[:MOST_NAMED])
         if len(images) > MOST_NAMED:
@@ -188,7 +221,8 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"{report.done} tiles restored, {report.inherited} taken over, {len(summary.degraded)} degraded; "
         f"{summary.calls} network calls, {summary.seconds:.1f} s"
     )
-    yield from _workers(summary.held, saved=report.spared)
+    if summary.workforce:
+        yield from _workers(summary.workforce, saved=report.spared)
     for tile in summary.degraded:
         yield f"degraded: {tile}"
     if summary.degraded:
@@ -196,14 +230,11 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield f"result: {summary.output}"
 
 
-def _workers(held: Held, *, saved: int) -> Iterator[str]:
-    """What workers took and saved, where there were any."""
+def _workers(force: Workforce, *, saved: int) -> Iterator[str]:
+    """What workers did and saved."""
     if saved:
         yield f"{saved} network calls saved: tiles of workers that had to go went on from where they were"
-    if held.idle_share is not None:
-        cost = "" if held.cost is None else f", cost {held.cost:.2f}"
-        times = f"{held.worker_seconds:.0f} s on {held.node_seconds:.0f} s of machines"
-        yield f"workers: {times}, {held.idle_share:.0%} idle{cost}"
+    yield from force.lines()
 
 
 def _may_go_on(job: JobSpec | Archive) -> bool:

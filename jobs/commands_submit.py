@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from os import path
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from ..cluster.submission import Submission
 from ..tiling.errors import InputError, TileloomError
 from .archive import Archive, load
 from .commands_look import as_json, example
-from .commands_run import redo
+from .commands_run import redo, timeline
+from .logs import log_json, wants_json
 from .options import CLUSTER_ADDRESS, on_cluster, trust_model, worker_options
 from .submitted import at, cluster_at, how_to_follow, named, told
 
@@ -45,6 +47,8 @@ follow = click.option("--follow", "-f", is_flag=True, help="Print what it writes
 @follow
 @worker_options
 @redo
+@timeline
+@log_json
 @trust_model
 @as_json
 def submit(
@@ -53,6 +57,7 @@ def submit(
     address: str | None,
     follow: bool,
     redo: str | None,
+    timeline: str | None,
     trust_model: bool,
     as_json: bool,
     **cluster: Any,  # noqa: ANN401  keys
@@ -67,7 +72,12 @@ def submit(
     if shared.cluster.workers is None:
         raise InputError(f"{job} does not say how many workers it wants: add cluster.workers, or --cluster-workers 8")
     wanted = on_cluster(wanted, {CLUSTER_ADDRESS: "auto"})
-    options = [*(["--redo", redo] if redo else []), *(["--trust-model"] if trust_model else [])]
+    options = [
+        *(["--redo", redo] if redo else []),
+        *(["--timeline", path.abspath(timeline)] if timeline else []),
+        *(["--log-json"] if wants_json(click.get_current_context()) else []),
+        *(["--trust-model"] if trust_model else []),
+    ]
     submissions = cluster_at(address)
     found, new = submissions.submit(wanted.digest, yaml.safe_dump(wanted.text()), options, output=str(wanted.output))
     if redo and not new:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 from time import perf_counter
 from typing import Any
@@ -26,6 +26,7 @@ from .phases import Phase, prepare, publish, restore
 from .progress import Watcher
 from .spec import JobSpec, changed
 from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, settings_bytes
+from .workforce import Workforce
 
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
@@ -39,32 +40,8 @@ class Redo(Flag):
 
 
 @dataclass(frozen=True)
-class Held:
-    """Seconds of machines and workers until now, the workers' idle share, and the cost where prices tell it."""
-
-    node_seconds: float
-    worker_seconds: float
-    idle_share: float | None
-    cost: float | None
-
-    def as_json(self) -> dict[str, float | None]:
-        """The figures as plain JSON."""
-        return {name: value if value is None else round(value, 4) for name, value in asdict(self).items()}
-
-
-def held_by(executor: Executor, prices: Mapping[str, float] | None) -> Held:
-    """What a job's workers held until now."""
-    sheet, usage = executor.timesheet, executor.usage
-    if not sheet.worker_seconds:
-        return Held(0.0, 0.0, None, None)
-    busy = usage.reading + usage.computing + usage.writing
-    idle = max(0.0, 1 - busy / sheet.worker_seconds)
-    return Held(sheet.node_seconds, sheet.worker_seconds, idle, sheet.cost(prices or {}))
-
-
-@dataclass(frozen=True)
 class Summary:
-    """What a run came to."""
+    """What a run came to; in an archive, whose workers do all its images, one image's has no ``workforce``."""
 
     output: Place
     bill: Bill
@@ -74,7 +51,12 @@ class Summary:
     calls_per_tile: int
     fill: float
     seconds: float
-    held: Held
+    workforce: Workforce | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every tile is restored."""
+        return not self.degraded
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
@@ -90,7 +72,7 @@ class Summary:
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
-            **self.held.as_json(),
+            **(self.workforce.as_json() if self.workforce else {}),
         }
 
 
@@ -150,15 +132,19 @@ def image_course(
         degraded=degraded,
         calls=report.calls,
         calls_per_tile=compiled.calls_per_tile,
-        fill=executor.usage.fill,
+        fill=executor.timesheet.usage.fill,
         seconds=perf_counter() - began,
-        held=held_by(executor, spec.cluster.prices),
     )
-    write_json(output / HIDDEN / "report.json", summary.as_json())
+    save_report(summary)
     state.tidy()
     if not spec.keep_scratch and not degraded:
         state.drop_scratch(ledger)
     return summary
+
+
+def save_report(summary: Summary) -> None:
+    """Put a summary beside the result."""
+    write_json(summary.output / HIDDEN / "report.json", summary.as_json())
 
 
 def _parts(compiled: Compiled, digests: Digests, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:

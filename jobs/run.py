@@ -17,12 +17,15 @@ from ..tiling.place import place
 from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
-from .course import Redo, Summary, digests_of, image_course, networks_of
+from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
 from .forecast import bill_of, workers_a_device
+from .lookout import Lookout
 from .phases import OnReports, new_frontier
 from .progress import Watcher
 from .spec import JobSpec
 from .state import JobState, only_run
+from .timeline import Timeline
+from .workforce import workforce
 
 # Loads ray: only for a job that asks for workers.
 _RAY_EXECUTOR = "..cluster.ray_executor"
@@ -80,11 +83,13 @@ def run_job(
     *,
     redo: Redo = Redo.NOTHING,
     on_reports: OnReports = lambda _: None,
+    timeline: Timeline | None = None,
     trusted: bool = False,
 ) -> Summary:
     """Run a job, or go on with it; the output is the same whatever was done before.
 
-    ``on_reports`` is told of every settled tile. ``trusted``: a model that is code may be run.
+    ``on_reports`` is told of every settled tile, which the ``timeline`` shows. ``trusted``: a model that is code may
+    be run.
     """
     available = affordable_memory(spec.max_memory)
     reach_stores(spec)
@@ -94,9 +99,10 @@ def run_job(
         refuse_hopeless(compiled)
     with (
         only_run(output),
-        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=watcher) as executor,
+        Lookout(watcher, output, timeline=timeline) as lookout,
+        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=lookout) as executor,
     ):
-        return _run(compiled, executor, watcher, redo, on_reports, available=available)
+        return _run(compiled, executor, lookout, redo, on_reports, available=available)
 
 
 def refuse_hopeless(compiled: Compiled) -> None:
@@ -125,23 +131,31 @@ def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watch
 def _run(
     compiled: Compiled,
     executor: Executor,
-    watcher: Watcher,
+    lookout: Lookout,
     redo: Redo,
     on_reports: OnReports,
     *,
     available: int | None,
 ) -> Summary:
     found: list[Summary] = []
+    frontier = new_frontier(compiled.spec)
+    lookout.work_begins(executor, frontier)
 
     def told(reports: list[Report]) -> None:
-        watcher.advance(sum(report.finished for report in reports), f"{executor.usage.calls} calls")
+        pulse = lookout.look(reports)
+        if reports or pulse:
+            lookout.advance(sum(report.finished for report in reports), pulse)
         on_reports(reports)
 
     def only() -> Course:
         digests = digests_of(compiled.spec)
-        found.append((yield from image_course(compiled, digests, executor, watcher, redo=redo, available=available)))
+        summary = yield from image_course(compiled, digests, executor, lookout, redo=redo, available=available)
+        force = workforce(executor.timesheet, compiled.spec.cluster.prices, retries=lookout.retries)
+        summary = replace(summary, workforce=force)
+        save_report(summary)
+        found.append(summary)
 
-    executor.run([only()], new_frontier(compiled.spec), on_reports=told)
+    executor.run([only()], frontier, on_reports=told)
     return found[0]
 
 

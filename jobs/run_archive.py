@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..cluster.agenda import Chores
 from ..cluster.executor import Executor
-from ..cluster.worker import Report, Usage
+from ..cluster.timesheet import Timesheet
+from ..cluster.worker import Report
 from ..models.contract import Contract
 from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreError, TileloomError
 from ..tiling.place import Place, place
@@ -21,7 +22,8 @@ from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
 from .compile import Compiled, compile_job, refuse_unlike
-from .course import Digests, Held, Redo, Summary, digests_of, held_by, image_course, networks_of, told_of
+from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
+from .lookout import Lookout
 from .manifest import Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
@@ -29,6 +31,8 @@ from .quality import check_reference, rmse_course
 from .run import executor_of, refuse_hopeless
 from .spec import JobSpec, changed
 from .state import HIDDEN, only_run
+from .timeline import Timeline
+from .workforce import Workforce, workforce
 
 # Images that cannot be written one after the other, after which it is not their fault.
 _STORE_IS_AWAY = 3
@@ -52,7 +56,7 @@ class ArchiveSummary:
     calls_saved: int
     fill: float
     seconds: float
-    held: Held
+    workforce: Workforce
 
     @property
     def whole(self) -> bool:
@@ -61,11 +65,12 @@ class ArchiveSummary:
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON."""
-        told = {**asdict(self), **self.held.as_json(), "output": str(self.output), "seconds": round(self.seconds, 3)}
+        told = {**asdict(self), **self.workforce.as_json()}
+        told |= {"output": str(self.output), "seconds": round(self.seconds, 3)}
         for name, public in (("calls", "network_calls"), ("calls_saved", "network_calls_saved")):
             told[public] = told.pop(name)
         told["batch_fill"] = round(told.pop("fill"), 4)
-        del told["held"]
+        del told["workforce"]
         return told
 
 
@@ -75,9 +80,13 @@ def run_archive(
     *,
     redo: Redo = Redo.NOTHING,
     on_reports: OnReports = lambda _: None,
+    timeline: Timeline | None = None,
     trusted: bool = False,
 ) -> ArchiveSummary:
-    """Run the images that have not ended; for a redo also those that it concerns."""
+    """Run the images that have not ended; for a redo also those that it concerns.
+
+    ``on_reports`` is told of every settled tile, which the ``timeline`` shows.
+    """
     began, available = perf_counter(), affordable_memory(archive.job.max_memory)
     archive.output.reach()
     manifest = Manifest(archive.manifest)
@@ -92,12 +101,12 @@ def run_archive(
     state = _state(archive, stored, generation)
     if stored is None:
         refuse_hopeless(first)
-    with only_run(state.output):
+    with only_run(state.output), Lookout(watcher, state.output, timeline=timeline) as lookout:
         (state.output / HIDDEN).sweep()
         # What another run has added since the register was read lets this one stop at its first image.
-        weave = _Weave(archive, manifest, register, stands, watcher, first, redo=redo, available=available)
+        weave = _Weave(archive, manifest, register, stands, lookout, first, redo=redo, available=available)
         if weave.due:
-            with executor_of(first, batch=state.batch, images=len(weave.due), watcher=watcher) as executor:
+            with executor_of(first, batch=state.batch, images=len(weave.due), watcher=lookout) as executor:
                 replace(state, batch=executor.description.batch).save()
                 weave.run(executor, on_reports)
         else:
@@ -168,6 +177,25 @@ def lay_out(spec: JobSpec, reference: str | None, contract: Contract, *, trusted
     return compiled, digests_of(spec)
 
 
+class _Rest(Silent):
+    """Learns what images have left to do, as it shows; what others have is taken to be as much."""
+
+    def __init__(self) -> None:
+        """No image has shown it yet."""
+        self.images = self._tiles = 0
+
+    def begin(self, phase: str, total: int, *, unit: str) -> None:
+        """A phase of an image begins: that of its tiles tells."""
+        if unit == "tiles":
+            self.images += 1
+            self._tiles += total
+
+    @property
+    def tiles_an_image(self) -> int:
+        """Tiles that an image has left, in the mean of those that are known."""
+        return self._tiles // max(1, self.images)
+
+
 class _Weave:
     """The courses of the images that are due, and what became of all."""
 
@@ -177,7 +205,7 @@ class _Weave:
         manifest: Manifest,
         register: Register,
         stands: NDArray[np.str_],
-        watcher: Watcher,
+        lookout: Lookout,
         first: Compiled,
         *,
         redo: Redo,
@@ -185,12 +213,13 @@ class _Weave:
     ) -> None:
         """Nothing is begun yet; ``stands`` is how each image stands, which is brought up to date."""
         self._archive, self._manifest, self._register, self._stands = archive, manifest, register, stands
-        self._watcher, self._first, self._redo, self._available = watcher, first, redo, available
+        self._lookout, self._first, self._redo, self._available = lookout, first, redo, available
         self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
-        self._usage, self._held = Usage(), Held(0.0, 0.0, None, None)
+        self._timesheet = Timesheet()
         self._away = 0
         self._stopped_images: list[str] = []
-        self._tiles = self._saved = 0
+        self._saved = self._over = 0
+        self._rest = _Rest()
 
     def _is_due(self, number: int) -> bool:
         ended = self._stands[number]
@@ -198,20 +227,22 @@ class _Weave:
 
     def run(self, executor: Executor, on_reports: OnReports) -> None:
         """Run the images that are due."""
-        self._watcher.begin("archive", len(self.due), unit="images")
+        self._lookout.begin("archive", len(self.due), unit="images")
+        self._timesheet = executor.timesheet
 
         def priority(image: int) -> int:
             return self._manifest.priority(self.due[image])
 
         def told(reports: list[Report]) -> None:
-            self._tiles += sum(report.finished for report in reports)
             self._saved += sum(report.spared for report in reports)
-            self._watcher.advance(0, f"{self._tiles} tiles, {executor.usage.calls} calls")
+            unseen = len(self.due) - max(self._rest.images, self._over)
+            if pulse := self._lookout.look(reports, to_come=unseen * self._rest.tiles_an_image):
+                self._lookout.advance(0, pulse)
             on_reports(reports)
 
         frontier = new_frontier(self._archive.job, priority=priority if self._manifest.prefers else None)
+        self._lookout.work_begins(executor, frontier)
         executor.run(map(partial(self._course, executor), self.due), frontier, on_reports=told)
-        self._usage, self._held = executor.usage, held_by(executor, self._archive.job.cluster.prices)
 
     def _course(self, executor: Executor, number: int) -> Generator[Any, Any, None]:
         """One image's way: whatever is wrong with it ends it alone, unless nothing can be written any more."""
@@ -255,23 +286,25 @@ class _Weave:
             [(compiled, digests)] = yield Chores([task])
             refuse_unlike(first, compiled, row.where)
             summary = yield from image_course(
-                compiled, digests, executor, Silent(), redo=redo, available=self._available
+                compiled, digests, executor, self._rest, redo=redo, available=self._available
             )
             rmse = (yield from rmse_course(compiled, row.reference)) if row.reference else None
         return summary, rmse
 
     def _ended(self, number: int, record: ImageRecord) -> None:
+        self._over += 1
         self._register.add(record)
         self._stands[number] = record.ended
-        self._watcher.advance(1)
+        self._lookout.advance(1)
         if record.ended is not Ended.DONE:
-            self._watcher.say(f"image {record.id} {record.ended}: {record.reason}")
+            self._lookout.say(f"image {record.id} {record.ended}: {record.reason}")
 
     def _stopped(self, row: Row, error: Exception) -> None:
         """An image that cannot be written is left for the next run; where several cannot, so is all."""
+        self._over += 1
         self._away += 1
         self._stopped_images.append(f"{row.id}: {error}")
-        self._watcher.say(f"image {row.id} stopped: {error}")
+        self._lookout.say(f"image {row.id} stopped: {error}")
         if self._away >= _STORE_IS_AWAY:
             raise StoreError(
                 f"{self._away} images one after the other could not be written, the last: {error}"
@@ -279,6 +312,7 @@ class _Weave:
 
     def summary(self, *, seconds: float) -> ArchiveSummary:
         """What all of it came to."""
+        usage = self._timesheet.usage
 
         def named(how: Ended) -> list[str]:
             return [self._manifest[int(number)].id for number in np.flatnonzero(self._stands == how.value)]
@@ -290,10 +324,10 @@ class _Weave:
             degraded=named(Ended.DEGRADED),
             failed=named(Ended.FAILED),
             stopped=self._stopped_images,
-            tiles=self._tiles,
-            calls=self._usage.calls,
+            tiles=self._lookout.tiles,
+            calls=usage.calls,
             calls_saved=self._saved,
-            fill=self._usage.fill,
+            fill=usage.fill,
             seconds=seconds,
-            held=self._held,
+            workforce=workforce(self._timesheet, self._archive.job.cluster.prices, retries=self._lookout.retries),
         )

@@ -35,7 +35,7 @@ class StopAfter(Silent):
         self._now = phase
         self._check()
 
-    def advance(self, count, note=""):
+    def advance(self, count, pulse=None):
         # Tiles are counted by the one who is told which they are.
         if self._now != "restore":
             self.count(count)

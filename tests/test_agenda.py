@@ -422,6 +422,16 @@ class Circular(WeavePlan):
         return super().pending(done) + 1
 
 
+def test_what_comes_too_late_is_counted_and_changes_nothing(tmp_path):
+    heard = []
+    agenda = Agenda([course_of(tiles(tmp_path))], Frontier(), heard.extend)
+    agenda.admit(slots=4, workers=1)
+    [first] = agenda.take(1)
+    assert agenda.settle([done(first), done((7, 0)), done((8, 1))]) == 2
+    assert heard == [done(first)]
+    assert agenda.settle([]) == 0
+
+
 def test_a_standstill_is_said(tmp_path):
     stuck = tiles(tmp_path)
     stuck.brief.plan.plan = Circular((GRID,))

@@ -94,10 +94,11 @@ def test_a_first_run_that_is_stopped_keeps_all_that_was_finished(tmp_path, capfd
     settle, calls = Agenda.settle, []
 
     def stopped(self, reports):
-        settle(self, reports)
+        late = settle(self, reports)
         calls.append(reports)
         if len(calls) == 8:
             raise KeyboardInterrupt
+        return late
 
     with monkeypatch.context() as patch:
         patch.setattr(Agenda, "settle", stopped)

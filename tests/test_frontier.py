@@ -347,6 +347,18 @@ def test_why_names_what_is_waited_for():
     assert frontier.why()[0] == "1 tile ready and waiting for a worker"
 
 
+def test_what_is_left_of_all_images_and_what_they_are_called():
+    frontier, plan = Frontier(), WeavePlan((Grid(40, 40, 16, 12, 2),))
+    for number, name in ((3, "first"), (5, "second")):
+        frontier.add(name, plan, state=np.zeros(plan.count, np.uint8), number=number)
+    assert frontier.left == 2 * plan.count
+    frontier.done(frontier.take(1))
+    assert frontier.left == 2 * plan.count - 1
+    assert (frontier.name(5), frontier.plan(5)) == ("second", plan)
+    frontier.drop(3)
+    assert frontier.left in (plan.count, plan.count - 1)
+
+
 def test_why_speaks_of_plans_whose_tiles_have_no_names():
     plan = LockstepPlan(1, 2, steps=2)
     frontier = queue(plan)

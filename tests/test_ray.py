@@ -203,7 +203,7 @@ def test_a_suspect_is_not_blamed_for_a_worker_that_was_dead_before_it_came(tmp_p
     def kill_the_reserved(executor):
         hand = executor._reserved
         if hand and not hand.held and not killed:
-            killed.append(ray.get(hand.actor.do.remote(0, Pid(), None)))
+            killed.append(ray.get(hand.actor.do.remote(0, Pid(), None)).found)
             os.kill(killed[0], signal.SIGKILL)
             time.sleep(1)
 

@@ -30,7 +30,7 @@ def cluster():
 def test_nodes_go_one_by_one_and_another_comes(tmp_path, cluster):
     """No death is allowed at all: those with a node are none."""
     expected = woven(tmp_path / "here", here)
-    gone, came, done = [], [], 0
+    gone, came, executors, done = [], [], [], 0
 
     def strike(reports):
         nonlocal done
@@ -45,13 +45,15 @@ def test_nodes_go_one_by_one_and_another_comes(tmp_path, cluster):
             if text.startswith("waiting for a worker") and not came:
                 came.append(cluster.add_node(num_cpus=1))
 
-        return on_ray(factory, heard, **settings)
+        executors.append(on_ray(factory, heard, **settings))
+        return executors[0]
 
     run = woven(tmp_path / "run", on_nodes, workers=2, cpus=1, pause=0.1, restarts=0, on_reports=strike)
     assert len(gone) == 2
     assert any("was lost with its node and is replaced" in line for line in run.said)
     assert any(line.startswith("waiting for a worker: each needs 1 CPUs and 0 GPUs") for line in run.said)
     assert came
+    assert executors[0].timesheet.lost.total() == sum("is replaced: " in line for line in run.said)
     assert_same(run, expected)
 
 

@@ -175,6 +175,14 @@ def test_this_very_code_goes_along_and_nothing_else(cluster, job, capfd):
     assert client.files["tileloom/cluster/submissions.py"] == here.read_bytes()
 
 
+def test_how_a_run_is_to_be_seen_goes_along(cluster, job, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = cluster()
+    assert tileloom(capfd, "submit", job, "--log-json", "--timeline", "a trace.json").code == 0
+    entrypoint = f"python -m tileloom.jobs.cli run job.yaml --timeline '{tmp_path}/a trace.json' --log-json"
+    assert client.submitted[0]["entrypoint"] == entrypoint
+
+
 def test_the_job_goes_along_as_it_is_with_its_paths_and_joins_the_cluster(cluster, tmp_path, capfd):
     keys = {**KEYS, "nodata": float("nan"), "range": [0, 1e-7], "model": {"name": "gaussian", "length": 4}}
     file = written(tmp_path, **keys, cluster={"workers": 2, "address": "elsewhere:6379"})

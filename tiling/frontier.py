@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from heapq import heapify, heappop, heappush
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -283,30 +284,42 @@ class Frontier:
             degraded=at.state.count(TileState.DEGRADED),
         )
 
+    @property
+    def left(self) -> int:
+        """Tiles of all images that are not settled."""
+        return sum(image.left for image in self._images.values())
+
+    def name(self, image: int) -> str:
+        """An image's name."""
+        return self._image(image).name
+
+    def plan(self, image: int) -> Plan:
+        """An image's plan."""
+        return self._image(image).plan
+
     def why(self) -> list[str]:
         """What the unfinished tiles wait for, one line each for the queue and for every image with some."""
         lines = []
         if self._ready:
             lines.append(f"{_tiles(len(self._ready))} ready and waiting for a worker")
+        open_: dict[int, list[int]] = {handle: [] for handle in self._images}
+        for handle, tile in chain(self._leases, (_item(code) for code in self._ready)):
+            open_[handle].append(tile)
         for handle, image in self._images.items():
-            if not image.left:
-                continue
-            if image.stopped is not None:
+            if image.left and image.stopped is not None:
                 lines.append(f"{image.name}: {_tiles(image.left)} left where it was stopped: {image.stopped}")
-            elif waiting := self.counts(handle).waiting:
-                lines.append(f"{image.name}: {_tiles(waiting)} waiting for {self._blocker(handle, image)}")
+            elif waiting := image.left - len(open_[handle]):
+                lines.append(f"{image.name}: {_tiles(waiting)} waiting for {self._blocker(handle, open_[handle])}")
         return lines
 
-    def _blocker(self, handle: int, image: _Image) -> str:
+    def _blocker(self, handle: int, open_: list[int]) -> str:
         """The unfinished tile with the longest chain behind it: nothing waits longer than for this one."""
-        leased = [tile for at, tile in self._leases if at == handle]
-        queued = [code & _TILE for code in self._ready if (code & _ITEM) >> _TILE_BITS == handle]
-        tile = max(leased + queued, key=image.plan.rank)
+        image = self._images[handle]
+        tile = max(open_, key=image.plan.rank)
         words = image.label(tile).removeprefix(f"{image.name}: ")
         holder = self._leases.get((handle, tile))
-        others = len(leased) + len(queued) - 1
         where = "not yet handed out" if holder is None else f"leased by {holder}" if holder else "leased"
-        return f"{words} ({where})" + (f" and {others} more" if others else "")
+        return f"{words} ({where})" + (f" and {len(open_) - 1} more" if len(open_) > 1 else "")
 
     def _image(self, handle: int) -> _Image:
         image = self._images.get(handle)
@@ -350,6 +363,11 @@ class Frontier:
     def _unqueue(self, handle: int) -> None:
         self._ready = [code for code in self._ready if (code & _ITEM) >> _TILE_BITS != handle]
         heapify(self._ready)
+
+
+def _item(code: int) -> Item:
+    """What a queued number stands for."""
+    return (code & _ITEM) >> _TILE_BITS, code & _TILE
 
 
 def _tiles(n: int) -> str:

@@ -1,0 +1,137 @@
+"""Looks on at a run, and tells of it: its watcher, whoever asks for its status, and its timeline."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from ..cluster.executor import Executor
+from ..cluster.worker import Outcome, Report
+from ..tiling.errors import StoreError
+from ..tiling.frontier import Frontier
+from ..tiling.patience import impatient
+from ..tiling.place import Place
+from .now import EVERY_SECONDS, Now, forget_now, write_now
+from .pace import Pace, Pulse
+from .progress import Watcher
+from .timeline import Timeline
+
+# Seconds between two looks at the pace.
+_LOOK = 1.0
+# What is kept for whoever asks: messages, and lines on what is waited for, of an archive one an image.
+_SAID, _WAITS = 5, 20
+# Above all of the program's own loggers.
+_LOGGER = "tileloom"
+
+
+class Lookout:
+    """A run's watcher that keeps in mind how far it is; a context, which the run's sign of life lasts as long as."""
+
+    def __init__(self, watcher: Watcher, output: Place, *, timeline: Timeline | None = None) -> None:
+        """Nothing has begun yet."""
+        self._watcher, self._output, self._timeline = watcher, output, timeline
+        self._said: deque[str] = deque(maxlen=_SAID)
+        self._waits: list[str] = []
+        self._phase = "starting"
+        self._listener = _Listener(self.say)
+        self._work: tuple[Executor, Frontier] | None = None
+        self._pulse: Pulse | None = None
+        self._pace = Pace()
+        self._looked = self._signed = 0.0
+        self.tiles = 0
+        """Tiles that were finished in this run."""
+        self.retries = 0
+        """Tries of tiles that failed."""
+
+    def __enter__(self) -> Self:
+        logging.getLogger(_LOGGER).addHandler(self._listener)
+        self._sign()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger(_LOGGER).removeHandler(self._listener)
+        # In a store that has gone away it stays behind, as that of a run that was killed.
+        with impatient(), suppress(StoreError):
+            forget_now(self._output)
+
+    def begin(self, phase: str, total: int, *, unit: str) -> None:
+        """A phase of ``total`` pieces begins."""
+        self._phase, self._pulse = f"{phase}, {total} {unit}", None
+        self._watcher.begin(phase, total, unit=unit)
+
+    def advance(self, count: int, pulse: Pulse | None = None) -> None:
+        """So many pieces more are finished; of tiles it is known how the run does."""
+        self._watcher.advance(count, pulse)
+
+    def say(self, text: str) -> None:
+        """Something that an operator would want to know."""
+        self._said.append(text)
+        self._watcher.say(text)
+        self._sign()
+
+    def work_begins(self, executor: Executor, frontier: Frontier) -> None:
+        """There are workers, and a queue."""
+        self._work = executor, frontier
+
+    def look(self, reports: list[Report], *, to_come: int = 0) -> Pulse | None:
+        """Tiles are settled, or only time has passed; tells now and then how the run does.
+
+        ``to_come`` are tiles of images that have not begun.
+        """
+        if self._work is None:
+            return None
+        executor, frontier = self._work
+        self.tiles += sum(report.finished for report in reports)
+        self.retries += sum(report.outcome is Outcome.FAILED for report in reports)
+        self._draw(reports, executor, frontier)
+        now, left = monotonic(), frontier.left + to_come
+        # The last tiles are told of at once: nothing comes after them.
+        if now - self._looked < _LOOK and (left or not reports):
+            return None
+        self._looked = now
+        if left or reports:
+            self._pulse = self._pace.pulse(now, executor.timesheet, tiles=self.tiles, left=left)
+        else:
+            # What is done between tiles is not their pace.
+            self._pulse, self._pace = None, Pace()
+        if now - self._signed > EVERY_SECONDS:
+            waits = executor.why() + frontier.why()
+            more = len(waits) - _WAITS
+            self._waits = waits[:_WAITS] + ([f"and {more} more"] if more > 0 else [])
+            self._sign()
+        return self._pulse
+
+    def _draw(self, reports: list[Report], executor: Executor, frontier: Frontier) -> None:
+        if self._timeline is None:
+            return
+        try:
+            self._timeline.add(reports, frontier, executor.timesheet)
+        except OSError as error:
+            self._timeline = None
+            self.say(f"the timeline breaks off here: {error.strerror or error}")
+
+    def _sign(self) -> None:
+        self._signed = monotonic()
+        now = Now.of_this_process(phase=self._phase, pulse=self._pulse, waits=self._waits, said=list(self._said))
+        # No reason to end a run: if the store stays away, the next commit will be.
+        with impatient(), suppress(StoreError):
+            write_now(self._output, now)
+
+
+class _Listener(logging.Handler):
+    """Says what the program logs, which is of stores that are waited for."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        self._say(record.getMessage())
