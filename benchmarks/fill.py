@@ -88,11 +88,14 @@ def measure(smoke: bool) -> Figures:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init("local", num_cpus=WORKERS + 1, **quiet)
     try:
-        with TemporaryDirectory() as folder, RayExecutor(lambda batch: Sleeper, CrewSpec(WORKERS)) as executor:
+        with (
+            TemporaryDirectory() as folder,
+            RayExecutor(lambda batch: Sleeper, CrewSpec(WORKERS, least=WORKERS)) as executor,
+        ):
             images = [make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at in range(count + 2)]
             # Workers that are still to come would count as idle ones.
             warm = images.pop()
-            while not executor.complete:
+            while len(executor.timesheet.present) < WORKERS or not executor.complete:
                 weave(executor, [warm], Frontier())
                 warm = make_image(Path(folder) / f"warm {perf_counter()}", grid, bands=1, chunk=64)
             alone = seconds(executor, [images.pop()])
