@@ -82,7 +82,7 @@ def seconds(executor: RayExecutor, images: Sequence[ImagePlan]) -> float:
 
 def measure(smoke: bool) -> Figures:
     """All images together, then one of them alone."""
-    count, side = (8, 8) if smoke else (8, 24)
+    count, side = (8, 10) if smoke else (8, 24)
     size = TILE + STRIDE * (side - 1)
     grid = Grid(size, size, TILE, STRIDE, GUARD)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 import zarr
+from ray.cluster_utils import Cluster
 
 from tileloom.jobs.archive import load
 from tileloom.jobs.compile import compile_job
@@ -73,46 +74,19 @@ def free_port() -> int:
 
 @contextmanager
 def cluster() -> Iterator[str]:
-    """A head that computes nothing and two nodes, each a process of its own; the address of its dashboard."""
-    port, dashboard = free_port(), free_port()
-    head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0", '--resources={"driver": 1}']
-    node = [f"--address=127.0.0.1:{port}", "--num-cpus=1"]
-    started: list[subprocess.Popen[bytes]] = []
+    """A head that computes nothing and two nodes, all of this machine alone; the address of the dashboard."""
+    # A submitted job's python is the one of the cluster's own path; nobody but this machine reaches it.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    port = free_port()
+    head = {"num_cpus": 0, "resources": {"driver": 1}, "include_dashboard": True, "dashboard_port": port}
+    made = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for options in (head, *[node] * NODES):
-            started.append(start_ray(options))
-            wait_for(port)
-        wait_for(dashboard)
-        yield f"http://127.0.0.1:{dashboard}"
+        for _ in range(NODES):
+            made.add_node(num_cpus=1)
+        yield f"http://127.0.0.1:{port}"
     finally:
-        for process in started:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in started:
-            process.wait()
-
-
-def start_ray(options: list[str]) -> subprocess.Popen[bytes]:
-    """A process that keeps a node of Ray up as long as it lives."""
-    folder = Path(sys.executable).parent
-    command = [str(folder / "ray"), "start", "--block", "--node-ip-address=127.0.0.1", *options]
-    # A submitted job's python is the one of the node's own path.
-    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def wait_for(port: int) -> None:
-    """Wait until somebody listens."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise SystemExit(f"Ray did not come up on port {port} within two minutes")
+        made.shutdown()
 
 
 def tileloom(*words: str) -> subprocess.CompletedProcess[str]:
