@@ -175,7 +175,9 @@ class Agenda:
 
     def useful(self, slots: int) -> int:
         """How many workers of so many slots could be busy now, with tiles and chores."""
-        return ceil((self._frontier.ready + self._frontier.leased + len(self._errands) + self._sent) / slots)
+        tiles, chores = self._frontier.ready + self._frontier.leased, len(self._errands) + self._sent
+        # A worker does its chores one by one, however many tiles it has room for.
+        return ceil(tiles / slots) + ceil(chores / _ASIDE)
 
     def admit(self, *, slots: int, workers: int) -> None:
         """Begin courses as long as those under way could not keep so many slots busy."""

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
-from ..tiling.errors import OutOfMemory, TileloomError
+from ..tiling.errors import TileloomError, lacks_memory
 from ..tiling.frontier import Item
 from .connect import COLOURS, connect, last_line, refuse_silence
 from .executor import CrewSpec, Description, WorkFor
@@ -240,7 +240,8 @@ class Crew:
     def _heard(self, hand: Hand, call: Any) -> Iterator[Heard | Lost]:  # noqa: ANN401  Ray's own type has no name
         method, _ = hand.calls[call]
         heard = monotonic()
-        if method != "doing":
+        # What is answered beside the work tells nothing of it.
+        if method not in ("doing", "give", "drain"):
             hand.heard, hand.doing = heard, None
         failed: Exception | None = None
         try:
@@ -248,7 +249,7 @@ class Crew:
         except RayTaskError as error:
             own = _own(error, hand)
             # Memory lacks for all images alike.
-            if method != "do" or isinstance(own, OutOfMemory):
+            if method != "do" or lacks_memory(error.cause) or lacks_memory(own):
                 raise own from error
             told, failed = None, own
         except RayError as error:
@@ -315,6 +316,10 @@ class Crew:
             )
         self._say(f"{hand.name} was lost {'' if alone else 'with its node '}and is replaced: {reason}")
         return replace(self._strike_off(hand, reason), alone=alone)
+
+    def forgive(self, deaths: int) -> None:
+        """Deaths for which a tile or a chore was found guilty, which has a cap of its own, use up no restarts."""
+        self._deaths -= deaths
 
     def _ask_the_silent(self) -> None:
         """Ask those that work and have said nothing for a while what they are about."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -33,6 +34,9 @@ def goes_away(url: str) -> bool:
         if error.code == _NOT_FOUND:
             return False
         raise
+    except HTTPException as error:
+        # Its text may hold the whole address.
+        raise OSError(type(error).__name__) from None
     return told.strip().upper() not in (b"", b"FALSE")
 
 

@@ -31,6 +31,8 @@ _CALLS = 2
 _AHEAD = 16
 # Deaths of their hands after which tiles and chores run alone, and deaths alone after which chores are given up.
 _SUSPECT = 2
+# Stands for the deaths of hands that are forgiven, as one died of the tile alone.
+_GUILTY = 1_000_000
 # Finished tiles of which is known who has them in its cache.
 _REMEMBERED = 4096
 
@@ -159,6 +161,8 @@ class RayExecutor:
             # A hand that was dead before it took the ticket did not die of it.
             blamed = trial is not None and event.alone and not hand.under_way("give")
         if blamed and isinstance(trial, tuple):
+            self._crew.forgive(1 if self._deaths[trial] == _GUILTY else 1 + self._deaths[trial])
+            self._deaths[trial] = _GUILTY
             reason = f"its worker died of it, alone: {event.reason}"
             return [Report(*trial, Outcome.FAILED, reason=reason, worker=hand.name)]
         for errand in errands:
@@ -171,7 +175,9 @@ class RayExecutor:
     def _lost_errand(self, errand: Errand, event: Lost, agenda: Agenda, *, blamed: bool) -> None:
         """Have a chore done again, alone where its workers die; give it up if they die of it twice."""
         errand.deaths += event.alone
-        errand.faults += blamed
+        if blamed:
+            self._crew.forgive(1 if errand.faults else errand.deaths)
+            errand.faults += 1
         if errand.faults >= _SUSPECT:
             error = TileloomError(f"its workers died of it, alone, {errand.faults} times: {event.reason}")
             agenda.failed(errand, error)

@@ -76,6 +76,7 @@ class TileActor:
         self._leaving = Event()
         signal(SIGTERM, lambda *_: self._leaving.set())
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
+        self._kept: list[Ticket] = []
         self._last_word = _LastWord(logging.WARNING)
         logging.getLogger("tileloom").addHandler(self._last_word)
 
@@ -126,13 +127,17 @@ class TileActor:
     @ray.method(concurrency_group="work")
     def advance(self) -> Told:
         """Step the running batch until at least one tile is settled."""
-        worker = self._loaded
-        reports = worker.advance(self._mail(_PAUSE) if not worker.busy else (), self._mail, self._leaving.is_set)
+        worker, tickets, self._kept = self._loaded, self._kept, []
+        if not tickets and not worker.busy:
+            tickets = self._mail(_PAUSE)
+        reports = worker.advance(tickets, self._mail, self._leaving.is_set)
         return Told(replace(worker.usage), perf_counter(), reports)
 
     @ray.method(concurrency_group="work")
     def do(self, image: int, task: Chore, brief: Brief | None) -> Told:
         """Do a task that is no tile."""
+        # Who does nothing else would never hear which images have ended.
+        self._kept += self._mail()
         found = self._loaded.do(image, task, brief)
         return Told(replace(self._loaded.usage), perf_counter(), found=found)
 

@@ -244,7 +244,7 @@ def archive_status(output: Place) -> ArchiveStatus:
         output=str(output),
         images=len(manifest),
         done=int(np.count_nonzero(ended == Ended.DONE.value)),
-        begun=sum((output / f"{image}.zarr" / HIDDEN).is_folder() for image in left),
+        begun=len({f"{image}.zarr" for image in left} & {result.name for result in output.children()}),
         tiles=sum(record.tiles for record in latest.values()),
         calls=calls,
         ended_badly=tuple(

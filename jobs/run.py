@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ..cluster.agenda import Course
+from ..cluster.agenda import Chores, Course
 from ..cluster.executor import Executor, LocalExecutor
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
@@ -148,7 +149,7 @@ def _run(
         on_reports(reports)
 
     def only() -> Course:
-        digests = digests_of(compiled.spec)
+        [digests] = yield Chores([partial(digests_of, compiled.spec)])
         summary = yield from image_course(compiled, digests, executor, lookout, redo=redo, available=available)
         force = workforce(executor.timesheet, compiled.spec.cluster.prices, retries=lookout.retries)
         summary = replace(summary, workforce=force)

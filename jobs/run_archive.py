@@ -16,7 +16,7 @@ from ..cluster.executor import Executor
 from ..cluster.timesheet import Timesheet
 from ..cluster.worker import Report
 from ..models.contract import Contract
-from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreError, TileloomError
+from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreAway, TileloomError
 from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
@@ -103,7 +103,8 @@ def run_archive(
         refuse_hopeless(first)
     with only_run(state.output), Lookout(watcher, state.output, timeline=timeline) as lookout:
         (state.output / HIDDEN).sweep()
-        # What another run has added since the register was read lets this one stop at its first image.
+        # Read again: another run may have ended since, or be fenced off only now.
+        stands = register.ended(manifest)
         weave = _Weave(archive, manifest, register, stands, lookout, first, redo=redo, available=available)
         if weave.due:
             with executor_of(first, batch=state.batch, images=len(weave.due), watcher=lookout) as executor:
@@ -251,14 +252,12 @@ class _Weave:
         try:
             summary, rmse = yield from self._image(executor, row, self._redo_of(number))
         except Exception as error:
-            own = isinstance(error, TileloomError) or not isinstance(error, OSError)
-            if not own or isinstance(error, StoreError | LedgerTaken):
+            if isinstance(error, StoreAway | LedgerTaken):
                 self._stopped(row, error)
                 return
             reason = str(error) if isinstance(error, TileloomError) else f"{type(error).__name__}: {error}"
             self._ended(number, record(Ended.FAILED, reason=reason, seconds=round(perf_counter() - began, 3)))
             return
-        self._away = 0
         self._ended(
             number,
             record(
@@ -273,10 +272,11 @@ class _Weave:
 
     def _redo_of(self, number: int) -> Redo:
         """What of an image may be done again; of one that failed also what mending its files made stale."""
-        again = self._stands[number] == Ended.STALE or (
-            Redo.FAILED in self._redo and self._stands[number] == Ended.FAILED
-        )
-        return self._redo | Redo.STALE if again else self._redo
+        stands = self._stands[number]
+        if stands == Ended.STALE or (Redo.FAILED in self._redo and stands == Ended.FAILED):
+            return self._redo | Redo.STALE
+        # One that is half done just goes on: a new generation would begin what is saved of it anew.
+        return self._redo if stands else self._redo & ~Redo.FAILED
 
     def _image(self, executor: Executor, row: Row, redo: Redo) -> Phase[tuple[Summary, float | None]]:
         spec = self._archive.job_of(row)
@@ -293,6 +293,7 @@ class _Weave:
 
     def _ended(self, number: int, record: ImageRecord) -> None:
         self._over += 1
+        self._away = 0
         self._register.add(record)
         self._stands[number] = record.ended
         self._lookout.advance(1)
@@ -300,14 +301,14 @@ class _Weave:
             self._lookout.say(f"image {record.id} {record.ended}: {record.reason}")
 
     def _stopped(self, row: Row, error: Exception) -> None:
-        """An image that cannot be written is left for the next run; where several cannot, so is all."""
+        """An image whose store is away is left for the next run; where that is so of several, so is all."""
         self._over += 1
         self._away += 1
         self._stopped_images.append(f"{row.id}: {error}")
         self._lookout.say(f"image {row.id} stopped: {error}")
         if self._away >= _STORE_IS_AWAY:
-            raise StoreError(
-                f"{self._away} images one after the other could not be written, the last: {error}"
+            raise StoreAway(
+                f"{self._away} images one after the other could not be gone on with, the last: {error}"
             ) from error
 
     def summary(self, *, seconds: float) -> ArchiveSummary:

@@ -109,7 +109,7 @@ Prices = Annotated[
 ]
 Url = Annotated[
     str,
-    Field(pattern=r"^https?://[^/\s]+/?\S*$"),
+    Field(pattern=r"^https?://[^/\s@]+(/\S*)?$"),
     Meant("an address such as http://169.254.169.254/latest/meta-data/spot/instance-action"),
 ]
 Mapped = Meant("a mapping of keys and values")

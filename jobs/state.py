@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Any, Self
 
 import numpy as np
@@ -138,7 +139,7 @@ class JobState:
         if self.inherits:
             replace(self, inherits=()).save()
         for folder in (self.output / HIDDEN).children():
-            if folder.is_folder() and folder != self.root:
+            if folder != self.root and folder.is_folder():
                 folder.remove()
 
     def drop_scratch(self, ledger: Ledger) -> None:
@@ -159,7 +160,7 @@ def begun_at(output: Located) -> bool:
 def only_run(output: Located) -> Iterator[None]:
     """Hold the output for one run, until it ends, however it does."""
     output = place(output)
-    created = [folder for folder in (output, *output.parents) if not folder.exists()]
+    created = list(takewhile(lambda folder: not folder.exists(), (output, *output.parents)))
     with hold(output / HIDDEN, of=str(output)) as taken_over:
         if taken_over:
             for folder in (output / HIDDEN).children():

@@ -22,7 +22,7 @@ from tileloom.cluster.agenda import Agenda
 from tileloom.jobs.archive import load
 from tileloom.jobs.run_archive import run_archive
 from tileloom.jobs.state import only_run
-from tileloom.tiling.errors import InputError, LedgerTaken, StoreError
+from tileloom.tiling.errors import InputError, LedgerTaken, StoreAway
 from tileloom.tiling.ledger import Journal, Ledger
 
 
@@ -146,7 +146,7 @@ def test_an_output_that_cannot_be_written_stops_the_archive_and_not_one_image_af
     place = archive(tmp_path, rows=rows)
 
     def full(self, *arguments, **options):
-        raise StoreError("cannot write here: No space left on device")
+        raise StoreAway("cannot write here: No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("tileloom.tiling.canvas.Canvas.write", full)
@@ -154,7 +154,7 @@ def test_an_output_that_cannot_be_written_stops_the_archive_and_not_one_image_af
     assert said.code == 1
     assert sum("stopped: cannot write here: No space left" in line for line in said.errors) == 3
     assert said.errors[-1] == (
-        "error: 3 images one after the other could not be written, the last: cannot write here: No space left on "
+        "error: 3 images one after the other could not be gone on with, the last: cannot write here: No space left on "
         f"device; go on with `tileloom resume {place.output}`"
     )
     assert ended(place) == set()

@@ -145,7 +145,7 @@ def test_an_image_in_one_piece_too_large_to_decode(capfd, folder, monkeypatch):
 
 @pytest.mark.parametrize("image", ["ftp://bucket/scene.zarr", "https://example.com/scene.tif"])
 def test_an_image_elsewhere(capfd, folder, image):
-    refused(capfd, folder, restore(image=image), f"{image}: there are no stores of this kind")
+    refused(capfd, folder, restore(image=image), f"{image.partition(':')[0]}://...: there are no stores of this kind")
 
 
 # --- outputs ---
@@ -162,9 +162,7 @@ def test_an_output_inside_of_zarr(capfd, folder, output):
 
 
 def test_an_output_elsewhere(capfd, folder):
-    refused(
-        capfd, folder, ["restore", "scene.zarr", "ftp://host/out.zarr", "--task", "sr:2"], "ftp://host/out.zarr: there"
-    )
+    refused(capfd, folder, ["restore", "scene.zarr", "ftp://host/out.zarr", "--task", "sr:2"], "ftp://...: there")
 
 
 def test_an_output_that_is_something_else(capfd, folder):

@@ -1,5 +1,8 @@
 """Workers that are told to go: their tiles are saved on their way and gone on with elsewhere, with the same bytes."""
 
+import socket
+from threading import Thread
+
 import pytest
 
 from tests.metadata import metadata
@@ -62,6 +65,20 @@ def test_an_answer_that_cannot_tell_is_an_error(code):
         machine.answer = code, b""
         with pytest.raises(OSError, match=f"HTTP Error {code}"):
             goes_away(url)
+
+
+def test_an_answer_that_is_no_http_is_an_error_that_repeats_no_address():
+    def answer(server):
+        with server.accept()[0] as asked:
+            asked.recv(4096)
+            asked.sendall(b"garbage\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=answer, args=(server,))
+        thread.start()
+        with pytest.raises(OSError, match=r"^BadStatusLine$"):
+            goes_away(f"http://127.0.0.1:{server.getsockname()[1]}/warning")
+        thread.join()
 
 
 def assert_gone_on(run, expected):  # noqa: F811

@@ -1,5 +1,7 @@
 """A folder and a prefix of a bucket keep the same promises; whoever uses one cannot tell which it is."""
 
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -222,8 +224,37 @@ def test_addresses_that_are_none(address):
 
 
 def test_stores_of_other_kinds():
-    with pytest.raises(InputError, match="ftp://host/x: there are no stores of this kind"):
-        place("ftp://host/x")
+    with pytest.raises(InputError, match=r"^https://\.\.\.: there are no stores of this kind") as refused:
+        place("https://user:sekret@host/x?X-Amz-Signature=abc")
+    assert "sekret" not in str(refused.value)
+
+
+def test_a_write_that_was_done_although_it_was_told_to_have_failed(tmp_path, monkeypatch):
+    """As a disk far away does: the link is made, and an error comes back."""
+    real, failed = os.link, []
+
+    def link(source, target):
+        real(source, target)
+        if not failed:
+            failed.append(target)
+            raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(os, "link", link)
+    place(tmp_path / "mine").write(b"ours", exclusive=True)
+    assert failed
+    with pytest.raises(FileExistsError):
+        place(tmp_path / "mine").write(b"theirs", exclusive=True)
+    assert (tmp_path / "mine").read_bytes() == b"ours"
+
+
+def test_what_cannot_be_removed_is_an_error_of_the_store(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "kept").write_bytes(b"")
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(StoreError, match=r"cannot be read or written|cannot remove"):
+        place(tmp_path / "kept").remove()
 
 
 # --- what only folders have ---

@@ -178,9 +178,12 @@ def test_a_call_that_never_returns_is_ended(tmp_path, expected):
 
 
 def test_a_tile_that_kills_every_worker_is_given_up_alone(tmp_path):
-    """Of the images' tiles at this place both are deadly; all others are as if these had failed by themselves."""
-    expected = woven(tmp_path / "here", here, always=["fail-0-2-2"], retries=1)
-    run = woven(tmp_path / "run", on_ray, always=["kill-0-2-2"], retries=1)
+    """Of the images' tiles at this place both are deadly; all others are as if these had failed by themselves.
+
+    More workers die than may: those that died of a guilty tile do not count.
+    """
+    expected = woven(tmp_path / "here", here, always=["fail-0-2-2"], retries=2)
+    run = woven(tmp_path / "run", on_ray, always=["kill-0-2-2"], retries=2, restarts=5)
     guilty = [grid_tile(at, 2, 2) for at in range(len(GRIDS))]
     for entries, tile in zip(run.entries, guilty, strict=True):
         given_up = [entry for entry in entries.values() if entry.status is Status.DEGRADED]
@@ -189,7 +192,7 @@ def test_a_tile_that_kills_every_worker_is_given_up_alone(tmp_path):
     assert run.total("degraded") == len(GRIDS)
     assert run.chunks == expected.chunks
     # At most two deaths in company each, then one for each try alone.
-    assert 4 <= len(run.faults.struck) <= 8
+    assert 6 <= len(run.faults.struck) <= 10
 
 
 def grid_tile(image, row, col):

@@ -1,12 +1,15 @@
 """A worker by itself: images come and go while its batch runs, and what is wrong with one stays with it."""
 
 import shutil
+import signal
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from benchmarks._image import make_image
 from tests.stubwork import StubFactory
+from tileloom.cluster.tile_actor import Letter, TileActor
 from tileloom.cluster.worker import Brief, Outcome, Ticket, Worker
 from tileloom.tiling.errors import TileloomError
 from tileloom.tiling.grid import Grid
@@ -87,3 +90,22 @@ def test_a_task_without_an_image_is_just_called(worker):
     assert worker.do(7, Path.cwd, None) == Path.cwd()
     with pytest.raises(KeyError):
         worker.access(7)
+
+
+def test_a_worker_that_does_chores_alone_hears_which_images_have_ended(worker, tmp_path):
+    told_to_end = signal.getsignal(signal.SIGTERM)
+    try:
+        actor = TileActor("worker", lambda: worker.work)
+    finally:
+        signal.signal(signal.SIGTERM, told_to_end)
+    actor.load()
+    briefs = {at: Brief(make_image(tmp_path / f"chore {at}", GRID, bands=BANDS, chunk=16), b"") for at in (0, 1)}
+    for at, brief in briefs.items():
+        assert actor.do(at, attrgetter("image.name"), brief).found == "image"
+        actor.give(Letter((), {}, (at,)))
+    # A ticket among the letters is kept for the batch.
+    actor.give(Letter([Ticket(1, 0)], {1: briefs[1]}))
+    actor.do(9, Path.cwd, None)
+    assert set(actor._worker._briefs) == {1}
+    [report] = actor.advance().reports
+    assert (report.image, report.outcome) == (1, Outcome.DONE)

@@ -29,6 +29,10 @@ class StoreError(TileloomError, OSError):
     """A store cannot be written or reached."""
 
 
+class StoreAway(StoreError):
+    """A store that was waited for in vain: nothing is wrong with what was asked of it."""
+
+
 class NotOwned(TileloomError, ValueError):
     """A write that its writer does not own or that is not aligned to chunks."""
 

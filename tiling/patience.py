@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from obstore import exceptions as refusals
 
-from .errors import StoreError
+from .errors import StoreAway, StoreError
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class _Tries:
         left = self._end - time.monotonic()
         if left <= 0:
             waited = f", and was for {self._patience:.0f} s" if self._patience else ""
-            raise StoreError(f"{self._where} cannot be read or written ({_reason(error)}{waited})") from None
+            raise StoreAway(f"{self._where} cannot be read or written ({_reason(error)}{waited})") from None
         if not self._said and self._pause > 1:
             self._said = True
             _log.warning("waiting for %s (%s)", self._where, _reason(error))

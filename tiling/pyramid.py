@@ -259,6 +259,8 @@ class Pyramid:
             # zarr reads an old shard before replacing it, and a damaged one would stop the very write that mends it.
             sync((array.store_path / array.metadata.encode_chunk_key((0, *index))).delete())
             array[(slice(None), *box.slices)] = shard
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(f"shard {index} of level {level} of {self.name} cannot be written: {error}") from error
 
