@@ -31,7 +31,8 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_remote_file():
-    assert "no stores of this kind" in refusal("https://example.com/scene.tif")
+    with pytest.raises(InputError, match=r"^https://\.\.\.: there are no stores of this kind"):
+        open_source("https://example.com/scene.tif")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"BM" + bytes(60)])
