@@ -9,68 +9,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter, sleep
+from time import perf_counter
 
 import ray
 
 from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures
+from benchmarks._sleeper import Sleeper
 from tileloom.cluster.executor import CrewSpec
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.tiling.access import ImagePlan
-from tileloom.tiling.errors import TileFailed
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.simulate import simulate
-from tileloom.tiling.work import Floats, TileInputs
 
 WORKERS, SLOTS, CALLS = 8, 2, 4
 TILE, STRIDE, GUARD = 16, 12, 2
 CALL_SECONDS = 0.15
 """So long that what eight processes take of two cores to read and write their tiles is little beside it."""
-
-
-@dataclass(frozen=True)
-class Asleep:
-    """A tile somewhere in its schedule."""
-
-    window: Floats
-    calls: int = 0
-
-
-class Sleeper:
-    """Work that only sleeps."""
-
-    slots = SLOTS
-    batch_shape = (SLOTS, 1, TILE, TILE)
-    calls_per_tile = CALLS
-    device_memory = None
-    numeric_class = {"device": "none"}  # noqa: RUF012  as a work has it
-
-    def memory(self, batch: int) -> int:
-        return batch
-
-    def begin(self, inputs: TileInputs) -> Asleep:
-        return Asleep(inputs.y)
-
-    def step(self, states: Sequence[Asleep]) -> list[Asleep | TileFailed]:
-        sleep(CALL_SECONDS)
-        return [replace(state, calls=state.calls + 1) for state in states]
-
-    def finished(self, state: Asleep) -> bool:
-        return state.calls == CALLS
-
-    def finish(self, state: Asleep) -> Floats:
-        return state.window
-
-    def pack(self, state: Asleep) -> bytes:
-        return bytes([state.calls])
-
-    def unpack(self, inputs: TileInputs, packed: bytes) -> Asleep:
-        return Asleep(inputs.y, packed[0])
+WORK = partial(Sleeper, slots=SLOTS, tile=TILE, calls_per_tile=CALLS, call_seconds=CALL_SECONDS)
 
 
 def seconds(executor: RayExecutor, images: Sequence[ImagePlan]) -> float:
@@ -90,7 +50,7 @@ def measure(smoke: bool) -> Figures:
     try:
         with (
             TemporaryDirectory() as folder,
-            RayExecutor(lambda batch: Sleeper, CrewSpec(WORKERS, least=WORKERS)) as executor,
+            RayExecutor(lambda batch: WORK, CrewSpec(WORKERS, least=WORKERS)) as executor,
         ):
             images = [make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at in range(count + 2)]
             # Workers that are still to come would count as idle ones.

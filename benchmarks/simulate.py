@@ -3,56 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter, sleep
+from time import perf_counter
 
 from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures
+from benchmarks._sleeper import Sleeper
 from tileloom.cluster.executor import LocalExecutor
 from tileloom.cluster.worker import Worker
-from tileloom.tiling.errors import TileFailed
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.plan import WeavePlan
 from tileloom.tiling.simulate import simulate
-from tileloom.tiling.work import Floats, TileInputs
 
 WORKERS, SLOTS = 8, 8
 TILE, STRIDE, GUARD = 32, 24, 4
 CALL_SECONDS = 0.01
 """Long enough that what a sleep oversleeps is little beside it."""
-
-
-@dataclass(frozen=True)
-class Asleep:
-    """A tile somewhere in its schedule."""
-
-    window: Floats
-    calls: int = 0
-
-
-class Sleeper:
-    """What a worker needs of a :class:`~tileloom.tiling.work.TileWork`; its forward pass sleeps, however full it is."""
-
-    slots = 4
-    batch_shape = (4, 1, TILE, TILE)
-    calls_per_tile = 16
-
-    def begin(self, inputs: TileInputs) -> Asleep:
-        return Asleep(inputs.y)
-
-    def step(self, states: Sequence[Asleep]) -> list[Asleep | TileFailed]:
-        sleep(CALL_SECONDS)
-        return [replace(state, calls=state.calls + 1) for state in states]
-
-    def finished(self, state: Asleep) -> bool:
-        return state.calls == self.calls_per_tile
-
-    def finish(self, state: Asleep) -> Floats:
-        return state.window
+SLEEPER = Sleeper(slots=4, tile=TILE, calls_per_tile=16, call_seconds=CALL_SECONDS)
 
 
 def efficiency(images: int, side: int) -> float:
@@ -76,11 +46,11 @@ def run(plan_rows: int, plan_cols: int) -> tuple[WeavePlan, Outcome]:
     grid = Grid(TILE + STRIDE * (plan_rows - 1), TILE + STRIDE * (plan_cols - 1), TILE, STRIDE, GUARD)
     with TemporaryDirectory() as folder:
         image = make_image(Path(folder), grid, bands=1, chunk=256)
-        worker = Worker(Sleeper)
+        worker = Worker(lambda: SLEEPER)
         began = perf_counter()
         weave(LocalExecutor(worker), [image], Frontier())
         seconds = perf_counter() - began
-    steps = worker.usage.offered / Sleeper.slots
+    steps = worker.usage.offered / SLEEPER.slots
     computing = worker.usage.computing
     return image.plan, Outcome(seconds, computing / steps, (seconds - computing) / image.plan.count)
 
@@ -93,9 +63,9 @@ def prediction_error(rows: int, cols: int) -> float:
     predicted = simulate(
         [plan],
         workers=1,
-        slots=Sleeper.slots,
+        slots=SLEEPER.slots,
         call_seconds=(before.call_seconds + after.call_seconds) / 2,
-        calls_per_tile=Sleeper.calls_per_tile,
+        calls_per_tile=SLEEPER.calls_per_tile,
         tile_seconds=(before.tile_seconds + after.tile_seconds) / 2,
     ).makespan
     return abs(predicted - real.seconds) / real.seconds
