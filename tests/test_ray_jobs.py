@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from examples.cluster_demo import actors
 from tests import nets
 from tests.archives import archive
 from tests.commandline import tileloom, written
@@ -74,7 +75,7 @@ def test_a_worker_of_a_real_engine_is_killed_on_the_way(moved, reference):
 
     def strike(reports):
         if reports and not struck:
-            workers = [pid for pid in children() if b"TileActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            workers = sorted(actors(os.getpid()))
             struck.extend(workers[:1])
             for pid in struck:
                 os.kill(pid, signal.SIGKILL)
@@ -93,7 +94,7 @@ def test_what_was_saved_on_a_machine_that_went_outlives_the_driver(reference, mo
         paused.extend(report for report in reports if report.outcome is Outcome.PAUSED)
         if paused:
             raise KeyboardInterrupt
-        workers = [pid for pid in children() if b"TileActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = sorted(actors(os.getpid()))
         for pid in set(workers) - set(struck) if reports else ():
             os.kill(pid, signal.SIGTERM)
             struck.append(pid)
