@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from tileloom.cluster.agenda import Course, RunReport, Tiles
+from tileloom.cluster.agenda import Course, Tiles
 from tileloom.cluster.executor import Executor, unheard
-from tileloom.cluster.worker import Brief, Report
+from tileloom.cluster.worker import Brief, Report, RunReport
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.grid import Grid

@@ -25,7 +25,9 @@ from ..tiling.frontier import Frontier, Item, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.paused import drop_paused
 from ..tiling.plan import WeavePlan
-from .worker import Brief, Outcome, Prior, Report, Ticket
+from .loom import Woven
+from .weaving import Lockstep, Weaving
+from .worker import Brief, Outcome, Prior, Report, RunReport, Ticket
 
 Chore = Callable[..., Any]
 """A task of an image that is no tile: opening, surveying, publishing. It is picklable, and may be done twice."""
@@ -78,23 +80,8 @@ class Tiles:
                 drop_paused(self.brief.plan.root, report.tile, before)
 
 
-@dataclass
-class RunReport:
-    """What became of an image's tiles: how many ended how, how often one failed or was paused, the calls of all.
-
-    ``spared`` are network calls that tiles did not need again, since they were saved on their way.
-    """
-
-    done: int = 0
-    inherited: int = 0
-    degraded: int = 0
-    failures: int = 0
-    paused: int = 0
-    calls: int = 0
-    spared: int = 0
-
-
-Course = Generator[Chores | Tiles, Any, None]
+Task = Chores | Tiles | Lockstep
+Course = Generator[Task, Any, None]
 
 
 @dataclass(eq=False)
@@ -128,7 +115,7 @@ class _TilesLeft:
 @dataclass(eq=False)
 class _UnderWay:
     course: Course
-    step: _ChoresLeft | _TilesLeft | None = None
+    step: _ChoresLeft | _TilesLeft | Weaving | None = None
 
 
 class Agenda:
@@ -177,7 +164,12 @@ class Agenda:
         """How many workers of so many slots could be busy now, with tiles and chores."""
         tiles, chores = self._frontier.ready + self._frontier.leased, len(self._errands) + self._sent
         # A worker does its chores one by one, however many tiles it has room for.
-        return ceil(tiles / slots) + ceil(chores / _ASIDE)
+        return ceil(tiles / slots) + ceil(chores / _ASIDE) + sum(len(one.left) for one in self.weavings)
+
+    @property
+    def weavings(self) -> list[Weaving]:
+        """The levels under way in lock-step."""
+        return [at.step for at in self._under_way.values() if isinstance(at.step, Weaving)]
 
     def admit(self, *, slots: int, workers: int) -> None:
         """Begin courses as long as those under way could not keep so many slots busy."""
@@ -192,8 +184,10 @@ class Agenda:
             self._go_on(number, partial(next, course))
 
     def _wants(self, slots: int, workers: int) -> bool:
-        aside = sum(not isinstance(at.step, _TilesLeft) for at in self._under_way.values())
-        return self._frontier.ready + self._frontier.leased < 2 * slots and aside < _ASIDE * max(1, workers)
+        aside = sum(not isinstance(at.step, _TilesLeft | Weaving) for at in self._under_way.values())
+        blocks = sum(len(one.left) for one in self.weavings)
+        enough = self._frontier.ready + self._frontier.leased >= 2 * slots or blocks >= 2 * max(1, workers)
+        return not enough and aside < _ASIDE * max(1, workers)
 
     def errand(self) -> Errand | None:
         """The next chore, if there is one."""
@@ -337,9 +331,31 @@ class Agenda:
             self._frontier.drop(image)
             self._resume(image, step.report)
 
+    def woven(self, news: Iterable[Woven]) -> list[Weaving]:
+        """Commit what workers did for levels in lock-step; tells those of which a later step now is settled.
+
+        What comes of a level that is over is ignored: it is the same once more.
+        """
+        settled = []
+        for told in news:
+            image = told.weave[0]
+            weaving = self._under_way[image].step if image in self._under_way else None
+            if not isinstance(weaving, Weaving) or weaving.weave != told.weave:
+                continue
+            try:
+                if weaving.heard(told):
+                    settled.append(weaving)
+            except (TileloomError, OSError) as error:
+                self._raise(image, error)
+            else:
+                if not weaving.left:
+                    self._resume(image, weaving.report)
+        self._on_reports([])
+        return settled
+
     def refuse_standstill(self) -> None:
         """Raise where courses are left and nothing can be done for any: they would wait for ever."""
-        if self._under_way and not (self.backlog or self._sent or self._frontier.leased):
+        if self._under_way and not (self.backlog or self._sent or self._frontier.leased or self.weavings):
             names = [
                 at.step.tiles.brief.plan.name for at in self._under_way.values() if isinstance(at.step, _TilesLeft)
             ]
@@ -356,7 +372,7 @@ class Agenda:
         self._errands = deque(errand for errand in self._errands if errand.image != image)
         self._go_on(image, partial(course.throw, error))
 
-    def _go_on(self, image: int, resume: Callable[[], Chores | Tiles]) -> None:
+    def _go_on(self, image: int, resume: Callable[[], Task]) -> None:
         """Let a course say what is next, until that is something to be waited for."""
         at = self._under_way[image]
         at.step = None
@@ -369,6 +385,9 @@ class Agenda:
         except BaseException:
             del self._under_way[image]
             raise
+        if isinstance(asked, Lockstep):
+            at.step = Weaving(image, asked)
+            return
         if isinstance(asked, Tiles):
             at.step = _TilesLeft(asked)
             self._frontier.add(asked.brief.plan.name, asked.plan, state=asked.states, number=image)

@@ -78,7 +78,7 @@ class Hand:
     @property
     def working(self) -> bool:
         """Whether it has something to do."""
-        return bool(self.under_way("advance") or self.under_way("do"))
+        return any(self.under_way(method) for method in ("advance", "do", "weave"))
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Crew:
         method, _ = hand.calls[call]
         heard = monotonic()
         # What is answered beside the work tells nothing of it.
-        if method not in ("doing", "give", "drain"):
+        if method not in ("doing", "give", "post", "drain"):
             hand.heard, hand.doing = heard, None
         failed: Exception | None = None
         try:
@@ -275,7 +275,7 @@ class Crew:
             self._loaded(hand, told)
         elif method == "doing":
             hand.doing = told
-        elif method not in ("give", "drain"):
+        elif method not in ("give", "post", "drain"):
             if hand.shift and told:
                 hand.shift.told(told.usage, told.now, heard)
             yield Heard(hand, call, told, failed)

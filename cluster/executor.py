@@ -10,12 +10,14 @@ from typing import Any, Protocol
 
 from ..tiling.errors import lacks_memory
 from ..tiling.frontier import Frontier
-from ..tiling.work import TileWork
+from ..tiling.work import Work
 from .agenda import Agenda, Course, Errand
+from .loom import TELL_SECONDS, Loom
+from .placement import Placement
 from .timesheet import Shift, Timesheet
 from .worker import Report, Worker
 
-WorkFor = Callable[[int | None], Callable[[], TileWork[Any]]]
+WorkFor = Callable[[int | None], Callable[[], Work]]
 """What makes a worker's work with a batch, or with one that it finds where that is None."""
 
 
@@ -84,7 +86,7 @@ class Executor(Protocol):
         ...
 
 
-def describe(work: TileWork[Any]) -> Description:
+def describe(work: Work) -> Description:
     """What a job has to know of a worker's work."""
     return Description(work.numeric_class, work.batch_shape[0], work.slots, work.memory(work.slots), work.device_memory)
 
@@ -113,7 +115,8 @@ class LocalExecutor:
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
     ) -> None:
         """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
-        worker = self._worker
+        worker, loom = self._worker, Loom(self._worker)
+        placement = Placement(Loom.post, peer_of=lambda _: None)
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
                 agenda.admit(slots=worker.work.slots, workers=1)
@@ -124,9 +127,17 @@ class LocalExecutor:
                     worker.open(image, agenda.tiles(image).brief)
                 reports = worker.advance(tickets)
                 self.timesheet.late += agenda.settle(reports)
+                self._weave(agenda, loom, placement)
                 while agenda.ended:
                     worker.close(agenda.ended.pop())
                 agenda.refuse_standstill()
+
+    def _weave(self, agenda: Agenda, loom: Loom, placement: Placement[Loom]) -> None:
+        """Advance the levels that are under way in lock-step, all of whose blocks the one worker holds."""
+        placement.place(agenda.weavings, [loom])
+        if loom.busy:
+            for weaving in agenda.woven(loom.advance(TELL_SECONDS)):
+                placement.settled(weaving)
 
     def _do(self, errand: Errand, agenda: Agenda) -> None:
         try:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heapreplace
+from math import inf
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +23,7 @@ from .agenda import Agenda, Course, Errand
 from .crew import Crew, Hand, Heard, Lost
 from .executor import CrewSpec, Description, WorkFor, unheard
 from .metrics import Metrics
+from .placement import Placement
 from .tile_actor import Letter, RemoteTileActor, Told
 from .timesheet import Timesheet
 from .worker import Outcome, Report
@@ -33,6 +36,8 @@ _AHEAD = 16
 _SUSPECT = 2
 # Stands for the deaths of hands that are forgiven, as one died of the tile alone.
 _GUILTY = 1_000_000
+# Seconds that blocks in lock-step wait for all workers that are wanted, once there is one.
+_GATHER = 20.0
 # Finished tiles of which is known who has them in its cache.
 _REMEMBERED = 4096
 
@@ -58,6 +63,10 @@ class RayExecutor:
         self._trial: Item | Errand | None = None
         self._made_by: OrderedDict[Item, Hand] = OrderedDict()
         self._errands: dict[Any, Errand] = {}
+        self._placement: Placement[Hand] = Placement(
+            lambda hand, mail: hand.call("post", mail), lambda hand: hand.actor
+        )
+        self._gathered = 0.0
 
     def __enter__(self) -> Self:
         """The executor."""
@@ -103,6 +112,7 @@ class RayExecutor:
                 agenda.admit(slots=slots * self._most, workers=len(self._crew.ready))
                 self._crew.wanted = agenda.useful(slots)
                 self._hand_out(agenda)
+                self._weave(agenda)
                 reports: list[Report] = []
                 for event in self._crew.listen():
                     if isinstance(event, Lost):
@@ -111,12 +121,30 @@ class RayExecutor:
                         self._done(event, agenda)
                     elif isinstance(event.told, Told):
                         reports += self._told(event.hand, event.told)
+                        for weaving in agenda.woven(event.told.woven):
+                            self._placement.settled(weaving)
                 self.timesheet.late += agenda.settle(reports)
                 self._forget(agenda)
                 if self._metrics.due:
                     self._metrics.tell(self.timesheet, backlog=agenda.backlog)
                 agenda.refuse_standstill()
         self._metrics.tell(self.timesheet, backlog=0)
+
+    def _weave(self, agenda: Agenda) -> None:
+        """Give the blocks of levels in lock-step to hands, and have those go on that hold some."""
+        for hand in [hand for hand in self._crew.hands if hand.leaving is not None]:
+            self._placement.lost(hand)
+        ready = self._crew.favoured
+        # Blocks do not move to whoever comes later, so all that are wanted are waited for, but not for ever.
+        if len(ready) >= min(self._most, agenda.useful(self.description.slots)):
+            self._waited = -inf
+        elif self._waited == -inf or not ready:
+            self._waited = monotonic()
+        if ready and monotonic() - self._waited > _GATHER:
+            self._placement.place(agenda.weavings, ready)
+        for hand in self._placement.holders:
+            if not hand.under_way("weave"):
+                hand.call("weave")
 
     def _done(self, event: Heard, agenda: Agenda) -> None:
         errand = self._errands.pop(event.call)
@@ -154,6 +182,7 @@ class RayExecutor:
     def _lost(self, event: Lost, agenda: Agenda) -> list[Report]:
         """Take back what a hand held; what it died of is some tile's fault only where that was alone with it."""
         hand, trial = event.hand, self._trial
+        self._placement.lost(hand)
         errands = [self._errands.pop(call) for call in hand.calls if call in self._errands]
         blamed = False
         if hand is self._reserved:

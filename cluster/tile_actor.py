@@ -14,9 +14,10 @@ from typing import Any
 
 import ray
 
-from ..tiling.work import TileWork
+from ..tiling.work import Work
 from .agenda import Chore
 from .executor import Description, describe
+from .loom import TELL_SECONDS, Halo, Loom, Mail, Woven
 from .nodes import goes_away
 from .usage import Doing, Usage
 from .worker import Brief, Report, Ticket, Worker
@@ -46,12 +47,13 @@ class Warned:
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker settled, or ``found`` by a task; all that it has done so far, and its clock as it tells."""
+    """What a worker settled, ``found`` by a task, or did for levels in lock-step; all it has done, and its clock."""
 
     usage: Usage
     now: float
     reports: Sequence[Report] = ()
     found: Any = None
+    woven: Sequence[Woven] = ()
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ class TileActor:
     Calls of ``work`` compute, those of ``control`` never wait, that of ``watch`` comes back when the actor must go.
     """
 
-    def __init__(self, name: str, make_work: Callable[[], TileWork[Any]], drain_url: str | None = None) -> None:
+    def __init__(self, name: str, make_work: Callable[[], Work], drain_url: str | None = None) -> None:
         """Nothing yet: what goes wrong while the network is loaded is told by the first call."""
         self._name, self._make_work, self._drain_url = name, make_work, drain_url
         self._worker: Worker[Any] | None = None
+        self._loom: Loom | None = None
         self._leaving = Event()
         signal(SIGTERM, lambda *_: self._leaving.set())
         self._mailbox: SimpleQueue[Letter] = SimpleQueue()
@@ -117,6 +120,7 @@ class TileActor:
     def load(self) -> Description:
         """Load the network; tells what a job has to know of its work."""
         self._worker = Worker(self._make_work, name=self._name)
+        self._loom = Loom(self._worker, _send)
         return describe(self._worker.work)
 
     @ray.method(concurrency_group="control")
@@ -141,6 +145,19 @@ class TileActor:
         found = self._loaded.do(image, task, brief)
         return Told(replace(self._loaded.usage), perf_counter(), found=found)
 
+    @ray.method(concurrency_group="control")
+    def post(self, mail: Mail) -> None:
+        """Put blocks, halos and what else there is to say of levels in lock-step where the loom finds them."""
+        assert self._loom is not None
+        self._loom.post(mail)
+
+    @ray.method(concurrency_group="work")
+    def weave(self) -> Told:
+        """Advance the blocks that it holds until there is something to tell."""
+        assert self._loom is not None
+        woven = self._loom.advance(TELL_SECONDS)
+        return Told(replace(self._loaded.usage), perf_counter(), woven=woven)
+
     @property
     def _loaded(self) -> Worker[Any]:
         if self._worker is None:
@@ -164,6 +181,11 @@ class TileActor:
         for image, brief in letter.briefs.items():
             self._loaded.open(image, brief)
         return letter.tickets
+
+
+def _send(peer: Any, halo: Halo) -> None:  # noqa: ANN401  Ray's own type has no name
+    """Hand a halo to another actor; whether that is still there is the driver's to know."""
+    peer.post.options(num_returns=0).remote(halo)
 
 
 class _LastWord(logging.Handler):

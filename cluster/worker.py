@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ..tiling.access import ImageAccess, ImagePlan
 from ..tiling.cache import ChunkCache
 from ..tiling.errors import CorruptChunk, OutOfMemory, TileFailed, TileloomError, lacks_memory
 from ..tiling.paused import Paused, load_paused, save_paused
-from ..tiling.work import Floats, TileInputs, TileWork
+from ..tiling.work import Floats, TileInputs, TileWork, Work
 from .usage import Activity, Doing, Stopwatch, Usage
 
 S = TypeVar("S")
@@ -100,6 +100,28 @@ class Report:
 
 
 @dataclass
+class RunReport:
+    """What became of an image's tiles: how many ended how, how often one failed or was paused, the calls of all.
+
+    ``spared`` are network calls that tiles did not need again, since they were saved on their way; ``sent`` bytes
+    that workers handed each other.
+    """
+
+    done: int = 0
+    inherited: int = 0
+    degraded: int = 0
+    failures: int = 0
+    paused: int = 0
+    calls: int = 0
+    spared: int = 0
+    sent: int = 0
+
+    def __add__(self, other: RunReport) -> RunReport:
+        """What became of the tiles of both."""
+        return RunReport(*(getattr(self, own.name) + getattr(other, own.name) for own in fields(self)))
+
+
+@dataclass
 class _Flight(Generic[S]):
     ticket: Ticket
     inputs: str
@@ -119,13 +141,14 @@ class Worker(Generic[S]):
     """Restores tiles of any images in one running batch."""
 
     def __init__(
-        self, make_work: Callable[[], TileWork[S]], *, name: str = "worker 1", cache_bytes: int = CACHE_BYTES
+        self, make_work: Callable[[], Work], *, name: str = "worker 1", cache_bytes: int = CACHE_BYTES
     ) -> None:
         """Load the network."""
-        self._watch = Stopwatch()
+        self.watch = Stopwatch()
         self.name = name
-        self.work = make_work()
-        self._watch.turn(Activity.WAITING)
+        # Whoever hands it tickets has made it with a work for tiles.
+        self.work = cast(TileWork[S], make_work())
+        self.watch.turn(Activity.WAITING)
         self._cache_bytes = cache_bytes
         self._cache = ChunkCache(cache_bytes)
         self._flights: list[_Flight[S]] = []
@@ -147,12 +170,12 @@ class Worker(Generic[S]):
     @property
     def usage(self) -> Usage:
         """What it has done so far."""
-        return self._watch.usage
+        return self.watch.usage
 
     @property
     def doing(self) -> Doing:
         """What it is about; another thread may ask."""
-        return self._watch.doing
+        return self.watch.doing
 
     @property
     def free(self) -> int:
@@ -172,14 +195,14 @@ class Worker(Generic[S]):
 
     def do(self, image: int, task: Callable[..., Made], brief: Brief | None) -> Made:
         """Do a task that is no tile: with the image opened, or without one where there is no brief of it."""
-        self._watch.turn(Activity.CHORES)
+        self.watch.turn(Activity.CHORES)
         try:
             if brief is None:
                 return task()
             self.open(image, brief)
             return task(self.access(image))
         finally:
-            self._watch.turn(Activity.WAITING)
+            self.watch.turn(Activity.WAITING)
 
     def advance(
         self,
@@ -196,7 +219,7 @@ class Worker(Generic[S]):
         try:
             return self._advanced(more, leaving)
         finally:
-            self._watch.turn(Activity.WAITING)
+            self.watch.turn(Activity.WAITING)
 
     def _advanced(self, more: Callable[[], Sequence[Ticket]], leaving: Callable[[], bool]) -> list[Report]:
         reports: list[Report] = []
@@ -215,7 +238,7 @@ class Worker(Generic[S]):
 
     def pause(self) -> list[Report]:
         """Save the tiles in flight on their way and return all others; the worker then holds none."""
-        self._watch.turn(Activity.WRITING)
+        self.watch.turn(Activity.WRITING)
         flights, waiting = self._flights, self._waiting
         self._flights, self._waiting = [], deque()
         returned = [Report(ticket.image, ticket.tile, Outcome.RETURNED, worker=self.name) for ticket in waiting]
@@ -239,7 +262,7 @@ class Worker(Generic[S]):
 
     def _board(self, ticket: Ticket) -> Report | None:
         """Begin a tile, or settle it at once where an earlier generation's result holds."""
-        began = self._watch.turn(Activity.READING)
+        began = self.watch.turn(Activity.READING)
         try:
             inputs = self.access(ticket.image).inputs(ticket.tile, ticket.degraded)
             digest = inputs.digest(self._briefs[ticket.image].settings)
@@ -247,7 +270,7 @@ class Worker(Generic[S]):
             paused = load_paused(self._root(ticket), ticket.tile, ticket.paused) if ticket.paused else None
         except Exception as error:
             return self._report(ticket, Outcome.BROKEN, began=began, error=_told_of(error))
-        reading = self._watch.turn(Activity.COMPUTING) - began
+        reading = self.watch.turn(Activity.COMPUTING) - began
         if inherited:
             return self._report(
                 ticket, Outcome.INHERITED, began=began, reading=reading, inputs=digest, output=inherited
@@ -273,7 +296,7 @@ class Worker(Generic[S]):
         return ""
 
     def _step(self) -> list[Report]:
-        self._watch.turn(Activity.COMPUTING)
+        self.watch.turn(Activity.COMPUTING)
         flights = self._flights
         states = self._stepped(flights)
         self.usage.calls += len(flights)
@@ -296,13 +319,13 @@ class Worker(Generic[S]):
         ticket, past = flight.ticket, flight.past
         if isinstance(window, TileFailed):
             return self._report(ticket, Outcome.FAILED, reason=str(window), **past)
-        since = self._watch.turn(Activity.WRITING)
+        since = self.watch.turn(Activity.WRITING)
         try:
             output = self.access(ticket.image).write(ticket.tile, window)
         except Exception as error:
             return self._report(ticket, Outcome.BROKEN, error=_told_of(error), **past)
         finally:
-            now = self._watch.turn(Activity.COMPUTING)
+            now = self.watch.turn(Activity.COMPUTING)
         return self._report(ticket, Outcome.DONE, inputs=flight.inputs, output=output, writing=now - since, **past)
 
     def _stepped(self, flights: Sequence[_Flight[S]]) -> list[S | TileFailed]:

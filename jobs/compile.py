@@ -16,6 +16,7 @@ from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
+from ..tiling.lockstep import Lattice
 from ..tiling.measurement import Lift, MaskSite, Measurement
 from ..tiling.place import Place, place
 from ..tiling.plan import WeavePlan
@@ -26,6 +27,8 @@ from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
+# Tiles along a side of a block, about, where the job leaves that open.
+_BLOCK_TILES = 4
 DEFAULT_BANDS = 3
 
 
@@ -47,7 +50,7 @@ class Compiled:
     @property
     def tile(self) -> int:
         """Pixels along a side of a tile."""
-        return self.image.plan.levels[0].tile
+        return (self.image.lattices[0].windows if self.image.lattices else self.image.plan.levels[0]).tile
 
 
 def reach_stores(spec: JobSpec) -> None:
@@ -72,13 +75,14 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         guide = None
     bands = _bands(spec, source, measurement, contract)
     measurements, lifts, grids = _levels(spec, source, measurement, contract)
+    lattices = _lattices(spec, grids) if spec.weave == "joint" else ()
     contract.check((grids[0].tile, grids[0].tile), bands)
     contract.check_batch(least_batch(spec, contract))
     _check_mask(spec, source, measurement)
     _check_quirks(spec, bands, grids[0])
     if guide:
         guide.check(grids[0].tile)
-    image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids)
+    image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids, lattices=lattices)
     steps = schedule(
         contract.betas,
         steps=spec.steps,
@@ -91,6 +95,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "tile": grids[0].tile,
         "stride": grids[0].stride,
         "guard": grids[0].guard,
+        "block": lattices[0].blocks.tile if lattices else None,
         "levels": len(grids),
         "bands": bands,
         "range": [image.scaling.lo, image.scaling.hi],
@@ -135,6 +140,7 @@ def _image(
     measurements: tuple[Measurement, ...],
     lifts: tuple[Lift, ...],
     grids: list[Grid],
+    lattices: tuple[Lattice, ...],
 ) -> ImagePlan:
     """What workers must know of the image; where it works is decided when the job begins."""
     dtype = np.dtype(spec.dtype or source.dtype)
@@ -159,12 +165,32 @@ def _image(
         scaling=scaling,
         result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
         nodata=nodata,
-        plan=(RasterPlan if spec.parity.carry else WeavePlan)(tuple(grids), factor=spec.factor),
+        plan=_plan(spec, tuple(lattice.blocks for lattice in lattices) or tuple(grids)),
         measurements=measurements,
         lifts=lifts,
         result=result,
         coarse_everywhere=spec.parity.coarse_everywhere,
+        lattices=lattices,
     )
+
+
+def _plan(spec: JobSpec, grids: tuple[Grid, ...]) -> WeavePlan:
+    return (RasterPlan if spec.parity.carry else WeavePlan)(grids, factor=spec.factor)
+
+
+def _lattices(spec: JobSpec, windows: list[Grid]) -> tuple[Lattice, ...]:
+    """The levels of windows that are fused, cut into blocks."""
+    return tuple(Lattice(grid, _blocks(spec, grid)) for grid in windows)
+
+
+def _blocks(spec: JobSpec, windows: Grid) -> Grid:
+    """The blocks of a level, which are no larger than it is where the job leaves that open."""
+    cell, tile = windows.stride, windows.tile
+    side = spec.lockstep.block
+    if side == "auto":
+        needed = max(windows.rows.length, windows.cols.length)
+        side = max(-(-tile // cell), min(_BLOCK_TILES * tile // cell, -(-needed // cell))) * cell
+    return Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile)
 
 
 def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Contract) -> int:
@@ -249,6 +275,8 @@ def _usual(spec: JobSpec, tile: int) -> tuple[int, int]:
     """(stride, guard) where the job leaves them open; whole tiles to go on from leave no room for a guard band."""
     if spec.parity.half_stride:
         return tile // 2, 0
+    if spec.weave == "joint":
+        return 3 * tile // 4, 0
     return 3 * tile // 4, 0 if spec.parity.carry else tile // 8
 
 

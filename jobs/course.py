@@ -10,9 +10,8 @@ from enum import Flag, auto
 from time import perf_counter
 from typing import Any
 
-from ..cluster.agenda import RunReport
 from ..cluster.executor import Executor
-from ..cluster.worker import Brief
+from ..cluster.worker import Brief, RunReport
 from ..models.kinds import identity_of
 from ..models.weights import weights_digest
 from ..tiling.errors import InputError, JobChanged, TileloomError
@@ -22,7 +21,7 @@ from ..tiling.store import write_json
 from .bill import Bill, refuse_unaffordable, tiles_to_solve
 from .compile import Compiled
 from .forecast import bill_of, workers_a_device, workers_here
-from .phases import Phase, prepare, publish, restore
+from .phases import Phase, prepare, publish, restore, weave
 from .progress import Watcher
 from .spec import JobSpec, changed
 from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, settings_bytes
@@ -69,6 +68,7 @@ class Summary:
             "degraded": [str(tile) for tile in self.degraded],
             "network_calls": self.calls,
             "network_calls_saved": self.report.spared,
+            "halo_bytes": self.report.sent,
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
             "seconds": round(self.seconds, 3),
@@ -120,7 +120,10 @@ def image_course(
         if not state.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
     ledger = state.ledger()
-    report = yield from restore(brief, state, ledger, bits=bits, watcher=watcher)
+    if compiled.image.lattices:
+        report = yield from weave(compiled, brief, state, ledger, bits=bits, watcher=watcher)
+    else:
+        report = yield from restore(brief, state, ledger, bits=bits, watcher=watcher)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
     given_up = {compiled.image.plan.index(tile.key) for tile in degraded}

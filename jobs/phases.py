@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cluster.agenda import Chores, RunReport, Tiles
-from ..cluster.worker import Brief, Report
+from ..cluster.agenda import Chores, Task, Tiles
+from ..cluster.weaving import Lockstep
+from ..cluster.worker import Brief, Report, RunReport
 from ..tiling.access import ImageAccess
 from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
+from ..tiling.inputs import OWNS
 from ..tiling.ledger import Ledger
 from ..tiling.paused import paused_tiles, sweep_paused
 from ..tiling.publish import publish_shard, shards_of
@@ -28,7 +30,7 @@ from .spec import JobSpec
 from .state import JobState, earlier_results, tile_states
 
 R = TypeVar("R")
-Phase = Generator[Chores | Tiles, Any, R]
+Phase = Generator[Task, Any, R]
 OnReports = Callable[[list[Report]], None]
 # Above whatever a policy makes of an image and a tile.
 _PRIORITY_BIT = 70
@@ -91,6 +93,32 @@ def restore(
         raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
     sweep_paused(state.root)
     return report
+
+
+def weave(
+    compiled: Compiled,
+    brief: Brief,
+    state: JobState,
+    ledger: Ledger,
+    *,
+    bits: NDArray[np.uint8],
+    watcher: Watcher,
+) -> Phase[RunReport]:
+    """Take the levels of an image in lock-step from noise to image, coarse ones first."""
+    plan, every, total = brief.plan.plan, compiled.spec.lockstep.every, RunReport()
+    done = tile_states(bits, ledger) == TileState.DONE
+    for level in reversed(range(len(plan.levels))):
+        of_level = plan.tiles(level)
+        if done[of_level.start : of_level.stop].all() or not (bits[of_level.start : of_level.stop] & OWNS).any():
+            continue
+        watcher.begin("weave", len(of_level) * compiled.calls_per_tile, unit="steps of blocks")
+        try:
+            report: RunReport = yield Lockstep(brief, level, ledger, every, watcher.advance)
+        except TileFailed as failure:
+            raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
+        yield Chores([methodcaller("drop_saved", level)], brief)
+        total += report
+    return total
 
 
 def publish(

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 from ..cluster.agenda import Chores, Course
 from ..cluster.executor import Executor, LocalExecutor
 from ..cluster.worker import Report, Worker
-from ..models.build import EngineFactory
+from ..models.build import EngineFactory, JointFactory
 from ..tiling.place import place
-from ..tiling.work import TileWork
+from ..tiling.work import Work
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
@@ -32,8 +31,13 @@ from .workforce import workforce
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> EngineFactory:
-    """What makes the engine on a worker for so many images; it finds a batch of its own where that is None."""
+def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> Callable[[], Work]:
+    """What makes the work of a worker for so many images; it finds a batch of its own where that is None."""
+    engine = _engine_factory(compiled, batch=batch, images=images)
+    return JointFactory(engine, compiled.spec.lockstep.memory) if compiled.image.lattices else engine
+
+
+def _engine_factory(compiled: Compiled, *, batch: int | None, images: int) -> EngineFactory:
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -118,7 +122,7 @@ def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watch
     """Who works: this process, or workers on a cluster; with a batch of their own where none is given."""
     spec = compiled.spec
 
-    def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
+    def work_for(found: int | None) -> Callable[[], Work]:
         return work_factory(compiled, batch=batch or found, images=images)
 
     if spec.cluster.workers is None:

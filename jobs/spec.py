@@ -14,9 +14,7 @@ from os import PathLike, path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -32,87 +30,34 @@ from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
 from .refusal import Meant, at_key, refusal
 from .task import describe, parse_task
+from .values import (
+    Accelerators,
+    AutoCount,
+    AutoWhole,
+    Bytes,
+    Count,
+    Factor,
+    File,
+    Flag,
+    Mapped,
+    Model,
+    Name,
+    Noise,
+    Number,
+    Positive,
+    Prices,
+    Seed,
+    Share,
+    Span,
+    Task,
+    Url,
+    Whole,
+)
 from .yamlfile import read_yaml
 
 PATHS = ("input", "output", "mask")
 # How and where a job runs: none of it changes a byte of the result.
-RUNNING = {"output", "retries", "on_error", "lanes", "priority", "keep_scratch", "cluster", "max_memory"}
-
-
-def _named(model: object) -> object:
-    """A model's name alone as the mapping it stands for."""
-    return {"name": model} if isinstance(model, str) else model
-
-
-def _listed(task: object) -> object:
-    """A task as the list it stands for; anything else is left for the type check."""
-    if isinstance(task, str):
-        return (task,)
-    return tuple(task) if isinstance(task, list) else task
-
-
-def _bytes(size: object) -> object:
-    """Bytes of a text such as 4GB or 512MiB; anything else is left for the type check."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT])(i?)B", size) if isinstance(size, str) else None
-    if not match:
-        return size
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
-
-
-def _prices(text: object) -> object:
-    """Prices of a text such as A100=1.8,T4=0.4; anything else is left for the type check."""
-    pairs = re.findall(r"([^=,]+)=(\d+(?:\.\d+)?)(?:,|$)", text) if isinstance(text, str) else []
-    return {name.strip(): float(price) for name, price in pairs} or text
-
-
-def _share_or_whole(gpus: float) -> float:
-    if gpus > 1 and gpus % 1:
-        raise ValueError(gpus)
-    return gpus
-
-
-File = Annotated[str, Field(min_length=1), Meant("the path of a file or folder")]
-Name = Annotated[str, Field(min_length=1), Meant("a name")]
-Count = Annotated[int, Field(ge=1), Meant("a whole number from 1 up")]
-Whole = Annotated[int, Field(ge=0), Meant("a whole number from 0 up")]
-Factor = Annotated[int, Field(ge=2), Meant("a whole number from 2 up")]
-Seed = Annotated[int, Field(ge=0, lt=2**64), Meant("a whole number from 0 to 2^64 - 1")]
-Flag = Annotated[bool, Meant("true or false")]
-Number = Annotated[float, Meant("a number")]
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False), Meant("a number from 0 up")]
-Accelerators = Annotated[
-    float,
-    Field(ge=0, allow_inf_nan=False),
-    AfterValidator(_share_or_whole),
-    Meant("a share below 1, or a whole number"),
-]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Meant("a number above 0")]
-Noise = Annotated[float, Field(ge=0, le=1), Meant("a number from 0 to 1")]
-AutoCount = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Meant("a whole number from 1 up, or auto")]
-AutoWhole = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], Meant("a whole number from 0 up, or auto")]
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-# YAML has lists only, so that the pair cannot be strict about being a tuple; its two numbers are.
-Span = Annotated[tuple[Finite, Finite], Field(strict=False), Meant("two numbers, the lower first, such as [0, 255]")]
-Task = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_listed),
-    Meant("what was done to the image, such as sr:4 or [inpaint, colorize, sr:2]"),
-]
-Model = Annotated[
-    dict[str, JsonValue], BeforeValidator(_named), Meant("a model's name, or a mapping of its name and options")
-]
-Bytes = Annotated[int, Field(ge=1), BeforeValidator(_bytes), Meant("a number of bytes, or a text such as 4GB")]
-Prices = Annotated[
-    dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
-    BeforeValidator(_prices),
-    Meant("a mapping of kinds of machines to numbers, such as {A100: 1.8}"),
-]
-Url = Annotated[
-    str,
-    Field(pattern=r"^https?://[^/\s@]+(/\S*)?$"),
-    Meant("an address such as http://169.254.169.254/latest/meta-data/spot/instance-action"),
-]
-Mapped = Meant("a mapping of keys and values")
+RUNNING = {"output", "retries", "on_error", "lanes", "priority", "lockstep", "keep_scratch", "cluster", "max_memory"}
 
 
 class _Strict(BaseModel):
@@ -220,6 +165,19 @@ class ClusterSpec(_Strict):
     )
 
 
+class LockstepSpec(_Strict):
+    """How blocks of an image advance together, for weaves other than msr and naive."""
+
+    block: AutoCount = Field(
+        default="auto", description="Pixels along a side of a block, which one worker holds; auto is about four tiles."
+    )
+    every: Count = Field(default=10, description="Steps after which all blocks are saved, so that a run can go on.")
+    memory: Bytes = Field(
+        default=2_000_000_000,
+        description="What a worker keeps of its blocks in memory, such as 2GB; the rest lies in files of its machine.",
+    )
+
+
 class Publish(_Strict):
     """How the result is cut into files."""
 
@@ -268,8 +226,13 @@ class JobSpec(_Strict):
         default="auto",
         description="Pixels at a tile's east and south edge that the next tile draws again; auto is an eighth.",
     )
-    weave: Annotated[Literal["msr", "naive"], Meant("msr or naive")] = Field(
-        default="msr", description="msr: each tile goes on from its west and north neighbours; naive: it knows none."
+    weave: Annotated[Literal["msr", "joint", "naive"], Meant("msr, joint or naive")] = Field(
+        default="msr",
+        description="msr: each tile goes on from its west and north neighbours; joint: all tiles advance together, and "
+        "are fused at every step; naive: a tile knows no other.",
+    )
+    lockstep: Annotated[LockstepSpec, Mapped] = Field(
+        default=LockstepSpec(), description="How blocks advance together where the weave is joint."
     )
     levels: AutoCount = Field(
         default="auto",
@@ -350,10 +313,12 @@ class JobSpec(_Strict):
             raise at_key("parity.svd_colors", "the task has no colorize that would use it: drop it")
         if self.parity.coarse_everywhere and not measurement.exact:
             raise at_key("parity.coarse_everywhere", "the task knows no pixels exactly, so it is so anyway: drop it")
-        if self.parity.carry and (self.weave == "naive" or self.guard not in ("auto", 0)):
+        if self.parity.carry and (self.weave != "msr" or self.guard not in ("auto", 0)):
             raise at_key("parity.carry", "tiles go on from whole tiles, which needs weave msr and guard 0: set both")
         if self.parity.half_stride and self.weave == "naive":
             raise at_key("parity.half_stride", "naive tiles do not overlap: set weave to msr, or drop it")
+        if self.weave == "joint" and self.guard not in ("auto", 0):
+            raise at_key("guard", "tiles that are fused at every step have no guard band: leave guard out")
         if self.guidance.classifier is None and self.guidance.label is not None:
             raise at_key("guidance.label", "no classifier pulls to it: name one as guidance.classifier, or drop it")
         if self.guidance.classifier is not None and not isinstance(self._label, int):

@@ -16,6 +16,7 @@ from .engine import Engine, memory_of
 from .folder_network import load_folder
 from .gaussian import Gaussian
 from .guidance import Guided
+from .joint import JointWork
 from .kinds import Kind, contract_of, trusted_kind
 from .networks import load_classifier, load_denoiser
 from .noise import PositionNoise
@@ -135,7 +136,7 @@ class EngineFactory:
                 f"out of memory with batches of {batch} in {lanes} lanes: lower batch, lanes or tile"
             ) from error
 
-    def solver(self, device: str) -> Solver:
+    def solver(self, device: str) -> Walk:
         """What walks the job's tiles, its tensors on a device."""
         contract = self._contract
         steps = schedule(
@@ -168,3 +169,16 @@ class EngineFactory:
             return denoiser
         self.guidance.check(self.tile)
         return Guided(denoiser, load_classifier(self.guidance.classifier, device=device))
+
+
+@dataclass(frozen=True)
+class JointFactory:
+    """Makes what weaves blocks of tiles jointly, ``room`` bytes of them in memory, with the engine of a job."""
+
+    engine: EngineFactory
+    room: int
+
+    def __call__(self) -> JointWork:
+        """Load the network and fix the batch."""
+        device = best_device()
+        return JointWork(self.engine(), self.engine.solver(device), room=self.room)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -16,6 +16,7 @@ from functools import partial
 from hashlib import blake2b
 from math import inf, prod
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from .denoiser import Denoiser, networks_of
 from .device import device_class, fix_arithmetic, own_memory, uncompiled
 from .rows import belongs, claim, dependent_row, layers_in_parts, run_in_parts, run_together
 from .solvers import Question, Solver, TileState
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 _POSITION = struct.Struct("<I")
 _FORMAT = "state 1"
@@ -181,6 +185,21 @@ class Engine:
         made_by = f"{self._denoiser.contract.name}|{self._identity}|{sorted(self.numeric_class.items())}"
         origin = f"{_FORMAT}|{made_by}|{state.origin}|"
         return blake2b(origin.encode() + body, digest_size=_DIGEST).digest()
+
+    def in_lanes(self, call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+        """What a call makes of each, side by side and each on one thread."""
+        return list(self._pool.map(call, given))
+
+    def answers(self, asked: Sequence[Question]) -> list[Tensor]:
+        """The network's answer to each question, in as many forward passes as they take."""
+        groups = self.in_lanes(
+            self._answered, [asked[at : at + self._batch] for at in range(0, len(asked), self._batch)]
+        )
+        return [answer for group in groups for answer in group]
+
+    @torch.inference_mode()
+    def _answered(self, asked: Sequence[Question]) -> Sequence[Tensor]:
+        return self._forward(asked)[: len(asked)].unbind()
 
     def _advance(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:
         """One forward pass in one lane; each tile's own arithmetic stays outside the batch."""

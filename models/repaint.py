@@ -33,11 +33,11 @@ class Repaint(Ddpm):
 
     paste: bool = True
 
-    def begin(self, inputs: TileInputs) -> RepaintState:
-        """The tile in pure noise."""
+    def at(self, inputs: TileInputs, x_CHW: Tensor, call: int) -> RepaintState:
+        """The tile with so many network calls behind it, of which its noisy window is told."""
         if inputs.measurement.scale > 1 or inputs.measurement.gray or inputs.measurement.sigma:
             raise InputError("sampler repaint fills in missing pixels and does nothing else: choose ddnm for this task")
-        state = super().begin(inputs)
+        state = super().at(inputs, x_CHW, call)
         here = self.device
         values = torch.tensor(inputs.y, device=here)
         mask = torch.tensor(inputs.measured, device=here).expand(values.shape)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from math import sqrt
 from typing import NamedTuple, Protocol
 
@@ -120,16 +121,27 @@ class Walk(ABC):
 
     def begin(self, inputs: TileInputs) -> TileState:
         """The tile in pure noise, or where it is carried on from another one, in that."""
-        if inputs.start is None:
-            first = Address(inputs.image, inputs.key.level, 0, inputs.box)
-            x_CHW = self.noise.windows([first], self.bands)[0]
-        else:
-            x_CHW = torch.tensor(inputs.start, device=self.device)
+        x_CHW = self.first(inputs) if inputs.start is None else torch.tensor(inputs.start, device=self.device)
+        return replace(self.at(inputs, x_CHW, 0), origin=inputs.digest(self._settings))
+
+    def first(self, inputs: TileInputs) -> Tensor:
+        """Pure noise in place of a window."""
+        address = Address(inputs.image, inputs.key.level, 0, inputs.box)
+        return self.noise.windows([address], self.bands)[0]
+
+    def at(self, inputs: TileInputs, x_CHW: Tensor, call: int) -> TileState:
+        """The tile with so many network calls behind it, of which its noisy window is told."""
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
         sigma = 2 * inputs.measurement.sigma
         constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
-        origin = inputs.digest(self._settings)
-        return TileState(self, inputs.image, inputs.key, inputs.box, origin, sigma, constraints, x_CHW)
+        position = self._asking[call]
+        return TileState(self, inputs.image, inputs.key, inputs.box, "", sigma, constraints, x_CHW, position)
+
+    @cached_property
+    def _asking(self) -> list[int]:
+        """The positions at which the network is called: those from which a reverse step leads on."""
+        times = self.schedule.times
+        return [at for at, (i, after) in enumerate(pairwise(times)) if after < i]
 
     def finished(self, state: TileState) -> bool:
         """Whether the state is clean."""
@@ -141,8 +153,15 @@ class Walk(ABC):
 
     def ask(self, state: TileState) -> Question:
         """The noisy window as it is."""
-        timestep = float(self.schedule.timesteps[self.schedule.times[state.position]])
-        return Question(state.x_CHW, timestep, replace(self.told, level=state.key.level))
+        return self._question(state.x_CHW, state.position, state.key.level)
+
+    def question(self, x_CHW: Tensor, call: int, level: int) -> Question:
+        """What the network must see of any window with so many network calls behind it."""
+        return self._question(x_CHW, self._asking[call], level)
+
+    def _question(self, x_CHW: Tensor, position: int, level: int) -> Question:
+        timestep = float(self.schedule.timesteps[self.schedule.times[position]])
+        return Question(x_CHW, timestep, replace(self.told, level=level))
 
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One reverse step, and the undo steps that follow it in the schedule."""

@@ -19,7 +19,7 @@ from tileloom.tiling.grid import Grid
 from tileloom.tiling.lockstep import LockstepPlan
 from tileloom.tiling.plan import WeavePlan
 
-TODO, RELAY, BORN, DONE, DEGRADED = TileState
+TODO, RELAY, BORN, DONE, DEGRADED, AWAY = TileState
 FINISHED = {BORN, DONE, DEGRADED}
 RELAXED = settings(deadline=None, max_examples=150)
 
@@ -363,7 +363,7 @@ def test_why_speaks_of_plans_whose_tiles_have_no_names():
     plan = LockstepPlan(1, 2, steps=2)
     frontier = queue(plan)
     frontier.take(2)
-    assert frontier.why() == ["scene: 2 tiles waiting for tile 0 (leased) and 1 more"]
+    assert frontier.why() == ["scene: 4 tiles waiting for tile 0 (leased) and 1 more"]
 
 
 @pytest.mark.parametrize(

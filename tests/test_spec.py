@@ -18,7 +18,7 @@ from tileloom.tiling.errors import InputError
 from tileloom.tiling.measurement import MaskSite, Measurement
 
 PLAIN = {"input": "scene.tif", "output": "out.zarr", "task": "sr:4"}
-NESTED = ("travel", "publish", "guidance", "parity", "cluster")
+NESTED = ("travel", "lockstep", "publish", "guidance", "parity", "cluster")
 
 
 def written(tmp_path, content, name="job.yaml"):
@@ -149,6 +149,7 @@ def test_every_key_can_be_set(tmp_path):
         "stride": 64,
         "guard": 0,
         "weave": "naive",
+        "lockstep": {"block": 192, "every": 4, "memory": 1_000_000},
         "levels": 2,
         "factor": 4,
         "bands": 3,
@@ -245,7 +246,7 @@ BAD_FILES = {
         "tile must be a whole number from 1 up, or auto, not 'automatic'",
     ),
     "tile below one": (PLAIN_TEXT + "tile: 0\n", "tile must be a whole number from 1 up, or auto, not 0"),
-    "no such choice": (PLAIN_TEXT + "weave: joint\n", "weave must be msr or naive, not 'joint'"),
+    "no such choice": (PLAIN_TEXT + "weave: loose\n", "weave must be msr, joint or naive, not 'loose'"),
     "no such type": (PLAIN_TEXT + "dtype: int8\n", "dtype must be uint8, uint16 or float32, not 'int8'"),
     "nothing": (PLAIN_TEXT + "steps:\n", "steps must be a whole number from 1 up, not nothing"),
     "nested value": (PLAIN_TEXT + "travel: {repeat: 0}\n", "travel.repeat must be a whole number from 1 up, not 0"),

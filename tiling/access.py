@@ -6,21 +6,22 @@ An :class:`ImagePlan` is plain data that travels once to each worker; :class:`Im
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .box import Box
+from .box import Box, TileKey
 from .cache import ChunkCache
 from .canvas import Canvas, hash_pixels
 from .decoding import decoding
 from .errors import CorruptChunk, InputError
 from .inputs import TASK, LevelInputs, boxes, survey
+from .lockstep import Lattice
 from .measurement import Lift, Measurement
 from .observe import Observation, is_nodata, masked, observe, repeat
-from .place import place
+from .place import Place, place
 from .plan import WeavePlan
 from .pyramid import PyramidSpec, never_nodata
 from .scaling import Scaling
@@ -36,7 +37,8 @@ class ImagePlan:
 
     ``measurements[k]`` is what is known at level k, ``lifts[k]`` how its observation became level k + 1's.
     ``root`` holds this generation's canvases, coarser inputs and ledger. ``coarse_everywhere`` imposes coarse
-    pixels beside known ones too.
+    pixels beside known ones too. ``lattices`` are the levels of an image that is woven in lock-step, whose tiles are
+    their blocks.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ImagePlan:
     lifts: tuple[Lift, ...]
     result: PyramidSpec
     coarse_everywhere: bool = False
+    lattices: tuple[Lattice, ...] = ()
 
     @property
     def scale(self) -> int:
@@ -139,21 +142,41 @@ class ImageAccess:
 
     def _canvas(self, root: str, level: int) -> Canvas:
         if (root, level) not in self._canvases:
-            folder = place(root) / f"canvas-{level}"
-            with decoding(str(folder), "zarr.json"):
-                canvas = Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
-            self._canvases[root, level] = canvas
+            self._canvases[root, level] = self._opened(place(root) / f"canvas-{level}", level)
         return self._canvases[root, level]
+
+    def _opened(self, folder: Place, level: int) -> Canvas:
+        with decoding(str(folder), "zarr.json"):
+            return Canvas(folder, self.plan.levels[level], bands=self.image.bands, cache=self._cache)
+
+    def saved(self, level: int, step: int) -> Canvas:
+        """The noisy pixels of a level in lock-step after so many steps."""
+        return self._opened(place(self.image.root) / _saved(level, step), level)
+
+    def drop_saved(self, level: int, *, before: int | None = None) -> None:
+        """Remove what was saved of a level, or of its steps before one."""
+        for folder in place(self.image.root).children():
+            kind, _, number = folder.name.rpartition("-")
+            if kind == _saved(level) and (before is None or int(number) < before):
+                folder.remove()
 
     def inputs(self, tile: int, degraded: Collection[int] = ()) -> TileInputs:
         """What a tile is computed from; no pixel of a ``degraded`` tile is among it."""
-        key = self.plan.key(tile)
-        box = self.plan.sees(tile)
-        observation = self.observations[key.level]
-        y, measured, visible = observation.window(box)
+        key, box = self.plan.key(tile), self.plan.sees(tile)
         lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == key.level]
         strips = self.plan.levels[key.level].context(key.row, key.col)
         context, context_mask = self._committed(key.level, box, strips, lost)
+        known = self._known_of(key, box, degraded)
+        return replace(known, context=context, context_mask=context_mask, start=self._start(tile, degraded))
+
+    def block(self, tile: int) -> TileInputs:
+        """What a block is computed from, besides what its neighbours come to."""
+        return self._known_of(self.plan.key(tile), self.plan.owns(tile), ())
+
+    def _known_of(self, key: TileKey, box: Box, degraded: Collection[int]) -> TileInputs:
+        """What is measured of a window, and known from the coarser level."""
+        observation = self.observations[key.level]
+        y, measured, visible = observation.window(box)
         coarse, coarse_mask = self._coarse(key.level, box, degraded)
         return TileInputs(
             image=self.image.name,
@@ -163,12 +186,9 @@ class ImageAccess:
             y=y,
             measured=measured,
             visible=visible,
-            context=context,
-            context_mask=context_mask,
             coarse=coarse,
             coarse_mask=coarse_mask,
             factor=self.plan.factor,
-            start=self._start(tile, degraded),
         )
 
     def _start(self, tile: int, degraded: Collection[int]) -> Floats | None:
@@ -332,3 +352,8 @@ class ImageAccess:
                 inner = box.within(window.scale(factor))
                 fill = np.where(repeat(mask, factor)[inner], repeat(pixels, factor)[:, *inner], fill)
         return fill
+
+
+def _saved(*of: int) -> str:
+    """The name of what is saved of a level, at a step."""
+    return "-".join(("saved", *map(str, of)))

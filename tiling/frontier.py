@@ -41,7 +41,8 @@ class TileState(IntEnum):
     """What is known of a tile; one byte each.
 
     RELAY owns no wanted pixel but keeps some: never handed out, done as soon as its needs are.
-    BORN keeps none: done from the start. DEGRADED gave no result, yet its dependants go on.
+    BORN keeps none: done from the start. DEGRADED gave no result, yet its dependants go on. AWAY is another
+    frontier's: never handed out, done when that is heard of.
     """
 
     TODO = 0
@@ -49,10 +50,16 @@ class TileState(IntEnum):
     BORN = 2
     DONE = 3
     DEGRADED = 4
+    AWAY = 5
 
 
 # A member looked up on its class costs as much as the rest of an edge.
-_TODO, _RELAY, _DONE = int(TileState.TODO), int(TileState.RELAY), int(TileState.DONE)
+_TODO, _RELAY, _DONE, _AWAY = (
+    int(TileState.TODO),
+    int(TileState.RELAY),
+    int(TileState.DONE),
+    int(TileState.AWAY),
+)
 
 
 class OnError(Enum):
@@ -148,7 +155,7 @@ class Frontier:
         if state.size and state.max() > max(TileState):
             raise InputError(f"{name}: {state.max()} is no tile state; the largest is {max(TileState).value}")
         open_ = state <= TileState.RELAY
-        pending = plan.pending(~open_)
+        pending = plan.pending(~(open_ | (state == TileState.AWAY)))
         first = np.flatnonzero(open_ & (pending == 0))
         handle = self._next if number is None else number
         if handle in self._images:
@@ -201,6 +208,14 @@ class Frontier:
             handle, tile = item
             self._finish(handle, image, tile, TileState.DONE)
         return heeded
+
+    def arrived(self, item: Item) -> None:
+        """A tile of another frontier is done; heard of twice, it is done once."""
+        handle, tile = item
+        image = self._image(handle)
+        if image.state[tile] == _AWAY:
+            image.state[tile] = _DONE
+            self._pass_on(handle, image, [tile])
 
     def failed(self, item: Item, reason: str) -> Verdict:
         """A leased tile failed by its own fault; this uses up one of its tries."""

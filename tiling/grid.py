@@ -42,11 +42,11 @@ class Axis:
 
     def start(self, j: int) -> int:
         """First pixel tile j sees; the last tile is shifted inward to end with the image."""
-        return min(j * self.stride, self.length - self.tile)
+        return max(0, min(j * self.stride, self.length - self.tile))
 
     def stop(self, j: int) -> int:
         """End of what tile j sees."""
-        return self.start(j) + self.tile
+        return min(self.start(j) + self.tile, self.length)
 
     def far(self, j: int) -> int:
         """End of what tile j keeps: its guard band is drawn again by the next tile."""
@@ -81,7 +81,8 @@ class Grid:
     """Overlapping tiles over a level of ``height`` x ``width`` real pixels.
 
     ``align`` is the block that every border must respect: the operator's block at this level and the
-    factor to the next coarser one. The level is padded to ``align`` and to at least one tile.
+    factor to the next coarser one. The level is padded to ``align`` and to at least ``least`` pixels, or else to a
+    whole tile.
     """
 
     height: int
@@ -90,6 +91,7 @@ class Grid:
     stride: int
     guard: int = 0
     align: int = 1
+    least: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a geometry that breaks the rules, with the nearest that keeps them."""
@@ -115,7 +117,8 @@ class Grid:
         return Axis(self._padded(self.width), self.tile, self.stride, self.guard)
 
     def _padded(self, size: int) -> int:
-        return max(self.tile, -(-size // self.align) * self.align)
+        least = self.tile if self.least is None else self.least
+        return max(least, -(-size // self.align) * self.align)
 
     @property
     def box(self) -> Box:

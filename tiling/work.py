@@ -6,16 +6,17 @@ knowing processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .box import Box, TileKey
 from .errors import TileFailed
+from .lockstep import Lattice
 from .measurement import Measurement
 
 Floats = NDArray[np.float32]
@@ -58,6 +59,32 @@ class TileInputs:
             else:
                 digest.update(f"{field.name}={value}".encode())
         return digest.hexdigest()
+
+    def crop(self, box: Box) -> TileInputs:
+        """What a part of the window is computed from; its borders must be those of measured and coarse values."""
+        measured = box.coarsen(self.measurement.scale).within(self.box.coarsen(self.measurement.scale))
+        coarse = box.coarsen(self.factor).within(self.box.coarsen(self.factor))
+        inside = box.within(self.box)
+        return replace(
+            self,
+            box=box,
+            y=self.y[:, *measured],
+            measured=self.measured[measured],
+            visible=_cut(self.visible, inside),
+            context=_cut(self.context, inside),
+            context_mask=_cut(self.context_mask, inside),
+            coarse=_cut(self.coarse, coarse),
+            coarse_mask=_cut(self.coarse_mask, coarse),
+            start=_cut(self.start, inside),
+        )
+
+
+A = TypeVar("A", Floats, Bools)
+
+
+def _cut(array: A | None, at: tuple[slice, slice]) -> A | None:
+    """A part of an array along its last two axes, if there is one."""
+    return None if array is None else array[..., *at]
 
 
 S = TypeVar("S")
@@ -118,3 +145,95 @@ class TileWork(Protocol[S]):
     def unpack(self, inputs: TileInputs, packed: bytes) -> S:
         """The state that :meth:`pack` saved, of a tile with these inputs."""
         ...
+
+
+Strip = tuple[Floats, ...]
+"""What a block needs of a neighbour for its next round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of an image between two rounds: the noisy pixels ``x``, and what an unfinished step has come to.
+
+    ``number`` is its place among the blocks of the ``lattice``, ``inputs`` all that is known of it.
+    """
+
+    lattice: Lattice
+    number: int
+    inputs: TileInputs
+    round: int
+    x: Floats
+    between: Strip = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        known = (getattr(self.inputs, own.name) for own in fields(self.inputs))
+        held = (self.x, *self.between, *(array for array in known if isinstance(array, np.ndarray)))
+        return sum(array.nbytes for array in held)
+
+
+class BlockWork(Protocol):
+    """Takes blocks through the rounds of a lock-step plan; each goes on with what its neighbours came to.
+
+    What a block comes to depends on nothing but the level: not on how that is cut into blocks, nor on company.
+    """
+
+    @property
+    def slots(self) -> int:
+        """Windows that the network is shown at once, at full use."""
+        ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The one padded shape of every forward pass."""
+        ...
+
+    @property
+    def device_memory(self) -> int | None:
+        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
+        ...
+
+    @property
+    def numeric_class(self) -> dict[str, str]:
+        """What bits depend on besides the job: device, instruction set, library versions, precision."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Bytes of blocks and halos that a worker keeps in memory; what is more goes to files."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps from noise to image."""
+        ...
+
+    @property
+    def phases(self) -> int:
+        """Rounds of a step."""
+        ...
+
+    def memory(self, batch: int) -> int:
+        """Bytes to show the network so many windows."""
+        ...
+
+    def begin(self, lattice: Lattice, number: int, inputs: TileInputs, saved: Floats | None, at: int) -> Block:
+        """A block at the round ``at`` that ends a step, with the pixels it had then; or else in noise."""
+        ...
+
+    def calls(self, block: Block) -> int:
+        """Windows that its next round shows to the network."""
+        ...
+
+    def strips(self, block: Block) -> dict[int, Strip]:
+        """What its neighbours need of it for their next round, by their numbers; nothing for those that need none."""
+        ...
+
+    def advance(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> list[Block | TileFailed]:
+        """Every block one round further, in order, given its neighbours' strips; a failure takes its own place."""
+        ...
+
+
+Work = TileWork[Any] | BlockWork
+"""What a worker is made with: tiles go their way alone, or blocks advance together."""

@@ -1,0 +1,83 @@
+"""Who holds which blocks of the levels under way in lock-step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from .loom import Mail, Moved, Over, Settled, Share, Weave
+from .weaving import Weaving
+
+H = TypeVar("H", bound=Hashable)
+
+
+class Placement(Generic[H]):
+    """Gives blocks to holders, and those of a lost one to others; neighbours stay together as far as they can."""
+
+    def __init__(self, post: Callable[[H, Mail], Any], peer_of: Callable[[H], Any]) -> None:
+        """Nothing is placed yet; ``post`` tells a holder something, ``peer_of`` is what others send their halos to."""
+        self._post, self._peer_of = post, peer_of
+        self._numbers = count()
+        self._number_of: dict[H, int] = {}
+        self._held: dict[Weave, dict[int, H]] = {}
+
+    @property
+    def holders(self) -> set[H]:
+        """Whoever holds a block."""
+        return {holder for held in self._held.values() for holder in held.values()}
+
+    def place(self, weavings: Iterable[Weaving], holders: Sequence[H]) -> None:
+        """Give every block that nobody has to one of ``holders``, and tell those that have some what is over."""
+        under_way = {weaving.weave: weaving for weaving in weavings}
+        for weave in self._held.keys() - under_way:
+            for holder in set(self._held.pop(weave).values()):
+                self._post(holder, Over(weave))
+        for weaving in under_way.values():
+            held = self._held.setdefault(weaving.weave, {})
+            free = [block for block in range(weaving.task.lattice.count) if block not in held]
+            if free:
+                self._give(weaving, held, self._split(free, holders))
+
+    def _split(self, blocks: Sequence[int], holders: Sequence[H]) -> dict[H, Sequence[int]]:
+        """Even runs of blocks for the holders that have fewest."""
+        load = {holder: 0 for holder in holders}
+        for held in self._held.values():
+            for holder in held.values():
+                if holder in load:
+                    load[holder] += 1
+        chosen = sorted(holders, key=lambda holder: load[holder])[: len(blocks)]
+        borders = [len(blocks) * n // len(chosen) for n in range(len(chosen) + 1)]
+        return {holder: blocks[borders[n] : borders[n + 1]] for n, holder in enumerate(chosen)}
+
+    def _give(self, weaving: Weaving, held: dict[int, H], shares: Mapping[H, Sequence[int]]) -> None:
+        stayed = set(held.values())
+        held |= {block: holder for holder, blocks in shares.items() for block in blocks}
+        numbers = {holder: self._number(holder) for holder in set(held.values())}
+        holders = {block: numbers[holder] for block, holder in held.items()}
+        peers = {number: self._peer_of(holder) for holder, number in numbers.items()}
+        task = weaving.task
+        for holder, blocks in shares.items():
+            share = Share(weaving.weave, task.brief, tuple(blocks), weaving.step, task.every, holders, peers)
+            self._post(holder, share)
+        new = {block: holders[block] for blocks in shares.values() for block in blocks}
+        for holder in stayed:
+            self._post(holder, Moved(weaving.weave, new, peers))
+
+    def _number(self, holder: H) -> int:
+        if holder not in self._number_of:
+            self._number_of[holder] = next(self._numbers)
+        return self._number_of[holder]
+
+    def settled(self, weaving: Weaving) -> None:
+        """Tell all holders of a level's blocks that these have committed a later step."""
+        for holder in set(self._held.get(weaving.weave, {}).values()):
+            self._post(holder, Settled(weaving.weave, weaving.step))
+
+    def lost(self, holder: H) -> None:
+        """Its blocks are nobody's from now on; should it still be there, it may stop."""
+        for weave, held in self._held.items():
+            if holder in held.values():
+                self._post(holder, Over(weave))
+                self._held[weave] = {block: other for block, other in held.items() if other is not holder}
+        self._number_of.pop(holder, None)

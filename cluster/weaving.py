@@ -1,0 +1,79 @@
+"""The driver's side of lock-step: which step all blocks of a level have committed, and what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from ..tiling.ledger import Entry, Ledger, Status
+from ..tiling.lockstep import Lattice
+from .loom import Weave, Woven
+from .worker import Brief, RunReport
+
+
+@dataclass(frozen=True, eq=False)
+class Lockstep:
+    """A level whose blocks advance together: resumed with a :class:`RunReport`.
+
+    Every ``every`` steps all of its blocks are saved; ``told`` hears of every step of every block once.
+    """
+
+    brief: Brief
+    level: int
+    ledger: Ledger
+    every: int
+    told: Callable[[int], None] = lambda _: None
+
+    @property
+    def lattice(self) -> Lattice:
+        """The level."""
+        return self.brief.plan.lattices[self.level]
+
+
+class Weaving:
+    """A level under way: what is committed of it, and what is left."""
+
+    def __init__(self, image: int, task: Lockstep) -> None:
+        """Go on from the last step that the ledger knows all blocks to have committed."""
+        self.task = task
+        self.weave: Weave = image, task.level
+        self.step: int = task.ledger.facts.get(self._fact, 0)
+        self.left = set(range(task.lattice.count))
+        self.report = RunReport()
+        self._saved = dict.fromkeys(self.left, self.step)
+        self._reached = dict(self._saved)
+        task.told(sum(self._reached.values()))
+        # Every pixel depends on the whole level, and so on all that the image depends on.
+        self._inputs = blake2b(task.brief.settings, digest_size=16).hexdigest()
+
+    @property
+    def _fact(self) -> str:
+        return f"woven level {self.task.level}"
+
+    def heard(self, told: Woven) -> bool:
+        """Commit what a worker did; whether all blocks have now committed a later step than before."""
+        self.report.calls += told.calls
+        self.report.sent += told.sent
+        before = sum(self._reached.values())
+        self._reached |= {block: max(step, self._reached[block]) for block, step in told.reached.items()}
+        self.task.told(sum(self._reached.values()) - before)
+        if told.error is not None:
+            raise told.error
+        self._finish({block: output for block, output in told.finished if block in self.left})
+        for block, step in told.saved:
+            self._saved[block] = max(step, self._saved[block])
+        settled = min(self._saved.values())
+        if settled <= self.step:
+            return False
+        self.task.ledger.commit(facts={self._fact: settled})
+        self.step = settled
+        return True
+
+    def _finish(self, finished: dict[int, str]) -> None:
+        first = self.task.brief.plan.plan.tiles(self.task.level).start
+        entries = [Entry(first + block, Status.DONE, self._inputs, output) for block, output in finished.items()]
+        if entries:
+            self.task.ledger.commit(entries)
+        self.left -= finished.keys()
+        self.report.done += len(finished)
