@@ -65,6 +65,11 @@ def config_of(facts, **more):
     )
 
 
+def bands_of(tensors):
+    """How many bands a network takes and gives, which no file says otherwise."""
+    return {"in_channels": tensors["input_blocks.0.0.weight"].shape[1], "out_channels": len(tensors["out.2.weight"])}
+
+
 def weights_beside(golden):
     """The file of weights that a recording names by its own name."""
     return golden.beside(re.sub(r"_(unet|sample|training)_.*", "_weights", golden.name))
@@ -73,10 +78,10 @@ def weights_beside(golden):
 def network_of(golden, styles=None):
     """The network of a file, loaded by the product's own strict loader, maybe with a table of these styles."""
     tensors = state_dict_of(weights_beside(golden))
-    bands = {"in_channels": tensors["input_blocks.0.0.weight"].shape[1], "out_channels": len(tensors["out.2.weight"])}
-    if styles is not None:
-        bands["codes"], tensors["encoder.semantic_enc.weight"] = len(styles), styles
-    return with_weights(config_of(golden.config, **bands), tensors)
+    if styles is None:
+        return with_weights(config_of(golden.config, **bands_of(tensors)), tensors)
+    config = config_of(golden.config, **bands_of(tensors), codes=len(styles))
+    return with_weights(config, {**tensors, "encoder.semantic_enc.weight": styles})
 
 
 def same_network(golden, network):
@@ -108,9 +113,7 @@ def grid_of(golden, images):
 def weights(golden):
     """Files *_weights: what the network makes of the recorded images beside them, where there are some."""
     tensors, facts = state_dict_of(golden), golden.config
-    config = config_of(
-        facts, in_channels=tensors["input_blocks.0.0.weight"].shape[1], out_channels=len(tensors["out.2.weight"])
-    )
+    config = config_of(facts, **bands_of(tensors))
     network = with_weights(config, tensors)
     yield golden.compared("config n_params", abs(facts["n_params"] - parameters_of(config)))
     shown = golden.beside(golden.name.removesuffix("weights") + "unet_collage")
@@ -118,8 +121,7 @@ def weights(golden):
         x, t, style = (shown.tensor(name) for name in ("x_t", "t", "cond"))
         drops = dropped(len(x), style=False, position=False)
         eps = image_eps(network, x, t, style, drops, cells=7)
-        # Its digits are those of the recording beside it.
-        yield golden.compared("eps_full beside it", *shown.off("eps_full", eps), PASS)
+        yield shown.absolute("eps_full", eps, PASS)
 
 
 @torch.inference_mode()
@@ -239,8 +241,8 @@ def latent(golden):
     yield golden.exact("timesteps", steps.timesteps[::-1])
     yield golden.relative("alphas_cumprod64", steps.abar, TABLE)
     guesses, states = zip(*walk_styles(network, golden.tensor("x_T"), steps), strict=True)
-    yield _step_by_step(golden, "pred_xstart", torch.stack(guesses).numpy(), RUN)
-    yield _step_by_step(golden, "samples", torch.stack(states).numpy(), RUN)
+    yield _step_by_step(golden, "pred_xstart", torch.stack(guesses).numpy())
+    yield _step_by_step(golden, "samples", torch.stack(states).numpy())
     losses = style_losses(network, golden.tensor("loss_x0"), golden.tensor("loss_noise"), golden.tensor("t"), run)
     yield golden.absolute("loss_per_sample", losses, PASS)
 
@@ -283,15 +285,18 @@ def sample(golden):
     # Of a batch all predictions with conditions come first.
     ways = 1 + facts["cfg"]
     ours["eps_model"] = np.concatenate([one["eps_model"][:, way::ways] for way in range(ways) for one in run], axis=1)
+    # A guess is so much more uncertain than the noise that it is made of.
+    uncertain = {"pred_xstart": steps.sqrt_recipm1_abar[::-1]}
     for part, value in ours.items():
-        yield _step_by_step(golden, part, value, RUN)
+        yield _step_by_step(golden, part, value, uncertain.get(part, 1))
 
 
-def _step_by_step(golden, name, ours, allowed):
-    """By the largest value of each step, where that is more than 1."""
+def _step_by_step(golden, name, ours, unit=1):
+    """By the largest value of each step, where that is more than the unit."""
     expected = golden[name]
-    axes = tuple(range(1, expected.ndim))
-    return golden.absolute(name, ours, allowed, np.maximum(1, np.abs(expected).max(axis=axes, keepdims=True)))
+    step = (-1, *[1] * (expected.ndim - 1))
+    largest = np.abs(expected).reshape(len(expected), -1).max(axis=1)
+    return golden.absolute(name, ours, RUN, np.maximum(np.maximum(1, unit), largest).reshape(step))
 
 
 def _draws(golden):
