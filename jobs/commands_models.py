@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib import import_module
-from math import prod
 from typing import Any
 
 import click
 
-from ..models.contract import Contract, label_of, network_options, split_model
+from ..models.contract import Contract, asked_network, label_of, split_model
 from ..models.kinds import BUILT_IN, Kind, contract_of, identity_of, model_kind
+from ..models.patchdm_shapes import own_tensors
+from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches, PatchReading
 from ..models.plugins import installed, origin
-from ..models.shapes import Shapes
+from ..models.shapes import PATCHES
 from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
-from ..models.weights import read_weights, shapes_of, weights_digest
+from ..models.weights import shapes_of, weights_digest
 from .commands_look import as_json, example
 from .options import model_of, model_option, trust_model
 
@@ -48,7 +49,8 @@ def list_models(*, as_json: bool) -> None:
     plugins = {name: origin(name) for name in installed()}
     if as_json:
         checkpoints = [_known(known) for known in KNOWN]
-        listed = {"built_in": list(BUILT_IN), "plugins": plugins, "checkpoints": checkpoints}
+        patches = [_known_patches(known) for known in KNOWN_PATCHES]
+        listed = {"built_in": list(BUILT_IN), "plugins": plugins, "checkpoints": checkpoints, "patch_networks": patches}
         click.echo(json.dumps(listed, indent=1))
         return
     for name in BUILT_IN:
@@ -62,7 +64,9 @@ def list_models(*, as_json: bool) -> None:
             f"{', '.join(known.files)}: {facts['kind']}, {known.image_size} pixels{classes}, "
             f"{known.parameters:,} parameters"
         )
-    click.echo("other networks of these two kinds: whatever their shapes tell (see `tileloom models inspect`)")
+    for unet in KNOWN_PATCHES:
+        click.echo(f"{unet.name}: {PATCHES} of one's own weights, {unet.parameters:,} parameters beside its styles")
+    click.echo("other networks of these kinds: whatever their shapes tell (see `tileloom models inspect`)")
 
 
 @models.command(
@@ -87,13 +91,15 @@ def inspect(*, target: str, model_option: tuple[str, ...], trust_model: bool, as
     if model_kind(target) is not Kind.WEIGHTS:
         _inspect_terms(model, trusted=trust_model, as_json=as_json)
         return
-    shapes = shapes_of(target)
-    reading = read_weights(target, network_options(target, split_model(model)[1]).told)
-    import_module(CHECKPOINTS, __package__).refuse_difference(reading.config, shapes, file=target)
+    asked, reading = asked_network(target, split_model(model)[1])
+    shapes = own_tensors(shapes_of(target), asked.told.weights)
+    checkpoints = import_module(CHECKPOINTS, __package__)
+    checkpoints.refuse_difference(reading.config, shapes, file=target)
+    parameters = checkpoints.parameters_of(reading.config)
     if as_json:
-        click.echo(json.dumps(_inspection(target, shapes, reading), indent=1))
+        click.echo(json.dumps(_inspection(target, len(shapes), parameters, reading), indent=1))
     else:
-        click.echo("\n".join(_lines(target, shapes, reading)))
+        click.echo("\n".join(_lines(target, len(shapes), parameters, reading)))
 
 
 def _inspect_terms(model: dict[str, Any], *, trusted: bool, as_json: bool) -> None:
@@ -157,26 +163,26 @@ def _known(known: Known) -> dict[str, Any]:
     }
 
 
-def _inspection(file: str, shapes: Shapes, reading: Reading) -> dict[str, Any]:
+def _known_patches(known: KnownPatches) -> dict[str, Any]:
+    return {"name": known.name, "kind": PATCHES, "patch": known.config.patch, "parameters": known.parameters}
+
+
+def _inspection(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> dict[str, Any]:
     return {
         "file": file,
         "kind": reading.kind,
-        "known_as": list(reading.known.files) if reading.known else [],
-        "parameters": _parameters(shapes),
-        "tensors": len(shapes),
+        "known_as": reading.known_as,
+        "parameters": parameters,
+        "tensors": tensors,
         "facts": {name: {"value": value, "known": known} for name, value, known in reading.facts()},
         "digest": weights_digest(file),
     }
 
 
-def _parameters(shapes: Shapes) -> int:
-    return sum(prod(shape) for shape in shapes.values())
-
-
-def _lines(file: str, shapes: Shapes, reading: Reading) -> Iterator[str]:
-    yield f"{file}: {reading.kind}, {_parameters(shapes):,} parameters in {len(shapes)} tensors"
-    if reading.known:
-        yield f"known as: {', '.join(reading.known.files)}"
+def _lines(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> Iterator[str]:
+    yield f"{file}: {reading.kind}, {parameters:,} parameters in {tensors} tensors"
+    if reading.known_as:
+        yield f"known as: {', '.join(reading.known_as)}"
     for name, value, known in reading.facts():
         yield f"{name}: {value} ({known})"
     assumed = [name for name, _, known in reading.facts() if known == ASSUMED]

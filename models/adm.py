@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError
 from .adm_blocks import (
     AttentionPool,
+    MakeBlock,
     Norm,
-    conv3,
+    ResBlock,
     decoder_blocks,
     encoder_blocks,
+    mean_head,
     middle_stage,
+    noise_head,
     timestep_embedding,
+    two_layers,
 )
 from .adm_config import AdmConfig, ClassifierConfig, EncoderConfig
 from .contract import Precision
@@ -23,18 +27,18 @@ from .contract import Precision
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class _Torso(nn.Module):
-    """What both networks have: the time embedding, the way down and the middle."""
+class Torso(nn.Module):
+    """What networks of this family have: what embeds the time, the way down and the middle."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, time_embed: nn.Module, block: MakeBlock = ResBlock) -> None:
+        """With PyTorch's own random weights."""
         super().__init__()
-        width, told = config.model_channels, 4 * config.model_channels
-        self.model_channels = width
+        self.model_channels = config.model_channels
         self.precision: Precision = "fp32"
         self.channels_last = False
-        self.time_embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
-        self.input_blocks, self.skip_widths = encoder_blocks(config)
-        self.middle_block = middle_stage(config)
+        self.time_embed = time_embed
+        self.input_blocks, self.skip_widths = encoder_blocks(config, block)
+        self.middle_block = middle_stage(config, block)
 
     def set_precision(self, precision: Precision) -> None:
         """Hold and run the convolutions below ``out`` in a precision; all else, norms too, stays in float32."""
@@ -55,15 +59,35 @@ class _Torso(nn.Module):
         """The type of the numbers between the convolutions."""
         return _DTYPES[self.precision]
 
-    def _encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def way_down(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle: the deepest features, and every block's output for the way up."""
         h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
         for stage in self.input_blocks:
-            h_BCHW = stage(h_BCHW, emb_BE)
+            h_BCHW = stage(h_BCHW, *told)
             skips.append(h_BCHW)
-        return self.middle_block(h_BCHW, emb_BE), skips
+        return self.middle_block(h_BCHW, *told), skips
 
 
-class AdmUNet(_Torso):
+class UNet(Torso):
+    """A torso with a way up."""
+
+    output_blocks: nn.ModuleList
+    out: nn.Sequential
+
+    def way_up(self, h_BCHW: Tensor, skips: Sequence[Tensor], *told: Tensor) -> Tensor:
+        """From features of :meth:`way_down`, rearranged or not, to the output in float32."""
+        left = list(skips)
+        for stage in self.output_blocks:
+            h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), *told)
+        predicted: Tensor = self.out(h_BCHW.float())
+        return predicted.contiguous()
+
+
+def _time_embed(config: EncoderConfig) -> nn.Module:
+    return two_layers(config.model_channels, config.told_width, config.told_width)
+
+
+class AdmUNet(UNet):
     """The denoising U-Net: a batch of noisy images and their timesteps to noise, and variance where it is learned.
 
     It is fully convolutional: rows and columns may be any multiples of ``config.size_multiple``.
@@ -71,18 +95,17 @@ class AdmUNet(_Torso):
 
     def __init__(self, config: AdmConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config)
+        super().__init__(config, _time_embed(config))
         self.config = config
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes, 4 * config.model_channels)
         self.output_blocks = decoder_blocks(config, self.skip_widths)
-        width = config.widths[0]
-        self.out = nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels))
+        self.out = noise_head(config)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
         """Float32 (batch, out channel, row, column) from images in [-1, 1], original timesteps, class labels."""
         emb_BE = self.embed(t_B, y_B)
-        return self.decode(*self.encode(x_BCHW, emb_BE), emb_BE)
+        return self.way_up(*self.way_down(x_BCHW, emb_BE), emb_BE)
 
     def embed(self, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
         """What every residual block is told: the timestep, possibly fractional, and the class."""
@@ -91,35 +114,15 @@ class AdmUNet(_Torso):
             raise InputError("class labels are given to a network that takes none, or missing for one that does")
         return emb_BE if y_B is None else emb_BE + self.label_emb(y_B)
 
-    def encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The way down and the middle: the deepest features, and every block's output for :meth:`decode`."""
-        return self._encode(x_BCHW, emb_BE)
 
-    def decode(self, h_BCHW: Tensor, skips: Sequence[Tensor], emb_BE: Tensor) -> Tensor:
-        """The way up: features of :meth:`encode`, rearranged or not, to the output in float32."""
-        left = list(skips)
-        for stage in self.output_blocks:
-            h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), emb_BE)
-        predicted: Tensor = self.out(h_BCHW.float())
-        return predicted.contiguous()
-
-
-class AdmClassifier(_Torso):
+class AdmClassifier(Torso):
     """Which class a noisy image shows: the way down, then a pool. Attention pooling takes one image size only."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config)
+        super().__init__(config, _time_embed(config))
         self.config = config
-        width = config.widths[-1]
-        head: list[nn.Module] = [Norm(width), nn.SiLU()]
-        if config.pool == "attention":
-            head.append(
-                AttentionPool(width, config.out_channels, positions=config.positions, heads=config.heads(width))
-            )
-        else:
-            head += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, config.out_channels, 1), nn.Flatten()]
-        self.out = nn.Sequential(*head)
+        self.out = _attention_head(config) if config.pool == "attention" else mean_head(config)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """Float32 scores (batch, class) of images in [-1, 1] at original timesteps."""
@@ -130,6 +133,12 @@ class AdmClassifier(_Torso):
                 f"the classifier takes {size}x{size} pixels and no other size, the tile has {rows}x{cols}: "
                 f"set tile to {size}, or leave guidance out"
             )
-        h_BCHW, _ = self._encode(x_BCHW, self.time_embed(timestep_embedding(t_B, self.model_channels)))
+        h_BCHW, _ = self.way_down(x_BCHW, self.time_embed(timestep_embedding(t_B, self.model_channels)))
         scores_BK: Tensor = self.out(h_BCHW.float())
         return scores_BK
+
+
+def _attention_head(config: ClassifierConfig) -> nn.Sequential:
+    width = config.widths[-1]
+    pool = AttentionPool(width, config.out_channels, positions=config.positions, heads=config.heads(width))
+    return nn.Sequential(Norm(width), nn.SiLU(), pool)

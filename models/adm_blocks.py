@@ -1,10 +1,10 @@
-"""The parts of an ADM network, under the parameter names of the published checkpoints."""
+"""The parts of an ADM network and of its relatives, under the parameter names of the published checkpoints."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,8 @@ class Norm(nn.GroupNorm):
     """Group norm, computed in float32 whatever the precision of its input."""
 
     def __init__(self, channels: int) -> None:
-        """For a number of channels."""
-        super().__init__(NORM_GROUPS, channels)
+        """For a number of channels, each a group of its own where there are few."""
+        super().__init__(min(NORM_GROUPS, channels), channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """The same type as came in."""
@@ -51,28 +51,43 @@ def conv3(width: int, wide: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(width, wide, 3, stride=stride, padding=1)
 
 
+def first_half(in_layers: nn.Sequential, x_BCHW: Tensor, resample: Resample | None) -> tuple[Tensor, Tensor]:
+    """``conv(silu(norm(x)))`` of a residual block, and ``x`` itself, both resampled before the convolution."""
+    h_BCHW = in_layers[:2](x_BCHW)
+    if resample:
+        h_BCHW, x_BCHW = resample(h_BCHW), resample(x_BCHW)
+    return in_layers[2](h_BCHW), x_BCHW
+
+
+def spread(told_BC: Tensor, over_BCHW: Tensor) -> Tensor:
+    """A number a channel, in the type of the features that it is spread over."""
+    return told_BC.to(over_BCHW.dtype)[:, :, None, None]
+
+
+def shortcut(width: int, wide: int) -> nn.Module:
+    """The way around a residual block."""
+    return nn.Identity() if width == wide else nn.Conv2d(width, wide, 1)
+
+
 class ResBlock(nn.Module):
     """Two convolutions around a skip, told the timestep between them; may resample on the way."""
 
     def __init__(self, width: int, wide: int, config: EncoderConfig, *, resample: Resample | None = None) -> None:
         """From ``width`` to ``wide`` channels."""
         super().__init__()
-        told = 4 * config.model_channels
+        told = config.told_width
         self.scale_shift = config.use_scale_shift_norm
         self.resample = resample
         self.in_layers = nn.Sequential(Norm(width), nn.SiLU(), conv3(width, wide))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(told, 2 * wide if self.scale_shift else wide))
         # Dropout stood third: it does nothing outside training, but the convolution is numbered after it.
         self.out_layers = nn.Sequential(Norm(wide), nn.SiLU(), nn.Identity(), conv3(wide, wide))
-        self.skip_connection = nn.Identity() if width == wide else nn.Conv2d(width, wide, 1)
+        self.skip_connection = shortcut(width, wide)
 
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
         """``skip(x) + conv(silu(norm(h) (1 + scale) + shift))``; without scale-shift ``norm(h + e)``."""
-        h_BCHW = self.in_layers[:2](x_BCHW)
-        if self.resample:
-            h_BCHW, x_BCHW = self.resample(h_BCHW), self.resample(x_BCHW)
-        h_BCHW = self.in_layers[2](h_BCHW)
-        e_BC11 = self.emb_layers(emb_BE).to(h_BCHW.dtype)[:, :, None, None]
+        h_BCHW, x_BCHW = first_half(self.in_layers, x_BCHW, self.resample)
+        e_BC11 = spread(self.emb_layers(emb_BE), h_BCHW)
         if self.scale_shift:
             scale, shift = e_BC11.chunk(2, dim=1)
             h_BCHW = self.out_layers[1:](self.out_layers[0](h_BCHW) * (1 + scale) + shift)
@@ -110,6 +125,24 @@ class AttentionBlock(nn.Module):
         attended_BCT = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x_BCT.shape)
         added_BCT: Tensor = x_BCT + self.proj_out(attended_BCT)
         return added_BCT.reshape(x_BCHW.shape)
+
+
+def noise_head(config: EncoderConfig) -> nn.Sequential:
+    """What a U-Net ends with."""
+    width = config.widths[0]
+    return nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels))
+
+
+def mean_head(config: EncoderConfig) -> nn.Sequential:
+    """One vector of what is seen at the last level: the mean of all pixels."""
+    width = config.widths[-1]
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, config.out_channels, 1), nn.Flatten())
+    return nn.Sequential(Norm(width), nn.SiLU(), *pool)
+
+
+def two_layers(width: int, middle: int, wide: int) -> nn.Sequential:
+    """What a network makes of a condition before its blocks are told."""
+    return nn.Sequential(nn.Linear(width, middle), nn.SiLU(), nn.Linear(middle, wide))
 
 
 class AttentionPool(nn.Module):
@@ -162,18 +195,26 @@ class ConvUp(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Layers one after the other, of which the residual ones are told the timestep."""
+    """Layers one after the other, of which the residual ones are told the timestep, and whatever else there is."""
 
-    def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, *told: Tensor) -> Tensor:
         """The last layer's output."""
         for layer in self:
-            x_BCHW = layer(x_BCHW, emb_BE) if isinstance(layer, ResBlock) else layer(x_BCHW)
+            x_BCHW = layer(x_BCHW, *told) if isinstance(layer, ResBlock) else layer(x_BCHW)
         return x_BCHW
 
 
-def _resampled(width: int, config: EncoderConfig, way: Way) -> nn.Module:
+class MakeBlock(Protocol):
+    """A kind of residual block, from ``width`` to ``wide`` channels."""
+
+    def __call__(self, width: int, wide: int, config: EncoderConfig, *, resample: Resample | None = None) -> nn.Module:
+        """One of them."""
+        ...
+
+
+def _resampled(width: int, config: EncoderConfig, way: Way, block: MakeBlock) -> nn.Module:
     if config.resblock_updown:
-        return ResBlock(width, width, config, resample=halve if way == "down" else double)
+        return block(width, width, config, resample=halve if way == "down" else double)
     return ConvDown(width) if way == "down" else ConvUp(width)
 
 
@@ -181,35 +222,35 @@ def _attention(width: int, config: EncoderConfig, level: int) -> list[nn.Module]
     return [AttentionBlock(width, config)] if 2**level in config.attention_resolutions else []
 
 
-def encoder_blocks(config: EncoderConfig) -> tuple[nn.ModuleList, list[int]]:
+def encoder_blocks(config: EncoderConfig, block: MakeBlock = ResBlock) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the width of each block's output, all of which the way up takes in again."""
     width = config.widths[0]
     blocks, widths = [Stage([conv3(config.in_channels, width)])], [width]
     for level, wide in enumerate(config.widths):
         for _ in range(config.num_res_blocks):
-            blocks.append(Stage([ResBlock(width, wide, config), *_attention(wide, config, level)]))
+            blocks.append(Stage([block(width, wide, config), *_attention(wide, config, level)]))
             widths.append(width := wide)
         if level + 1 < len(config.widths):
-            blocks.append(Stage([_resampled(width, config, "down")]))
+            blocks.append(Stage([_resampled(width, config, "down", block)]))
             widths.append(width)
     return nn.ModuleList(blocks), widths
 
 
-def middle_stage(config: EncoderConfig) -> Stage:
+def middle_stage(config: EncoderConfig, block: MakeBlock = ResBlock) -> Stage:
     """The deepest point: a residual block on either side of attention."""
     width = config.widths[-1]
-    return Stage([ResBlock(width, width, config), AttentionBlock(width, config), ResBlock(width, width, config)])
+    return Stage([block(width, width, config), AttentionBlock(width, config), block(width, width, config)])
 
 
-def decoder_blocks(config: EncoderConfig, widths: list[int]) -> nn.ModuleList:
+def decoder_blocks(config: EncoderConfig, widths: list[int], block: MakeBlock = ResBlock) -> nn.ModuleList:
     """The way up; each block also takes the output of the block of the way down that mirrors it."""
     width, skips = config.widths[-1], list(widths)
     blocks = []
     for level, wide in reversed(list(enumerate(config.widths))):
-        for block in range(config.num_res_blocks + 1):
-            layers = [ResBlock(width + skips.pop(), wide, config), *_attention(wide, config, level)]
-            if level and block == config.num_res_blocks:
-                layers.append(_resampled(wide, config, "up"))
+        for nth in range(config.num_res_blocks + 1):
+            layers = [block(width + skips.pop(), wide, config), *_attention(wide, config, level)]
+            if level and nth == config.num_res_blocks:
+                layers.append(_resampled(wide, config, "up", block))
             blocks.append(Stage(layers))
             width = wide
     return nn.ModuleList(blocks)

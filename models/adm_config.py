@@ -14,7 +14,7 @@ Pool = Literal["attention", "adaptive"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """What the U-Net and the classifier have in common: the way down.
+    """What U-Nets and classifiers have in common: the way down.
 
     ``channel_mult`` has a level's width in units of ``model_channels``, finest level first;
     ``attention_resolutions`` are the downsampling factors with attention (2: half resolution).
@@ -50,6 +50,11 @@ class EncoderConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, finest first."""
         return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
+
+    @property
+    def told_width(self) -> int:
+        """Channels of what every residual block is told."""
+        return 4 * self.model_channels
 
     @property
     def size_multiple(self) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -17,10 +18,21 @@ from torch import Tensor
 from ..tiling.errors import InputError, StoreError
 from .adm import AdmClassifier, AdmUNet
 from .adm_config import AdmConfig, ClassifierConfig
+from .latent import LatentNet
+from .patchdm import PatchUNet, StyleEncoder
+from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from .shapes import Shapes, difference, looks_like
 from .weights import SAFE, program_in, refuse_no_file
 
-Network = AdmUNet | AdmClassifier
+Network = AdmUNet | AdmClassifier | PatchUNet | StyleEncoder | LatentNet
+Config = AdmConfig | ClassifierConfig | PatchConfig | StyleEncoderConfig | LatentConfig
+_MADE: dict[type[Config], Callable[[Any], Network]] = {
+    AdmConfig: AdmUNet,
+    ClassifierConfig: AdmClassifier,
+    PatchConfig: PatchUNet,
+    StyleEncoderConfig: StyleEncoder,
+    LatentConfig: LatentNet,
+}
 
 
 def torch_shapes(file: str) -> Shapes:
@@ -69,13 +81,18 @@ def _damaged(file: str) -> str:
     return f"{file} is damaged or nothing that torch saved: copy or download it again"
 
 
-def blank(config: AdmConfig | ClassifierConfig) -> Network:
+def blank(config: Config) -> Network:
     """A network without memory for its weights."""
     with torch.device("meta"):
-        return AdmUNet(config) if isinstance(config, AdmConfig) else AdmClassifier(config)
+        return _MADE[type(config)](config)
 
 
-def refuse_difference(config: AdmConfig | ClassifierConfig, shapes: Shapes, *, file: str) -> None:
+def parameters_of(config: Config) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in blank(config).parameters())
+
+
+def refuse_difference(config: Config, shapes: Shapes, *, file: str) -> None:
     """Refuse tensors that are not exactly the network's."""
     expected = {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
     reshaped = [name for name in expected if name in shapes and shapes[name] != expected[name]]
@@ -85,7 +102,7 @@ def refuse_difference(config: AdmConfig | ClassifierConfig, shapes: Shapes, *, f
 
 
 def with_weights(
-    config: AdmConfig | ClassifierConfig,
+    config: Config,
     tensors: Mapping[str, Tensor],
     *,
     file: str = "the state dict",
@@ -98,7 +115,17 @@ def with_weights(
         network: Network = blank(config).to_empty(device=device)
         # Copies and widens: what lies in a file must not change under a running job.
         network.load_state_dict(tensors)
+        _refuse_unlike(network, tensors, file=file)
         return network.requires_grad_(False).eval()
+
+
+def _refuse_unlike(network: Network, tensors: Mapping[str, Tensor], *, file: str) -> None:
+    """Refuse a file in which one tensor of the network, saved under two names, is two."""
+    names: dict[int, str] = {}
+    for name, loaded in network.state_dict().items():
+        twin = names.setdefault(loaded.data_ptr(), name)
+        if twin != name and not torch.equal(tensors[twin], tensors[name]):
+            raise InputError(f"{file} holds {twin} and {name}, which are one in this network, with unlike values")
 
 
 def convert(source: str, target: str) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ..tiling.errors import InputError
 from .adm_config import NORM_GROUPS, AdmConfig
+from .patchdm_signatures import PatchReading
 from .signatures import Reading, Told
 from .weights import read_weights
 
@@ -20,6 +22,8 @@ LIVE_MAPS = 24
 Precision = Literal["fp32", "bf16", "fp16"]
 Covariance = Literal["exponential", "matern32", "matern52"]
 Model = str | Mapping[str, object]
+# Patches along a side of the window that a Patch-DM network is given unless a job says otherwise.
+NATIVE_PATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +157,15 @@ class NetworkOptions:
 
     ``channels_last`` is how its numbers lie in memory, None: in reduced precision only, since in float32 it is a
     little faster and rounds otherwise than the published programs. ``compile``: torch compiles it for the job's
-    batch, which takes minutes and pays in long jobs. ``told`` is what shapes cannot tell of it.
+    batch, which takes minutes and pays in long jobs. ``guidance`` is how far it goes beyond what it predicts when
+    it is told all, away from what it predicts when it is told nothing. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"
     label: int | None = None
     channels_last: bool | None = None
     compile: bool = False
+    guidance: float = 0.0
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
@@ -171,6 +177,8 @@ class NetworkOptions:
         for name in ("channels_last", "compile"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
+        if isinstance(self.guidance, bool) or not isinstance(self.guidance, int | float) or not isfinite(self.guidance):
+            raise InputError(f"model.guidance is {self.guidance!r}; give a number, 0 for none")
 
     @property
     def lies_channels_last(self) -> bool:
@@ -178,7 +186,7 @@ class NetworkOptions:
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
 
-_OWN = ("precision", "label", "channels_last", "compile")
+_OWN = ("precision", "label", "channels_last", "compile", "guidance")
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
@@ -193,6 +201,17 @@ def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
     return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
 
 
+def asked_network(file: str, options: Mapping[str, object]) -> tuple[NetworkOptions, Reading | PatchReading]:
+    """What a job says of a weights file, and the network that this makes it; refuses what says nothing of such."""
+    asked = network_options(file, options)
+    reading = read_weights(file, asked.told)
+    for name, value in options.items():
+        if value is not None and name not in reading.options:
+            known = ", ".join(reading.options)
+            raise InputError(f"model.{name} is no option of {file}, which is {reading.kind}; its options are {known}")
+    return asked, reading
+
+
 def telling_options(file: str, options: Mapping[str, object]) -> dict[str, object]:
     """The options of a weights file without which it would be another network; the rest is written at its default."""
     asked = network_options(file, options)
@@ -200,6 +219,7 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
         "precision": NetworkOptions().precision,
         "channels_last": NetworkOptions(asked.precision).lies_channels_last,
         "compile": False,
+        "guidance": 0,
     }
     said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
     return {name: value for name, value in said.items() if name in _OWN or _tells(file, asked.told, name)}
@@ -207,8 +227,13 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
 
 def _tells(file: str, told: Told, name: str) -> bool:
     """Whether a file is read as another network where the user does not say one thing of it."""
-    found, bare = read_weights(file, told), read_weights(file, replace(told, **{name: None}))
-    return (found.config, found.betas, found.image_size) != (bare.config, bare.betas, bare.image_size)
+    found = read_weights(file, told)
+    try:
+        bare = read_weights(file, replace(told, **{name: None}))
+    except InputError:
+        # It cannot be read without.
+        return True
+    return found.told != bare.told
 
 
 def label_of(model: Model) -> int | None:
@@ -217,8 +242,36 @@ def label_of(model: Model) -> int | None:
     return label if isinstance(label, int) else None
 
 
-def network_contract(file: str, reading: Reading, label: int | None) -> Contract:
+def network_contract(file: str, reading: Reading | PatchReading, label: int | None) -> Contract:
     """The terms of a network that was read from a file."""
+    return _of_patches(file, reading, label) if isinstance(reading, PatchReading) else _of_windows(file, reading, label)
+
+
+def _of_patches(file: str, reading: PatchReading, label: int | None) -> Contract:
+    config = reading.config
+    if config.in_channels != config.out_channels:
+        raise InputError(
+            f"{file} turns {config.in_channels} channels into {config.out_channels}, and the noise has as many as the "
+            "image: name the file of another network"
+        )
+    if label is not None:
+        check_label(file, config.codes, label)
+    return Contract(
+        Path(file).name,
+        bands=config.in_channels,
+        size_multiple=config.patch,
+        native_tile=NATIVE_PATCHES * config.patch,
+        smallest_tile=config.patch,
+        conditions=("position",),
+        betas=reading.betas,
+        classes=None if label is None else config.codes,
+        weight_bytes=Path(file).stat().st_size,
+        # A window of one patch has four encoder patches around it, and their features once more as a collage.
+        live_channels=5 * live_channels(config.widths, config.num_res_blocks),
+    )
+
+
+def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
     config = reading.config
     if not isinstance(config, AdmConfig):
         raise InputError(f"{file} is {reading.kind}, which guides a model but is none: name the file of a U-Net")
@@ -259,8 +312,8 @@ def check_label(file: str, classes: int | None, label: int | None) -> None:
 
 def weights_contract(name: str, options: Mapping[str, object]) -> Contract:
     """The contract of a weights file, of which the shapes are read."""
-    asked = network_options(name, options)
-    return network_contract(name, read_weights(name, asked.told), asked.label)
+    asked, reading = asked_network(name, options)
+    return network_contract(name, reading, asked.label)
 
 
 def gaussian_contract(options: Mapping[str, object]) -> Contract:

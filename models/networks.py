@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
-from .contract import Contract, Model, live_channels, network_contract, network_options, split_model
+from .contract import Contract, Model, asked_network, live_channels, network_contract, split_model
 from .denoiser import Condition, labels_of
+from .patchdm import PatchUNet
+from .patchdm_denoiser import PatchDenoiser
+from .patchdm_shapes import own_tensors
 from .reasons import innermost, reason
 from .signatures import Told
 from .weights import read_weights
@@ -67,18 +70,20 @@ class AdmDenoiser:
         return weights, 4 * batch * height * width * live_channels(config.widths, config.num_res_blocks)
 
 
-def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:
+def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDenoiser:
     """The denoiser of a weights file, by path and options."""
     file, options = split_model(model)
-    asked = network_options(file, options)
-    reading = read_weights(file, asked.told)
+    asked, reading = asked_network(file, options)
     contract = network_contract(file, reading, asked.label)
-    network = with_weights(reading.config, load_tensors(file), file=file, device=device)
-    if not isinstance(network, AdmUNet):
+    tensors = own_tensors(load_tensors(file), asked.told.weights)
+    network = with_weights(reading.config, tensors, file=file, device=device)
+    if not isinstance(network, AdmUNet | PatchUNet):
         raise InputError(f"{file} holds no U-Net")
     network.set_precision(asked.precision)
     if asked.lies_channels_last:
         network.set_channels_last()
+    if isinstance(network, PatchUNet):
+        return PatchDenoiser(network, contract, asked.guidance)
     if asked.compile:
         network.compile(dynamic=False)
     return AdmDenoiser(network, contract, asked.compile)

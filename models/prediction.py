@@ -70,6 +70,11 @@ class Prediction:
         return values_B
 
 
+def away_from(untold: Tensor, told: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans, 2021): ``(1 + w) eps(told) - w eps(untold)``."""
+    return (1 + scale) * told - scale * untold
+
+
 def _column(values_B: Doubles, like: Tensor) -> Tensor:
     """A number a row, to be spread over the row's window."""
     return torch.from_numpy(values_B).to(like)[:, None, None, None]

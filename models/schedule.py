@@ -21,6 +21,7 @@ from ..tiling.errors import InputError
 
 Table = NDArray[np.float64]
 Kind = Literal["reverse", "undo"]
+Spacing = Literal["even", "stride"]
 
 
 def betas(name: str, count: int = 1000, *, start: float | None = None, end: float | None = None) -> Table:
@@ -81,7 +82,11 @@ def _even_timesteps(total: int, count: int, *rest: int) -> tuple[int, ...]:
         for stride in range(1, total + 1):
             if len(range(0, total, stride)) == count:
                 return tuple(range(0, total, stride))
-    raise InputError(f"no whole stride keeps exactly {count} of {total} steps: use another count after ddim")
+    keeping = {len(range(0, total, stride)) for stride in range(1, total + 1)}
+    wanted = ",".join(map(str, (count, *rest)))
+    less = max(kept for kept in keeping if kept < count or kept == 1)
+    more = min(kept for kept in keeping if kept > count or kept == total)
+    raise InputError(f"no whole stride keeps exactly {wanted} of {total} steps: use {less} or {more}")
 
 
 def _section(start: int, length: int, count: int) -> list[int]:
@@ -235,8 +240,12 @@ def schedule(
     travel_repeat: int = 1,
     total: int = 1000,
     jumps: Mapping[str, int] = MappingProxyType({}),
+    spacing: Spacing = "even",
 ) -> Schedule:
-    """The usual schedule: ``steps`` of ``total``, evenly spaced; betas by name, or all ``total`` of them.
+    """The usual schedule: ``steps`` of ``total``; betas by name, or all ``total`` of them.
+
+    Steps are spaced evenly from the first to the last of all, or by the one whole "stride" from the first on that
+    keeps as many.
 
     Every stretch of ``travel_length`` steps is walked ``travel_repeat`` times (DDNM's time travel; 1 for none).
     ``jumps`` are further parameters of :func:`jump_times`, by name.
@@ -246,6 +255,6 @@ def schedule(
             raise InputError(f"{field} is {value}: it must be at least 1")
     if steps > total:
         raise InputError(f"steps is {steps}, but the model's schedule has {total}: give at most {total}")
-    timesteps = space_timesteps(total, [steps])
+    timesteps = space_timesteps(total, f"ddim{steps}" if spacing == "stride" else [steps])
     times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
     return Schedule(respace(beta_table(name, total), timesteps), timesteps, times)

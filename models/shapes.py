@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from ..tiling.errors import InputError
 from .adm_config import AdmConfig, ClassifierConfig, image_size_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-ADM, CLASSIFIER = "an ADM U-Net", "an ADM classifier"
+ADM, CLASSIFIER, PATCHES = "an ADM U-Net", "an ADM classifier", "a Patch-DM network"
 UNKNOWN = "no network that is known here"
 HEAD_CHANNELS, HEADS = 64, 4
 _FEW = 3
@@ -18,7 +19,7 @@ _FEW = 3
 # What no other kind of network has in its names, the most telling first.
 _MARKS = {
     ".mlp_shared.": "a semantic diffusion U-Net (SPADE)",
-    "time_embed.pos_embed.": "a Patch-DM network",
+    "time_embed.pos_embed.": PATCHES,
     "model.diffusion_model.": "a latent diffusion model",
     "time_embedding.linear_1.": "a diffusers U-Net (UNet2DModel or alike)",
     "temb.dense.": "a pixel DDPM U-Net (of the SDEdit kind)",
@@ -70,32 +71,42 @@ def refuse_foreign(shapes: Shapes) -> None:
 def layout(shapes: Shapes) -> AdmConfig | ClassifierConfig:
     """The network as far as shapes tell it; heads are as most networks have them, attention is in legacy order."""
     refuse_foreign(shapes)
-    width = _size(shapes, "time_embed.0.weight", 1)
-    levels, blocks = _depth(shapes)
-    firsts = [1 + level * (blocks + 1) for level in range(levels)]
-    widths = [_size(shapes, f"input_blocks.{first}.0.out_layers.0.weight", 0) for first in firsts]
-    attended = [2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes]
+    width = size_of(shapes, "time_embed.0.weight", 1)
+    down = way_down(shapes, width)
+    levels, attended = len(down["channel_mult"]), down["attention_resolutions"]
+    widths = [int(mult * width) for mult in down["channel_mult"]]
     seats = [wide for level, wide in enumerate(widths) if 2**level in attended or level + 1 == levels]
     common = {
-        "model_channels": width,
-        "channel_mult": tuple(wide / width for wide in widths),
-        "num_res_blocks": blocks,
-        "attention_resolutions": tuple(attended),
-        "in_channels": _size(shapes, "input_blocks.0.0.weight", 1),
+        **down,
         "num_head_channels": -1 if any(wide % HEAD_CHANNELS for wide in seats) else HEAD_CHANNELS,
         "num_heads": HEADS,
-        "use_scale_shift_norm": _size(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * widths[0],
+        "use_scale_shift_norm": size_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * widths[0],
         "resblock_updown": not any(re.search(r"_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in shapes),
     }
     return _unet(shapes, common) if _is_unet(shapes) else _classifier(shapes, common, levels)
+
+
+def way_down(shapes: Shapes, width: int) -> dict[str, Any]:
+    """What shapes tell of a way down, in units of ``width`` channels, as a config has it."""
+    levels, blocks = _depth(shapes)
+    firsts = [1 + level * (blocks + 1) for level in range(levels)]
+    return {
+        "model_channels": width,
+        "channel_mult": tuple(_wide(shapes, first) / width for first in firsts),
+        "num_res_blocks": blocks,
+        "attention_resolutions": tuple(
+            2**level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in shapes
+        ),
+        "in_channels": size_of(shapes, "input_blocks.0.0.weight", 1),
+    }
 
 
 def _unet(shapes: Shapes, common: Mapping[str, object]) -> AdmConfig:
     labels = "label_emb.weight"
     return AdmConfig(
         **common,  # type: ignore[arg-type]  # made above, each value by its own name
-        out_channels=_size(shapes, "out.2.weight", 0),
-        num_classes=_size(shapes, labels, 0) if labels in shapes else None,
+        out_channels=size_of(shapes, "out.2.weight", 0),
+        num_classes=size_of(shapes, labels, 0) if labels in shapes else None,
     )
 
 
@@ -104,9 +115,9 @@ def _classifier(shapes: Shapes, common: Mapping[str, object], levels: int) -> Cl
     attention = positions in shapes
     return ClassifierConfig(
         **common,  # type: ignore[arg-type]  # made above, each value by its own name
-        out_channels=_size(shapes, "out.2.c_proj.weight" if attention else "out.3.weight", 0),
+        out_channels=size_of(shapes, "out.2.c_proj.weight" if attention else "out.3.weight", 0),
         pool="attention" if attention else "adaptive",
-        image_size=image_size_of(_size(shapes, positions, 1), levels) if attention else None,
+        image_size=image_size_of(size_of(shapes, positions, 1), levels) if attention else None,
     )
 
 
@@ -114,7 +125,8 @@ def _is_unet(shapes: Shapes) -> bool:
     return any(name.startswith("output_blocks.") for name in shapes)
 
 
-def _size(shapes: Shapes, name: str, axis: int) -> int:
+def size_of(shapes: Shapes, name: str, axis: int) -> int:
+    """One axis of a tensor that the network cannot be without."""
     shape = shapes.get(name)
     if shape is None or len(shape) <= axis:
         raise InputError(f"looks like {looks_like(shapes)}, but {name} is missing or has another shape")
@@ -162,4 +174,4 @@ def _levels_agree(shapes: Shapes, levels: int, blocks: int) -> bool:
 
 def _wide(shapes: Shapes, block: int) -> int:
     conv = f"input_blocks.{block}.0.op.weight"
-    return _size(shapes, conv if conv in shapes else f"input_blocks.{block}.0.out_layers.0.weight", 0)
+    return size_of(shapes, conv if conv in shapes else f"input_blocks.{block}.0.in_layers.2.weight", 0)

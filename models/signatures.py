@@ -16,6 +16,7 @@ from .shapes import ADM, CLASSIFIER, Shapes, layout
 SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
 BETAS = ("linear", "cosine")
 ORDERS = ("legacy", "new")
+WEIGHTS = ("ema", "raw")
 # Published U-Nets attend where 8 pixels a side and up to 32 are left.
 _LEAST_ATTENDED = 8
 
@@ -98,14 +99,16 @@ class Told:
     attention_order: str | None = None
     betas: str | None = None
     image_size: int | None = None
+    patch: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        for name in ("heads", "head_channels", "image_size"):
+        for name in ("heads", "head_channels", "image_size", "patch"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"model.{name} is {value!r}; give a whole number from 1 up")
-        for name, choices in (("attention_order", ORDERS), ("betas", BETAS)):
+        for name, choices in (("attention_order", ORDERS), ("betas", BETAS), ("weights", WEIGHTS)):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")
         if self.heads is not None and self.head_channels is not None:
@@ -125,10 +128,25 @@ class Reading:
     known: Known | None
     origins: Mapping[str, str]
 
+    options = (
+        *("precision", "label", "channels_last", "compile"),
+        *("heads", "head_channels", "attention_order", "betas", "image_size"),
+    )
+
     @property
     def kind(self) -> str:
         """What it is, in words."""
         return kind_of(self.config)
+
+    @property
+    def known_as(self) -> list[str]:
+        """Names of the published checkpoints that it may be."""
+        return list(self.known.files) if self.known else []
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        """All that options can make another network of."""
+        return self.config, self.betas, self.image_size
 
     def facts(self) -> Iterator[tuple[str, str, str]]:
         """(fact, value, how it is known) of all that makes the network."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..tiling.errors import InputError
+from .patchdm_shapes import is_patches
+from .patchdm_signatures import PatchReading, read_patches
 from .shapes import Shapes
 from .signatures import Reading, Told, read
 
@@ -88,10 +90,11 @@ def _digest_as_it_is(file: Path, size: int, changed: int) -> str:
         return file_digest(opened, lambda: blake2b(digest_size=_DIGEST)).hexdigest()
 
 
-def read_weights(file: str, told: Told | None = None) -> Reading:
+def read_weights(file: str, told: Told | None = None) -> Reading | PatchReading:
     """The network that a file holds, by its tensors' shapes and what the user told of it."""
+    shapes, told = shapes_of(file), told or Told()
     try:
-        return read(shapes_of(file), told)
+        return read_patches(shapes, told) if is_patches(shapes) else read(shapes, told)
     except InputError as error:
         raise InputError(_of(file, str(error))) from None
 

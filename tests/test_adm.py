@@ -87,11 +87,11 @@ def test_any_size_that_the_levels_divide_comes_back_whole(config):
 def test_the_seam_between_the_halves_changes_no_bit(config):
     net, (x, t) = network(config), images()
     emb = net.embed(t, labels(config))
-    h, skips = net.encode(x, emb)
+    h, skips = net.way_down(x, emb)
     assert h.shape[-1] == 16 // config.size_multiple
     assert [skip.shape[1] for skip in skips] == net.skip_widths
     kept = [skip.clone() for skip in skips]
-    assert torch.equal(net.decode(h, skips, emb), net(x, t, labels(config)))
+    assert torch.equal(net.way_up(h, skips, emb), net(x, t, labels(config)))
     assert all(torch.equal(one, other) for one, other in zip(kept, skips, strict=True))
 
 
@@ -99,9 +99,9 @@ def test_the_halves_take_features_of_other_places_than_they_gave():
     """What Patch-DM does: features of several patches are put together anew before the way up."""
     net, (x, t) = network(), images(4)
     emb = net.embed(t)
-    h, skips = net.encode(x, emb)
+    h, skips = net.way_down(x, emb)
     order = torch.tensor([2, 0, 3, 1])
-    moved = net.decode(h[order], [skip[order] for skip in skips], emb[order])
+    moved = net.way_up(h[order], [skip[order] for skip in skips], emb[order])
     torch.testing.assert_close(moved, net(x, t)[order])
 
 
@@ -242,7 +242,7 @@ def test_memory_covers_the_weights_and_what_is_kept_for_the_way_up():
     denoiser = AdmDenoiser(net, None)
     weights, pass_of_two = denoiser.memory((2, 3, 32, 32))
     assert weights == 4 * sum(parameter.numel() for parameter in net.parameters())
-    _, skips = net.encode(images(2, (32, 32))[0], net.embed(torch.zeros(2)))
+    _, skips = net.way_down(images(2, (32, 32))[0], net.embed(torch.zeros(2)))
     # Besides, a block's own maps: 24 of them live at once.
     widest = 2 * 32 * 32 * max(net.config.widths[0], net.config.widths[1] // 4)
     assert pass_of_two > 4 * (sum(skip.numel() for skip in skips) + 24 * widest)

@@ -36,7 +36,7 @@ class Golden:
     def __init__(self, file):
         with open(file, "rb") as raw, np.load(raw) as opened:
             self._arrays = {name: opened[name] for name in opened.files}
-        self.name = Path(file).stem
+        self.name, self._folder = Path(file).stem, Path(file).parent
         self.unread = set(self._arrays)
 
     def __contains__(self, name):
@@ -57,7 +57,12 @@ class Golden:
 
     @cached_property
     def config(self):
-        return json.loads(str(self["config"]))
+        return json.loads(str(self["config_json" if "config_json" in self else "config"]))
+
+    def beside(self, stem):
+        """Another file of the same folder; None where there is none."""
+        file = self._folder / f"{stem}.npz"
+        return Golden(file) if file.exists() else None
 
     def tensor(self, name):
         return torch.from_numpy(self[name])

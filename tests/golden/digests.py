@@ -1,4 +1,4 @@
-"""What recorded files held, so that altered weights show even where no output depends on them.
+"""What recorded files held, so that what was altered shows even where no output depends on it.
 
 A norm of one channel a group takes out whatever bias its input had: such an array can be anything, and a
 replay comes to the same. So a file that is a recorded one in all but its weights is an altered copy of it.
@@ -16,31 +16,36 @@ import numpy as np
 from tests.golden.arrays import Golden
 
 RECORDED = Path(__file__).parent / "digests.txt"
-WEIGHTS = ("sd.", "csd.")
+# Weights, and uniform draws of which only counts whether they are small.
+UNSEEN = ("sd.", "csd.", "sd/", "drop_u_")
 
 
 def digests_of(golden):
-    """Of all that is no weight, and of the weights."""
-    rest, weights = blake2b(digest_size=8), blake2b(digest_size=8)
+    """Of all that outputs show, and of what they may not."""
+    rest, unseen = blake2b(digest_size=8), blake2b(digest_size=8)
     for name in sorted(golden):
         array = golden.stored(name)
-        digest = weights if name.startswith(WEIGHTS) else rest
+        digest = unseen if name.startswith(UNSEEN) else rest
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return rest.hexdigest(), weights.hexdigest()
+    # Weights in a file of their own belong to a recording by what they made of it.
+    made = golden.beside(f"{golden.name.removesuffix('weights')}unet_collage")
+    if made is not None and golden.name.endswith("_weights"):
+        rest.update("".join(digests_of(made)).encode())
+    return rest.hexdigest(), unseen.hexdigest()
 
 
 @cache
 def recorded():
-    """The digest of the weights of every recorded file, by that of the rest."""
+    """The digest of what is unseen in every recorded file, by that of the rest."""
     lines = (line.split() for line in RECORDED.read_text(encoding="utf-8").splitlines())
-    return {rest: weights for _, rest, weights in lines}
+    return {rest: unseen for _, rest, unseen in lines}
 
 
 def altered(golden):
-    """Whether a file is a recorded one with other weights."""
-    rest, weights = digests_of(golden)
-    return recorded().get(rest, weights) != weights
+    """Whether a file is a recorded one with other weights, or other draws that nothing depends on."""
+    rest, unseen = digests_of(golden)
+    return recorded().get(rest, unseen) != unseen
 
 
 def main(folders):

@@ -1,9 +1,10 @@
-"""Which replay a golden file is for, by how its name begins."""
+"""Which replay a golden file is for, by how its name begins or ends."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, sampling, schedules, windows
+from tests.golden import networks, patches, sampling, schedules, windows
 from tests.golden.arrays import Golden
 from tests.golden.digests import altered
 
@@ -18,6 +19,17 @@ KINDS = {
     "hir_": sampling.woven,
     "repaint_": windows.repaint,
     "ddim_ddnm_": windows.implicit,
+}
+# Recordings of one network begin with a name for it.
+OF_PATCHES = {
+    "weights": patches.weights,
+    "unet_collage": patches.forward,
+    "unet_dropped_conditions": patches.without_conditions,
+    "unet_window": patches.window,
+    r"sample_dd[ip]m\d+(_cfg)?(_noclip)?": patches.sample,
+    "training_loss": patches.training,
+    "latent_mlp": patches.latent,
+    "semantic_encoder": patches.image_encoder,
 }
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}
@@ -39,8 +51,9 @@ class Verdict:
 
 def kind_of(file):
     """The replay of a file, None for a kind that is not known."""
-    known = (replay for begins, replay in KINDS.items() if file.stem.startswith(begins))
-    return next(known, None) if file.suffix == ".npz" else None
+    begin = [replay for begins, replay in KINDS.items() if file.stem.startswith(begins)]
+    end = [replay for ends, replay in OF_PATCHES.items() if re.fullmatch(f".+_{ends}", file.stem)]
+    return next(iter(begin + end), None) if file.suffix == ".npz" else None
 
 
 def verdict(file):
