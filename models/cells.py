@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +15,42 @@ from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Block, Floats, Strip, TileInputs
-from .engine import Engine
-from .solvers import Question, Walk
+from .solvers import Walk
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class Passes(Protocol):
+    """Shows windows to a network in forward passes of one padded shape, several side by side."""
+
+    @property
+    def slots(self) -> int:
+        """Windows that the network is shown at once, at full use."""
+        ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The one padded shape of every forward pass."""
+        ...
+
+    @property
+    def device_memory(self) -> int | None:
+        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
+        ...
+
+    @property
+    def numeric_class(self) -> dict[str, str]:
+        """What bits depend on besides the job."""
+        ...
+
+    def memory(self, batch: int) -> int:
+        """Bytes to show the network so many windows."""
+        ...
+
+    def in_lanes(self, call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+        """What a call makes of each, side by side and each on one thread."""
+        ...
 
 
 class CellWork(ABC):
@@ -26,31 +61,31 @@ class CellWork(ABC):
 
     phases: int
 
-    def __init__(self, engine: Engine, walk: Walk, *, room: int) -> None:
-        """Use an engine's network and batch, and a sampler; ``room`` is for blocks in memory."""
-        self._engine = engine
+    def __init__(self, passes: Passes, walk: Walk, *, room: int) -> None:
+        """Show windows to a network by ``passes``, and use a sampler; ``room`` is for blocks in memory."""
+        self._passes = passes
         self.walk = walk
         self.room = room
 
     @property
     def slots(self) -> int:
         """Windows that the network is shown at once, at full use."""
-        return self._engine.slots
+        return self._passes.slots
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The one padded shape of every forward pass."""
-        return self._engine.batch_shape
+        return self._passes.batch_shape
 
     @property
     def device_memory(self) -> int | None:
         """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
-        return self._engine.device_memory
+        return self._passes.device_memory
 
     @property
     def numeric_class(self) -> dict[str, str]:
         """What bits depend on besides the job."""
-        return self._engine.numeric_class
+        return self._passes.numeric_class
 
     @property
     def steps(self) -> int:
@@ -59,7 +94,7 @@ class CellWork(ABC):
 
     def memory(self, batch: int) -> int:
         """Bytes to show the network so many windows."""
-        return self._engine.memory(batch)
+        return self._passes.memory(batch)
 
     def begin(self, lattice: Lattice, number: int, inputs: TileInputs, saved: Floats | None, at: int) -> Block:
         """A block at the round ``at`` with the pixels it had then, or in noise."""
@@ -69,10 +104,6 @@ class CellWork(ABC):
                 x_CHW[:, *cell.within(inputs.box)] = self.walk.first(inputs.crop(cell)).cpu().numpy()
             saved = x_CHW
         return Block(lattice, number, inputs, at, saved)
-
-    def answers(self, asked: Sequence[Question]) -> list[Tensor]:
-        """What the network says to each question."""
-        return self._engine.answers(asked)
 
     def further(self, block: Block, between: Strip) -> Block:
         """A block in the middle of its step."""
@@ -93,7 +124,7 @@ class CellWork(ABC):
                 x_CHW[:, *at] = after_CHW.cpu().numpy()
                 return bool(torch.isfinite(after_CHW).all())
 
-        if all(self._engine.in_lanes(tell, answers)):
+        if all(self._passes.in_lanes(tell, answers)):
             return replace(block, round=block.round + 1, x=x_CHW, between=())
         inputs = block.inputs
         return TileFailed(

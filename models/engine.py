@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..tiling.box import TileKey
 from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
@@ -106,15 +106,7 @@ class Engine:
     @property
     def numeric_class(self) -> dict[str, str]:
         """What a tile's bits depend on besides the job."""
-        parts = Counter(rows for network in self._networks for rows in layers_in_parts(network))
-        return {
-            **device_class(self._solver.device),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            **self._denoiser.numerics,
-            **({"layers in parts": _counted(parts)} if parts else {}),
-            "batch_shape": "x".join(map(str, self.batch_shape)),
-        }
+        return numeric_class(self._solver.device, self._networks, self._denoiser.numerics, self.batch_shape)
 
     @property
     def device_memory(self) -> int | None:
@@ -278,6 +270,21 @@ class Engine:
                 f"model {self._denoiser.contract.name} in batches of {'x'.join(map(str, self.batch_shape))} "
                 "gives a tile other values in another slot or company; choose another batch size"
             )
+
+
+def numeric_class(
+    device: str, networks: Sequence[nn.Module], numerics: Mapping[str, str], batch_shape: tuple[int, ...]
+) -> dict[str, str]:
+    """What bits depend on besides the job, of networks that run on batches of one shape."""
+    parts = Counter(rows for network in networks for rows in layers_in_parts(network))
+    return {
+        **device_class(device),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        **numerics,
+        **({"layers in parts": _counted(parts)} if parts else {}),
+        "batch_shape": "x".join(map(str, batch_shape)),
+    }
 
 
 def _counted(parts: Counter[int]) -> str:

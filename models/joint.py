@@ -20,6 +20,8 @@ from ..tiling.grid import Axis
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Block, Floats, Strip
 from .cells import CellWork
+from .engine import Engine
+from .solvers import Walk
 
 Window = tuple[int, int]
 
@@ -28,6 +30,11 @@ class JointWork(CellWork):
     """A :class:`~tileloom.tiling.work.BlockWork` over any denoiser of pixels and any sampler."""
 
     phases = 2
+
+    def __init__(self, engine: Engine, walk: Walk, *, room: int) -> None:
+        """Ask an engine's network; ``room`` is for blocks in memory."""
+        super().__init__(engine, walk, room=room)
+        self._engine = engine
 
     def calls(self, block: Block) -> int:
         """The windows that begin in the block, in the round that predicts."""
@@ -72,7 +79,7 @@ class JointWork(CellWork):
             for window in block.lattice.begun(block.number):
                 sees = block.lattice.windows.sees(*window).within(reach)
                 asked.append(self.walk.question(x_CHW[:, *sees], call, level))
-        answers = iter(self.answers(asked))
+        answers = iter(self._engine.answers(asked))
         found = []
         for block, _ in blocks:
             between = tuple(next(answers).cpu().numpy() for _ in block.lattice.begun(block.number))

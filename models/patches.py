@@ -1,0 +1,248 @@
+"""Patch-DM in lock-step: at every step a patch is drawn from the features of all patches around it.
+
+Blocks trade either *pixels*, a strip half a patch wide whose patches both encode, in one round a step; or *features*,
+in two: each patch at a border is encoded by one block, which hands its quarters to those that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..tiling.box import Box
+from ..tiling.errors import TileFailed
+from ..tiling.lockstep import Lattice
+from ..tiling.work import Block, Floats, Strip
+from .cells import CellWork
+from .collage import from_quarters
+from .halves import Features, Halves, Told
+from .prediction import away_from
+from .solvers import Walk
+
+Exchange = Literal["pixels", "features"]
+Place = tuple[int, int]
+"""Row and column of a patch: of an encoder patch that of its centre, of a decoder patch that of its first corner."""
+
+T = TypeVar("T")
+
+# The quarter of each encoder patch that a decoder patch takes, and where that encoder patch lies from it.
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+class PatchWork(CellWork):
+    """A :class:`~tileloom.tiling.work.BlockWork` over a Patch-DM network; cells are its patches."""
+
+    def __init__(
+        self, halves: Halves, walk: Walk, *, room: int, exchange: Exchange, guidance: float, styled: bool
+    ) -> None:
+        """Tell patches a style if they are ``styled``; ``guidance`` goes away from what it says when told nothing."""
+        super().__init__(halves, walk, room=room)
+        self._halves, self._guidance, self._styled = halves, guidance, styled
+        self._exchange = exchange
+        self.phases = 2 if exchange == "features" else 1
+
+    @property
+    def _patch(self) -> int:
+        return self._halves.config.patch
+
+    def calls(self, block: Block) -> int:
+        """The patches of the block, in the round that draws them."""
+        decodes = self._exchange == "pixels" or bool(block.between)
+        return len(block.lattice.begun(block.number)) if decodes else 0
+
+    def strips(self, block: Block) -> dict[int, Strip]:
+        """Noisy pixels half a patch around a neighbour, or the quarters of features that it takes."""
+        lattice, box = block.lattice, block.inputs.box
+        if block.between:
+            encoded = _own(block)
+            neighbours = ((n, _taken(lattice, n, block.number)) for n in lattice.around[block.number])
+            return {
+                n: _stacked([_quarters(encoded[at], corner) for at, corner in taken])
+                for n, taken in neighbours
+                if taken
+            }
+        reaches = {n: self._reach(lattice, n).intersect(box) for n in lattice.around[block.number]}
+        return {n: (block.x[:, *seen.within(box)].copy(),) for n, seen in reaches.items() if not seen.empty}
+
+    def advance(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> list[Block | TileFailed]:
+        """Every block one round further."""
+        return [self._advanced(block, strips) for block, strips in blocks]
+
+    def _advanced(self, block: Block, strips: Mapping[int, Strip]) -> Block | TileFailed:
+        if self._exchange == "pixels":
+            return self.told(block, self._drawn(block, self._encoding(block, strips, _around(block))))
+        if not block.between:
+            encoding = self._encoding(block, strips, _encoded_by(block.lattice, block.number))
+            return self.further(block, _stacked([_as_numpy(variants) for _, variants in encoding]))
+        return self.told(block, self._collaged(block, strips))
+
+    def _reach(self, lattice: Lattice, number: int) -> Box:
+        """The pixels that the encoder patches of a block see."""
+        half = self._patch // 2
+        box = lattice.box(number)
+        if self._exchange == "pixels":
+            return box.pad(half)
+        return Box(box.top - half, box.left - half, box.bottom, box.right)
+
+    def _variants(self, block: Block, row: float, col: float) -> list[Told]:
+        """What the network is told of a patch: all there is; for guidance also nothing."""
+        question = self.walk.question(torch.empty(0), block.round // self.phases, block.inputs.key.level)
+        told = Told(question.timestep, row, col, no_style=not self._styled, no_position=False)
+        untold = told._replace(no_style=True, no_position=True)
+        return [told, untold] if self._guidance else [told]
+
+    def _encoding(
+        self, block: Block, strips: Mapping[int, Strip], places: Sequence[Place]
+    ) -> Iterator[tuple[Place, list[Features]]]:
+        """Encoder patches, a few at a time, and the features of each as it is told of in every variant."""
+        patch, half, around = self._patch, self._patch // 2, block.inputs.box.pad(self._patch // 2)
+        x_CHW = np.zeros((block.x.shape[0], *around.shape), np.float32)
+        x_CHW[:, half:-half, half:-half] = block.x
+        for n, (pixels,) in strips.items():
+            x_CHW[:, *block.lattice.box(n).intersect(self._reach(block.lattice, block.number)).within(around)] = pixels
+        pixels_CHW = torch.from_numpy(x_CHW).to(self.walk.device)
+        for some in _groups(places, self._together):
+            rows = [(place, told) for place in some for told in self._variants(block, *map(float, place))]
+            corners = [(i * patch - half, j * patch - half) for (i, j), _ in rows]
+            seen = [pixels_CHW[:, *Box(0, 0, patch, patch).shift(*corner).within(around)] for corner in corners]
+            features = self._halves.encode(seen, [told for _, told in rows])
+            yield from zip(some, _groups(features, len(rows) // len(some)), strict=True)
+
+    @property
+    def _together(self) -> int:
+        """Patches that all lanes take at once."""
+        return max(1, self._halves.slots // (2 if self._guidance else 1))
+
+    def _drawn(self, block: Block, encoding: Iterator[tuple[Place, list[Features]]]) -> Iterator[tuple[Box, Tensor]]:
+        """The noise in every patch, drawn as soon as the four encoder patches around it are there, row by row."""
+        encoded: dict[Place, list[Features]] = {}
+        left = list(block.lattice.begun(block.number))
+        waiting: list[Place] = []
+        for place, features in encoding:
+            encoded[place] = features
+            i, j = place
+            if (i - 1, j - 1) in encoded and left and left[0] == (i - 1, j - 1):
+                waiting.append(left.pop(0))
+            if len(waiting) == self._together or (waiting and not left):
+                yield from self._decoded(block, waiting, [_corners(encoded, at) for at in waiting])
+                # Whatever lies before the next patch in the order of rows is taken by no other.
+                encoded = {at: kept for at, kept in encoded.items() if left and at >= left[0]}
+                waiting = []
+
+    def _collaged(self, block: Block, strips: Mapping[int, Strip]) -> Iterator[tuple[Box, Tensor]]:
+        """The noise in every patch, from the quarters that the block and its neighbours have."""
+        lattice, number = block.lattice, block.number
+        own = _own(block)
+        given: dict[tuple[Place, Place], Sequence[Floats]] = {
+            taken: parts
+            for n, strip in strips.items()
+            for taken, parts in zip(_taken(lattice, number, n), zip(*strip, strict=True), strict=True)
+        }
+
+        def quarters(at: Place, corner: Place) -> list[Features]:
+            maps = _quarters(own[at], corner) if at in own else given[at, corner]
+            dtype, device = self._halves.dtype, self.walk.device
+            return [[torch.from_numpy(level[v]).to(device, dtype) for level in maps] for v in range(len(maps[0]))]
+
+        for some in _groups(lattice.begun(number), self._together):
+            around = [[quarters((i + down, j + right), (down, right)) for down, right in _CORNERS] for i, j in some]
+            yield from self._decoded(block, some, around)
+
+    def _decoded(
+        self, block: Block, places: Sequence[Place], around: Sequence[Sequence[list[Features]]]
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """The noise in patches, given the quarters around each: by corner, then by variant, then by level."""
+        told = [self._variants(block, i + 0.5, j + 0.5) for i, j in places]
+        features = [
+            [from_quarters(*(one[None] for one in level))[0] for level in zip(*corners, strict=True)]
+            for by_corner in around
+            for corners in zip(*by_corner, strict=True)
+        ]
+        eps = self._halves.decode(features, [one for variants in told for one in variants])
+        for (i, j), told_and_not in zip(places, _groups(eps, len(told[0])), strict=True):
+            eps_CHW = away_from(told_and_not[1], told_and_not[0], self._guidance) if self._guidance else told_and_not[0]
+            # Ancestral steps of this network have the larger of the fixed variances.
+            answer_CHW = torch.cat([eps_CHW, torch.ones_like(eps_CHW)])
+            yield Box(i, j, i + 1, j + 1).scale(self._patch), answer_CHW
+
+
+def _around(block: Block) -> list[Place]:
+    """The encoder patches around the patches of a block, row by row."""
+    begun = block.lattice.begun(block.number)
+    (top, left), (bottom, right) = begun[0], begun[-1]
+    return [(i, j) for i in range(top, bottom + 2) for j in range(left, right + 2)]
+
+
+@lru_cache(maxsize=1024)
+def _encoded_by(lattice: Lattice, number: int) -> tuple[Place, ...]:
+    """The encoder patches that a block encodes for all: those south-east of whose centres it lies, or ends."""
+    begun = lattice.begun(number)
+    (top, left), (bottom, right) = begun[0], begun[-1]
+    rows, cols = lattice.windows.rows.count, lattice.windows.cols.count
+    down, across = bottom + 1 + (bottom + 1 == rows), right + 1 + (right + 1 == cols)
+    return tuple((i, j) for i in range(top, down) for j in range(left, across))
+
+
+@lru_cache(maxsize=4096)
+def _taken(lattice: Lattice, number: int, source: int) -> tuple[tuple[Place, Place], ...]:
+    """Encoder patches of a block of which patches of another take a quarter, and the corner where they lie to those."""
+    encoded = set(_encoded_by(lattice, source))
+    return tuple(
+        ((i + down, j + right), (down, right))
+        for i, j in lattice.begun(number)
+        for down, right in _CORNERS
+        if (i + down, j + right) in encoded
+    )
+
+
+def _own(block: Block) -> dict[Place, tuple[Floats, ...]]:
+    """The features of the encoder patches that a block has encoded, level by level (variant, channel, row, column)."""
+    patches = zip(*block.between, strict=True)
+    return dict(zip(_encoded_by(block.lattice, block.number), patches, strict=True))
+
+
+def _stacked(maps: Sequence[Sequence[Floats]]) -> tuple[Floats, ...]:
+    """The levels of all patches, patch after patch."""
+    return tuple(np.stack(level) for level in zip(*maps, strict=True))
+
+
+def _as_numpy(variants: Sequence[Features]) -> list[Floats]:
+    """The levels of a patch, variant after variant; float32 holds whatever a lesser precision does."""
+    return [torch.stack(level).float().cpu().numpy() for level in zip(*variants, strict=True)]
+
+
+def _quarters(maps: Sequence[Floats], corner: Place) -> list[Floats]:
+    """The quarter of every level's map that a decoder patch takes of the encoder patch at one of its corners."""
+    found = []
+    for level in maps:
+        half = level.shape[-1] // 2
+        rows, cols = (slice(0, half) if at else slice(half, None) for at in corner)
+        found.append(level[..., rows, cols])
+    return found
+
+
+def _corners(encoded: Mapping[Place, list[Features]], at: Place) -> list[list[Features]]:
+    """The quarters around a decoder patch: by corner, then by variant, then by level."""
+    i, j = at
+    found = []
+    for down, right in _CORNERS:
+        variants = encoded[i + down, j + right]
+        found.append([[_quarter(level, down, right) for level in features] for features in variants])
+    return found
+
+
+def _quarter(level_CHW: Tensor, down: int, right: int) -> Tensor:
+    half = level_CHW.shape[-1] // 2
+    rows, cols = (slice(0, half) if at else slice(half, None) for at in (down, right))
+    return level_CHW[..., rows, cols]
+
+
+def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """So many at a time."""
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
