@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import lcm
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..models.contract import Contract
 from ..models.kinds import contract_of
 from ..models.parity import SVD_COLORS
+from ..models.recipe import spacing_of
 from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
@@ -27,6 +28,7 @@ from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
+Weave = Literal["msr", "joint", "patches", "naive"]
 # Tiles along a side of a block, about, where the job leaves that open.
 _BLOCK_TILES = 4
 DEFAULT_BANDS = 3
@@ -74,8 +76,9 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         # Whoever looks at a result may lack the classifier as well as the model.
         guide = None
     bands = _bands(spec, source, measurement, contract)
-    measurements, lifts, grids = _levels(spec, source, measurement, contract)
-    lattices = _lattices(spec, grids) if spec.weave == "joint" else ()
+    weave = _weave(spec, contract)
+    measurements, lifts, grids = _levels(spec, source, measurement, contract, weave)
+    lattices = tuple(_lattice(spec, grid) for grid in grids) if weave in ("joint", "patches") else ()
     contract.check((grids[0].tile, grids[0].tile), bands)
     contract.check_batch(least_batch(spec, contract))
     _check_mask(spec, source, measurement)
@@ -90,11 +93,13 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         travel_repeat=spec.travel.repeat,
         total=contract.timesteps,
         jumps=spec.travel.jumps,
+        spacing=spacing_of(contract, spec.sampler),
     )
     resolved = {
         "tile": grids[0].tile,
         "stride": grids[0].stride,
         "guard": grids[0].guard,
+        "weave": weave,
         "block": lattices[0].blocks.tile if lattices else None,
         "levels": len(grids),
         "bands": bands,
@@ -178,19 +183,14 @@ def _plan(spec: JobSpec, grids: tuple[Grid, ...]) -> WeavePlan:
     return (RasterPlan if spec.parity.carry else WeavePlan)(grids, factor=spec.factor)
 
 
-def _lattices(spec: JobSpec, windows: list[Grid]) -> tuple[Lattice, ...]:
-    """The levels of windows that are fused, cut into blocks."""
-    return tuple(Lattice(grid, _blocks(spec, grid)) for grid in windows)
-
-
-def _blocks(spec: JobSpec, windows: Grid) -> Grid:
-    """The blocks of a level, which are no larger than it is where the job leaves that open."""
+def _lattice(spec: JobSpec, windows: Grid) -> Lattice:
+    """A level of windows, cut into blocks; where the job leaves their size open they are no larger than the level."""
     cell, tile = windows.stride, windows.tile
     side = spec.lockstep.block
     if side == "auto":
         needed = max(windows.rows.length, windows.cols.length)
         side = max(-(-tile // cell), min(_BLOCK_TILES * tile // cell, -(-needed // cell))) * cell
-    return Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile)
+    return Lattice(windows, Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile))
 
 
 def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Contract) -> int:
@@ -204,22 +204,35 @@ def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Co
     return spec.bands or contract.bands or DEFAULT_BANDS
 
 
+def _weave(spec: JobSpec, contract: Contract) -> Weave:
+    """How the job is woven; refuses a model that this does not suit."""
+    if spec.weave == "auto":
+        return "patches" if contract.patch else "msr"
+    if spec.weave == "patches" and not contract.patch:
+        raise InputError(
+            f"weave is patches, and model {contract.name} draws windows of any size instead: set weave to msr or joint"
+        )
+    return spec.weave
+
+
 def _levels(
-    spec: JobSpec, source: Source, measurement: Measurement, contract: Contract
+    spec: JobSpec, source: Source, measurement: Measurement, contract: Contract, weave: Weave
 ) -> tuple[tuple[Measurement, ...], tuple[Lift, ...], list[Grid]]:
     """What is known at each level, and its grid; as many levels as the job asks for, or as few tiles need."""
     chain, lifts = _chain(spec, measurement)
     height, width = source.height * measurement.scale, source.width * measurement.scale
     for count in range(1, len(chain) + 1):
-        tile, stride, guard = _geometry(spec, chain[:count], contract)
+        tile, stride, guard = _geometry(spec, chain[:count], contract, weave)
         grids: list[Grid] = []
         size = height, width
         for level in range(count):
             align = grid_align(chain[level].align, spec.factor if level + 1 < count else None)
-            grids.append(Grid(*size, tile, stride, guard, align))
+            grids.append(Grid(*size, tile, stride, guard, lcm(align, tile) if weave == "patches" else align))
             size = grids[-1].rows.length // spec.factor, grids[-1].cols.length // spec.factor
         enough = (
-            grids[-1].count <= FEW_TILES or spec.weave == "naive" if spec.levels == "auto" else count == spec.levels
+            grids[-1].count <= FEW_TILES or weave in ("naive", "patches")
+            if spec.levels == "auto"
+            else count == spec.levels
         )
         if enough:
             break
@@ -242,18 +255,20 @@ def _chain(spec: JobSpec, measurement: Measurement) -> tuple[list[Measurement], 
     return chain, lifts
 
 
-def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract) -> tuple[int, int, int]:
+def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract, weave: Weave) -> tuple[int, int, int]:
     """(tile, stride, guard) that all levels can share; what the job leaves open is snapped to the legal."""
     align = lcm(*(grid_align(m.align, spec.factor if k + 1 < len(chain) else None) for k, m in enumerate(chain)))
+    if weave == "patches":
+        return _patches(contract, align)
     multiple = contract.size_multiple
     wanted = contract.native_tile if spec.tile == "auto" else spec.tile
-    if spec.weave == "naive":
+    if weave == "naive":
         unit = lcm(align, multiple)
         tile = -(-wanted // unit) * unit
         given = {"tile": tile, "stride": tile, "guard": 0}
     else:
         tile = legal_triple(wanted, wanted, 0, align=align, multiple=multiple)[0]
-        stride, guard = _usual(spec, tile)
+        stride, guard = _usual(spec, tile, weave)
         asked = (
             tile,
             stride if spec.stride == "auto" else spec.stride,
@@ -271,11 +286,22 @@ def _geometry(spec: JobSpec, chain: list[Measurement], contract: Contract) -> tu
     return given["tile"], given["stride"], given["guard"]
 
 
-def _usual(spec: JobSpec, tile: int) -> tuple[int, int]:
+def _patches(contract: Contract, align: int) -> tuple[int, int, int]:
+    """The patches of a network, which lie side by side."""
+    assert contract.patch is not None
+    if contract.patch % align:
+        raise InputError(
+            f"the patches of model {contract.name} have {contract.patch} pixels a side, which this task cuts at "
+            f"multiples of {align}: choose a scale, levels and factor of which that is a multiple, or weave joint"
+        )
+    return contract.patch, contract.patch, 0
+
+
+def _usual(spec: JobSpec, tile: int, weave: Weave) -> tuple[int, int]:
     """(stride, guard) where the job leaves them open; whole tiles to go on from leave no room for a guard band."""
     if spec.parity.half_stride:
         return tile // 2, 0
-    if spec.weave == "joint":
+    if weave == "joint":
         return 3 * tile // 4, 0
     return 3 * tile // 4, 0 if spec.parity.carry else tile // 8
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from ..cluster.agenda import Chores, Course
 from ..cluster.executor import Executor, LocalExecutor
 from ..cluster.worker import Report, Worker
-from ..models.build import EngineFactory, JointFactory
+from ..models.build import EngineFactory, JointFactory, PatchFactory
 from ..tiling.place import place
 from ..tiling.work import Work
 from .bill import affordable_memory, refuse_unaffordable
@@ -33,8 +33,10 @@ _RAY_EXECUTOR = "..cluster.ray_executor"
 
 def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> Callable[[], Work]:
     """What makes the work of a worker for so many images; it finds a batch of its own where that is None."""
-    engine = _engine_factory(compiled, batch=batch, images=images)
-    return JointFactory(engine, compiled.spec.lockstep.memory) if compiled.image.lattices else engine
+    engine, lockstep = _engine_factory(compiled, batch=batch, images=images), compiled.spec.lockstep
+    if compiled.resolved["weave"] == "patches":
+        return PatchFactory(engine, lockstep.memory, lockstep.exchange)
+    return JointFactory(engine, lockstep.memory) if compiled.image.lattices else engine
 
 
 def _engine_factory(compiled: Compiled, *, batch: int | None, images: int) -> EngineFactory:

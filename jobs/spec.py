@@ -171,6 +171,11 @@ class LockstepSpec(_Strict):
     block: AutoCount = Field(
         default="auto", description="Pixels along a side of a block, which one worker holds; auto is about four tiles."
     )
+    exchange: Annotated[Literal["pixels", "features"], Meant("pixels or features")] = Field(
+        default="pixels",
+        description="What blocks of patches give each other: pixels, of which more are computed, or features, of which "
+        "more are sent. Both make the same image.",
+    )
     every: Count = Field(default=10, description="Steps after which all blocks are saved, so that a run can go on.")
     memory: Bytes = Field(
         default=2_000_000_000,
@@ -226,13 +231,16 @@ class JobSpec(_Strict):
         default="auto",
         description="Pixels at a tile's east and south edge that the next tile draws again; auto is an eighth.",
     )
-    weave: Annotated[Literal["msr", "joint", "naive"], Meant("msr, joint or naive")] = Field(
-        default="msr",
+    weave: Annotated[
+        Literal["auto", "msr", "joint", "patches", "naive"], Meant("auto, msr, joint, patches or naive")
+    ] = Field(
+        default="auto",
         description="msr: each tile goes on from its west and north neighbours; joint: all tiles advance together, and "
-        "are fused at every step; naive: a tile knows no other.",
+        "are fused at every step; patches: those of a Patch-DM network exchange features at every step; naive: a tile "
+        "knows no other. auto is patches for such a network, msr for all others.",
     )
     lockstep: Annotated[LockstepSpec, Mapped] = Field(
-        default=LockstepSpec(), description="How blocks advance together where the weave is joint."
+        default=LockstepSpec(), description="How blocks advance together where the weave is joint or patches."
     )
     levels: AutoCount = Field(
         default="auto",
@@ -313,12 +321,14 @@ class JobSpec(_Strict):
             raise at_key("parity.svd_colors", "the task has no colorize that would use it: drop it")
         if self.parity.coarse_everywhere and not measurement.exact:
             raise at_key("parity.coarse_everywhere", "the task knows no pixels exactly, so it is so anyway: drop it")
-        if self.parity.carry and (self.weave != "msr" or self.guard not in ("auto", 0)):
+        if self.parity.carry and (self.weave not in ("auto", "msr") or self.guard not in ("auto", 0)):
             raise at_key("parity.carry", "tiles go on from whole tiles, which needs weave msr and guard 0: set both")
         if self.parity.half_stride and self.weave == "naive":
             raise at_key("parity.half_stride", "naive tiles do not overlap: set weave to msr, or drop it")
         if self.weave == "joint" and self.guard not in ("auto", 0):
             raise at_key("guard", "tiles that are fused at every step have no guard band: leave guard out")
+        if self.weave == "patches" and {self.tile, self.stride, self.guard} != {"auto"}:
+            raise at_key("tile", "patches are as large as their network says: leave tile, stride and guard out")
         if self.guidance.classifier is None and self.guidance.label is not None:
             raise at_key("guidance.label", "no classifier pulls to it: name one as guidance.classifier, or drop it")
         if self.guidance.classifier is not None and not isinstance(self._label, int):

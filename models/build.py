@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
@@ -16,15 +20,18 @@ from .engine import Engine, memory_of
 from .folder_network import load_folder
 from .gaussian import Gaussian
 from .guidance import Guided
+from .halves import Halves, memory_of_halves
 from .joint import JointWork
 from .kinds import Kind, contract_of, trusted_kind
 from .networks import load_classifier, load_denoiser
 from .noise import PositionNoise
 from .parity import AS_WRITTEN, Parity
+from .patchdm_denoiser import PatchDenoiser
+from .patches import Exchange, PatchWork
 from .plugins import load_plugin
-from .probe import fastest_shape, most_lanes
+from .probe import Rated, fastest_shape, most_lanes
 from .program_network import load_exported, load_torchscript
-from .recipe import Guidance, Sampler
+from .recipe import Guidance, Sampler, spacing_of
 from .repaint import Repaint
 from .schedule import schedule
 from .solvers import Ddnm, Solver, Walk
@@ -36,6 +43,7 @@ _WALKS: dict[Sampler, type[Walk]] = {
     "ddpm": Ddpm,
     "ddim": Ddim,
 }
+M = TypeVar("M", bound=Rated)
 _BUILT_IN: dict[str, Callable[[Mapping[str, object]], Denoiser]] = {"gaussian": Gaussian.of}
 _LOADERS: dict[Kind, Callable[..., Denoiser]] = {
     Kind.WEIGHTS: load_denoiser,
@@ -89,10 +97,7 @@ class EngineFactory:
     def __call__(self) -> Engine:
         """Load the network and fix the batch."""
         device = best_device()
-        denoiser, solver = self._denoiser(device), self.solver(device)
-        fewest, most = self._contract.batch_limits
-        own = own_memory(device)
-        limit = self.affordable if own is None else int(self.device_share * own)
+        denoiser, solver = self.denoiser(device), self.solver(device)
 
         def make(batch: int, lanes: int) -> Engine:
             return self._engine(denoiser, solver, batch, lanes)
@@ -100,6 +105,14 @@ class EngineFactory:
         def needs(batch: int, lanes: int) -> int:
             shape = (batch, self.bands, self.tile, self.tile)
             return memory_of(denoiser, shape, lanes=lanes, states=batch * lanes)
+
+        return self.fitted(make, needs, device)
+
+    def fitted(self, make: Callable[[int, int], M], needs: Callable[[int, int], int], device: str) -> M:
+        """What is made with the batch and lanes of the job, or with those found by a trial; ``needs`` are its bytes."""
+        fewest, most = self._contract.batch_limits
+        own = own_memory(device)
+        limit = self.affordable if own is None else int(self.device_share * own)
 
         def worthwhile(batch: int, lanes: int) -> bool:
             idle = self.side_by_side is not None and batch > 1 and batch * lanes > self.side_by_side
@@ -146,6 +159,7 @@ class EngineFactory:
             travel_repeat=self.travel_repeat,
             total=contract.timesteps,
             jumps=self.jumps,
+            spacing=spacing_of(contract, self.sampler),
         )
         kind = _WALKS[self.sampler]
         own = {} if self.eta is None else {"eta": self.eta}
@@ -163,7 +177,8 @@ class EngineFactory:
         pull = Pull(guide.label, guide.scale) if guide else None
         return Condition(factor=self.factor, label=label_of(self.model), pull=pull)
 
-    def _denoiser(self, device: str) -> Denoiser:
+    def denoiser(self, device: str) -> Denoiser:
+        """The job's denoiser, loaded, with the classifier that guides it."""
         denoiser = denoiser_of(self.model, device=device, trusted=self.trusted)
         if self.guidance is None:
             return denoiser
@@ -180,5 +195,42 @@ class JointFactory:
 
     def __call__(self) -> JointWork:
         """Load the network and fix the batch."""
+        return JointWork(self.engine(), self.engine.solver(best_device()), room=self.room)
+
+
+@dataclass(frozen=True)
+class PatchFactory:
+    """Makes what weaves blocks of a Patch-DM network's patches, with the model, sampler and batch of ``engine``."""
+
+    engine: EngineFactory
+    room: int
+    exchange: Exchange
+
+    def __call__(self) -> PatchWork:
+        """Load the network and fix the batch."""
         device = best_device()
-        return JointWork(self.engine(), self.engine.solver(device), room=self.room)
+        model = self.engine.denoiser(device)
+        if not isinstance(model, PatchDenoiser):
+            raise InputError(f"model {model.contract.name} has no patches that exchange anything: set weave to msr")
+        style = self._style(model)
+
+        def make(batch: int, lanes: int) -> Halves:
+            return Halves(model.network, style, batch=batch, lanes=lanes, device=device)
+
+        def needs(batch: int, lanes: int) -> int:
+            return memory_of_halves(model.network, batch=batch, lanes=lanes, patches=batch * lanes)
+
+        halves = self.engine.fitted(make, needs, device)
+        return PatchWork(
+            halves,
+            self.engine.solver(device),
+            room=self.room,
+            exchange=self.exchange,
+            guidance=model.guidance,
+            styled=style is not None,
+        )
+
+    def _style(self, model: PatchDenoiser) -> Tensor | None:
+        """The style of the image: a row of the network's table, or none."""
+        label = label_of(self.engine.model)
+        return None if label is None else model.network.styles(torch.tensor([label]))[0].detach()

@@ -36,7 +36,8 @@ class Contract:
     ``betas`` (a name, or one by one) and ``timesteps`` are the noise schedule it was made for.
     ``batches``: several windows in one call may be faster than one by one; ``batch_limits`` are the
     fewest and the most that one call takes, None for any number. ``weight_bytes`` is what its files hold,
-    ``live_channels`` how many numbers live at once for each pixel of a window, as far as they tell.
+    ``live_channels`` how many numbers live at once for each pixel of a window, as far as they tell. ``patch`` is the
+    side of a patch, of a network whose patches exchange features.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Contract:
     live_channels: int = 0
     largest_tile: int | None = None
     batch_limits: tuple[int, int | None] = (1, None)
+    patch: int | None = None
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -263,6 +265,7 @@ def _of_patches(file: str, reading: PatchReading, label: int | None) -> Contract
         native_tile=NATIVE_PATCHES * config.patch,
         smallest_tile=config.patch,
         conditions=("position",),
+        patch=config.patch,
         betas=reading.betas,
         classes=None if label is None else config.codes,
         weight_bytes=Path(file).stat().st_size,

@@ -80,9 +80,7 @@ class Halves:
 
     def memory(self, batch: int) -> int:
         """Bytes of the weights, of the passes side by side, and of the features of so many patches."""
-        config = self.config
-        passing = self._lanes * self._batch * config.patch**2 * live_channels(config.widths, config.num_res_blocks)
-        return bytes_of(self._network.parameters()) + 4 * (passing + 4 * batch * config.feature_values)
+        return memory_of_halves(self._network, batch=self._batch, lanes=self._lanes, patches=batch)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -177,6 +175,13 @@ class Halves:
                 f"a Patch-DM network in batches of {'x'.join(map(str, self.batch_shape))} gives a patch other values "
                 "in another slot or company; choose another batch size"
             )
+
+
+def memory_of_halves(network: PatchUNet, *, batch: int, lanes: int, patches: int) -> int:
+    """Bytes of the weights, of the passes side by side, and of the features of so many patches around theirs."""
+    config = network.config
+    passing = lanes * batch * config.patch**2 * live_channels(config.widths, config.num_res_blocks)
+    return bytes_of(network.parameters()) + 4 * (passing + 4 * patches * config.feature_values)
 
 
 def _by_row(maps: Sequence[Tensor], count: int) -> list[Features]:

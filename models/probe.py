@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
+from typing import Protocol
 
 from ..tiling.errors import OutOfMemory
 from .device import CPU, uncompiled
-from .engine import DependentRows, Engine
+from .engine import DependentRows
 
 # Of the batches that come this near to the fastest the smallest is taken, of the lanes the most: a busy
 # neighbour must not decide.
@@ -18,11 +19,20 @@ LARGEST_ON_CPU, LARGEST = 8, 64
 # After so long no further shape is tried: a network that is slow at one tile gains little by more.
 SECONDS = 10.0
 
-MakeEngine = Callable[[int, int], Engine]
+
+class Rated(Protocol):
+    """Whatever shows windows to a network, as fast as it does."""
+
+    def rate(self) -> float:
+        """Windows a second with every slot in use."""
+        ...
+
+
+Make = Callable[[int, int], Rated]
 
 
 def fastest_shape(
-    make: MakeEngine, *, batch: int | None, lanes: int | None, device: str, worthwhile: Callable[[int, int], bool]
+    make: Make, *, batch: int | None, lanes: int | None, device: str, worthwhile: Callable[[int, int], bool]
 ) -> tuple[int, int]:
     """(batch, lanes), of which what is None is found; ``make`` and ``worthwhile`` take both.
 

@@ -7,9 +7,16 @@ from typing import Literal
 
 from ..tiling.errors import InputError
 from .adm_config import ClassifierConfig
+from .contract import Contract
+from .schedule import Spacing
 from .weights import read_weights
 
 Sampler = Literal["ddnm", "ddim-ddnm", "repaint", "ddpm", "ddim"]
+
+
+def spacing_of(contract: Contract, sampler: Sampler) -> Spacing:
+    """How the steps that are kept lie among all: Patch-DM's DDIM was published with one stride between them."""
+    return "stride" if contract.patch is not None and sampler == "ddim" else "even"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,8 @@ class Lattice:
             least = -(-self.windows.tile // cell) * cell
             nearest = max(least, round(side / cell) * cell)
             raise InputError(
-                f"blocks of {side} pixels do not suit windows of {self.windows.tile} pixels {cell} apart: give a "
-                f"multiple of {cell} from {least} up, the nearest is {nearest}"
+                f"block is {side}, and blocks hold a window of {self.windows.tile} pixels and whole cells of {cell}: "
+                f"give a multiple of {cell} from {least} up, the nearest is {nearest}"
             )
 
     @property
