@@ -97,6 +97,8 @@ class LocalExecutor:
     def __init__(self, worker: Worker[Any]) -> None:
         """Drive ``worker``."""
         self._worker = worker
+        self._loom = Loom(worker)
+        self._placement: Placement[Loom] = Placement(Loom.post, peer_of=lambda _: None)
         self.timesheet = Timesheet()
         began, clock = monotonic() - worker.usage.loading, monotonic() - perf_counter()
         shift = Shift(worker.name, node(), began, usage=worker.usage, clock=clock)
@@ -108,15 +110,14 @@ class LocalExecutor:
         return describe(self._worker.work)
 
     def why(self) -> list[str]:
-        """Nothing: the worker is whoever asks."""
-        return []
+        """How far levels in lock-step are; of all else the worker is whoever asks."""
+        return self._placement.why(lambda _: self._worker.name)
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
     ) -> None:
         """Do all that the courses of images ask for, tiles and chores; ``on_reports`` is told of settled tiles."""
-        worker, loom = self._worker, Loom(self._worker)
-        placement = Placement(Loom.post, peer_of=lambda _: None)
+        worker = self._worker
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
                 agenda.admit(slots=worker.work.slots, workers=1)
@@ -127,17 +128,17 @@ class LocalExecutor:
                     worker.open(image, agenda.tiles(image).brief)
                 reports = worker.advance(tickets)
                 self.timesheet.late += agenda.settle(reports)
-                self._weave(agenda, loom, placement)
+                self._weave(agenda)
                 while agenda.ended:
                     worker.close(agenda.ended.pop())
                 agenda.refuse_standstill()
 
-    def _weave(self, agenda: Agenda, loom: Loom, placement: Placement[Loom]) -> None:
+    def _weave(self, agenda: Agenda) -> None:
         """Advance the levels that are under way in lock-step, all of whose blocks the one worker holds."""
-        placement.place(agenda.weavings, [loom])
-        if loom.busy:
-            for weaving in agenda.woven(loom.advance(TELL_SECONDS)):
-                placement.settled(weaving)
+        self._placement.place(agenda.weavings, [self._loom])
+        if self._loom.busy:
+            for weaving in agenda.woven(self._loom.advance(TELL_SECONDS)):
+                self._placement.settled(weaving)
 
     def _do(self, errand: Errand, agenda: Agenda) -> None:
         try:

@@ -21,6 +21,7 @@ class Placement(Generic[H]):
         self._numbers = count()
         self._number_of: dict[H, int] = {}
         self._held: dict[Weave, dict[int, H]] = {}
+        self._under_way: dict[Weave, Weaving] = {}
 
     @property
     def holders(self) -> set[H]:
@@ -29,11 +30,11 @@ class Placement(Generic[H]):
 
     def place(self, weavings: Iterable[Weaving], holders: Sequence[H]) -> None:
         """Give every block that nobody has to one of ``holders``, and tell those that have some what is over."""
-        under_way = {weaving.weave: weaving for weaving in weavings}
-        for weave in self._held.keys() - under_way:
+        self._under_way = {weaving.weave: weaving for weaving in weavings}
+        for weave in self._held.keys() - self._under_way:
             for holder in set(self._held.pop(weave).values()):
                 self._post(holder, Over(weave))
-        for weaving in under_way.values():
+        for weaving in self._under_way.values():
             held = self._held.setdefault(weaving.weave, {})
             free = [block for block in range(weaving.task.lattice.count) if block not in held]
             if free:
@@ -63,6 +64,20 @@ class Placement(Generic[H]):
         new = {block: holders[block] for blocks in shares.values() for block in blocks}
         for holder in stayed:
             self._post(holder, Moved(weaving.weave, new, peers))
+
+    def why(self, name_of: Callable[[H], str]) -> list[str]:
+        """How far each level is, and whose blocks all others wait for in the end, a line each."""
+        lines = []
+        for weave, held in self._held.items():
+            weaving = self._under_way[weave]
+            reached, name = weaving.reached, weaving.task.brief.plan.name
+            last = min(weaving.left, key=lambda block: reached[block])
+            whose = f"is with {name_of(held[last])}" if last in held else "is with nobody yet"
+            lines.append(
+                f"{name}: {len(weaving.left)} blocks of level {weave[1]} are up to {max(reached.values())} steps on, "
+                f"all saved at {weaving.step}; the last, {reached[last]} steps on, {whose}"
+            )
+        return lines
 
     def _number(self, holder: H) -> int:
         if holder not in self._number_of:

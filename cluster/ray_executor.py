@@ -95,7 +95,7 @@ class RayExecutor:
 
     def why(self) -> list[str]:
         """What the workers wait for, a line each."""
-        return self._crew.why()
+        return self._crew.why() + self._placement.why(lambda hand: hand.name)
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -50,6 +50,11 @@ class Weaving:
     @property
     def _fact(self) -> str:
         return f"woven level {self.task.level}"
+
+    @property
+    def reached(self) -> Mapping[int, int]:
+        """The steps that each block has behind it."""
+        return self._reached
 
     def heard(self, told: Woven) -> bool:
         """Commit what a worker did; whether all blocks have now committed a later step than before."""

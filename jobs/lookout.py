@@ -17,7 +17,7 @@ from ..tiling.frontier import Frontier
 from ..tiling.patience import impatient
 from ..tiling.place import Place
 from .now import EVERY_SECONDS, Now, forget_now, write_now
-from .pace import Pace, Pulse
+from .pace import STEPS, Pace, Pulse
 from .progress import Watcher
 from .timeline import Timeline
 
@@ -43,6 +43,7 @@ class Lookout:
         self._pulse: Pulse | None = None
         self._pace = Pace()
         self._looked = self._signed = 0.0
+        self._steps = self._stepped = 0
         self.tiles = 0
         """Tiles that were finished in this run."""
         self.retries = 0
@@ -64,10 +65,12 @@ class Lookout:
     def begin(self, phase: str, total: int, *, unit: str) -> None:
         """A phase of ``total`` pieces begins."""
         self._phase, self._pulse = f"{phase}, {total} {unit}", None
+        self._steps, self._stepped = total if unit == STEPS else 0, 0
         self._watcher.begin(phase, total, unit=unit)
 
     def advance(self, count: int, pulse: Pulse | None = None) -> None:
         """So many pieces more are finished; of tiles it is known how the run does."""
+        self._stepped += count
         self._watcher.advance(count, pulse)
 
     def say(self, text: str) -> None:
@@ -91,12 +94,14 @@ class Lookout:
         self.tiles += sum(report.finished for report in reports)
         self.retries += sum(report.outcome is Outcome.FAILED for report in reports)
         self._draw(reports, executor, frontier)
-        now, left = monotonic(), frontier.left + to_come
+        now, left = monotonic(), frontier.left + to_come + max(0, self._steps - self._stepped)
         # The last tiles are told of at once: nothing comes after them.
         if now - self._looked < _LOOK and (left or not reports):
             return None
         self._looked = now
-        if left or reports:
+        if self._steps:
+            self._pulse = self._pace.pulse(now, executor.timesheet, tiles=self._stepped, left=left, of=STEPS)
+        elif left or reports:
             self._pulse = self._pace.pulse(now, executor.timesheet, tiles=self.tiles, left=left)
         else:
             # What is done between tiles is not their pace.

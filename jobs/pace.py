@@ -11,11 +11,13 @@ from ..cluster.timesheet import Timesheet
 # Seconds of which the pace is taken: long beside one tile, short beside a run.
 _WINDOW = 120.0
 _MINUTE, _HOUR = 60, 3600
+STEPS = "steps of blocks"
+"""What is counted where blocks advance in lock-step: a block has as many as its schedule."""
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """How a run does: tiles finished and left, as far as that is known; its pace of late; who works."""
+    """How a run does: tiles, or what else it is ``of``, finished and left; its pace of late; who works."""
 
     tiles: int
     left: int
@@ -25,6 +27,7 @@ class Pulse:
     fill: float
     workers: int
     nodes: int
+    of: str = "tiles"
 
     @property
     def seconds_left(self) -> float | None:
@@ -33,13 +36,13 @@ class Pulse:
 
     def __str__(self) -> str:
         return (
-            f"{self.tiles_per_second:.3g} tiles/s, {self.calls_per_second:.3g} calls/s, batches {self.fill:.0%} full, "
-            f"{counted(self.workers, 'worker')} on {counted(self.nodes, 'node')}"
+            f"{self.tiles_per_second:.3g} {self.of}/s, {self.calls_per_second:.3g} calls/s, "
+            f"batches {self.fill:.0%} full, {counted(self.workers, 'worker')} on {counted(self.nodes, 'node')}"
         )
 
     def as_json(self) -> dict[str, Any]:
         """The pulse as plain JSON."""
-        rates = {name: round(value, 4) for name, value in asdict(self).items()}
+        rates = {name: value if name == "of" else round(value, 4) for name, value in asdict(self).items()}
         return rates | {"seconds_left": None if self.seconds_left is None else round(self.seconds_left, 1)}
 
     @classmethod
@@ -55,7 +58,7 @@ class Pace:
         """Nothing was seen yet."""
         self._looks: deque[tuple[float, int, int, int]] = deque()
 
-    def pulse(self, now: float, timesheet: Timesheet, *, tiles: int, left: int) -> Pulse:
+    def pulse(self, now: float, timesheet: Timesheet, *, tiles: int, left: int, of: str = "tiles") -> Pulse:
         """Look: so many tiles are finished in this run, and left."""
         usage, present = timesheet.usage, timesheet.present
         self._looks.append((now, tiles, usage.calls, usage.offered))
@@ -72,6 +75,7 @@ class Pace:
             fill=(usage.calls - calls_then) / offered if offered else 0.0,
             workers=len(present),
             nodes=len({shift.node for shift in present}),
+            of=of,
         )
 
 

@@ -25,6 +25,7 @@ from ..tiling.publish import publish_shard, shards_of
 from ..tiling.pyramid import Pyramid
 from .compile import Compiled
 from .describe import attributes_of
+from .pace import STEPS
 from .progress import Watcher
 from .spec import JobSpec
 from .state import JobState, earlier_results, tile_states
@@ -111,7 +112,7 @@ def weave(
         of_level = plan.tiles(level)
         if done[of_level.start : of_level.stop].all() or not (bits[of_level.start : of_level.stop] & OWNS).any():
             continue
-        watcher.begin("weave", len(of_level) * compiled.calls_per_tile, unit="steps of blocks")
+        watcher.begin("weave", len(of_level) * compiled.calls_per_tile, unit=STEPS)
         try:
             report: RunReport = yield Lockstep(brief, level, ledger, every, watcher.advance)
         except TileFailed as failure:

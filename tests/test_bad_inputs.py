@@ -70,7 +70,7 @@ def restore(*options, image="scene.zarr", task="sr:2"):
         (restore("--seed", "-1"), "--seed must be"),
         (restore("--batch", "0"), "--batch must be"),
         (restore("--retries", "1.5"), "--retries must be a whole number from 0 up, not 1.5"),
-        (restore("--weave", "loose"), "--weave must be msr or naive"),
+        (restore("--weave", "loose"), "--weave must be auto, msr, joint, patches or naive"),
         (restore("--max-memory", "1MB"), "this job needs about"),
         (restore("--max-memory", "much"), "--max-memory must be a number of bytes"),
         (restore("--publish-chunk", "100"), "--publish-shard: 64 is no multiple of publish.chunk"),
