@@ -71,7 +71,7 @@ def verdict(file):
     if not compared:
         return Verdict(file.stem, float("nan"), 0, "it holds nothing to compare with")
     if all(one.ok for one in compared) and altered(golden):
-        return Verdict(file.stem, float("nan"), 0, "its weights are not what was recorded, though no output shows it")
+        return Verdict(file.stem, float("nan"), 0, "what no output shows is not what was recorded")
     wrong = ", ".join(one.name for one in compared if not one.ok)
     return Verdict(file.stem, compared[-1].error, compared[-1].tolerance, wrong)
 
