@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.commandline import tileloom
 from tests.nets import LATENT, PATCHES, STYLE_ENCODER, UNET, network, shapes, weights
+from tests.pipeline import job, restore, result, scene
 from tests.test_patchdm import VARIANTS
 from tileloom.models.build import denoiser_of
 from tileloom.models.checkpoint import with_weights
@@ -211,6 +213,16 @@ def test_options_count_where_they_make_a_difference(tmp_path):
     assert identity_of(same)["model"] == identity_of(model)["model"] == {**TOLD, "name": "weights"}
     for told in ({"weights": "raw"}, {"guidance": 0.5}, {"label": 1}, {"precision": "bf16"}, {"betas": "cosine"}):
         assert identity_of({**model, **told})["model"] == {**TOLD, **told, "name": "weights"}
+
+
+def test_it_restores_tile_by_tile_and_the_measurement_holds(tmp_path):
+    low = scene(3, 6, 8)
+    spec = job(
+        tmp_path, low, task="sr:2", model={"name": weights(tmp_path, PATCHES), **TOLD}, tile=8, steps=2, levels=1
+    )
+    restore(spec)
+    pooled = result(spec).astype(np.float64).reshape(3, 6, 2, 8, 2).mean(axis=(2, 4))
+    assert np.abs(pooled - low).max() < 1e-5
 
 
 # --- the command line ---
