@@ -81,10 +81,15 @@ def _damaged(file: str) -> str:
     return f"{file} is damaged or nothing that torch saved: copy or download it again"
 
 
+def make(config: Config) -> Network:
+    """A network with PyTorch's own random weights."""
+    return _MADE[type(config)](config)
+
+
 def blank(config: Config) -> Network:
     """A network without memory for its weights."""
     with torch.device("meta"):
-        return _MADE[type(config)](config)
+        return make(config)
 
 
 def parameters_of(config: Config) -> int:

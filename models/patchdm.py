@@ -34,7 +34,7 @@ from .adm_config import EncoderConfig
 from .latent import LatentNet
 from .patchdm_config import POSITION_CHANNELS, PatchConfig, StyleEncoderConfig
 
-# The rows of drop flags: the style is dropped, the position is.
+# Drop flags of a row: of its style, of its position.
 DROPS = 2
 
 

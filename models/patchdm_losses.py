@@ -74,5 +74,5 @@ def patch_loss(network: PatchUNet, x0_BCHW: Tensor, style_BS: Tensor, draw: Draw
 
 def style_losses(network: LatentNet, x0_BC: Tensor, noise_BC: Tensor, t_B: Tensor, chain: Schedule) -> Tensor:
     """The mean absolute error of the noise in each style of a batch (L1)."""
-    told_BC = network(noised(x0_BC, noise_BC, t_B, chain), t_B)
+    told_BC: Tensor = network(noised(x0_BC, noise_BC, t_B, chain), t_B)
     return (noise_BC - told_BC).abs().mean(dim=1)

@@ -59,7 +59,8 @@ def test_sections_longer_by_one_come_first():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("ddim999", "no whole stride keeps exactly 999 of 1000"),
+        ("ddim999", "no whole stride keeps exactly 999 of 1000 steps: use 500 or 1000"),
+        ("ddim60", "no whole stride keeps exactly 60 of 1000 steps: use 59 or 63"),
         ("ddim0", "no whole stride"),
         ("ddim5,5", "no whole stride"),
         ("ddim", "not understood"),
@@ -73,6 +74,20 @@ def test_sections_longer_by_one_come_first():
 def test_impossible_respacing_is_refused(spec, said):
     with pytest.raises(InputError, match=said):
         space_timesteps(1000, spec)
+
+
+def test_steps_may_be_a_whole_stride_apart():
+    strided = schedule(steps=50, spacing="stride")
+    assert strided.timesteps == tuple(range(0, 1000, 20))
+    assert np.array_equal(strided.betas, respace(betas("linear"), strided.timesteps))
+    assert strided.times == schedule(steps=50).times
+    with pytest.raises(InputError, match="exactly 60 of 1000"):
+        schedule(steps=60, spacing="stride")
+
+
+@pytest.mark.parametrize("steps", [2, 6, 20, 50, 250, 1000])
+def test_even_steps_are_rounded_shares_of_the_whole_chain(steps):
+    assert schedule(steps=steps).timesteps == tuple(round(i * 999 / (steps - 1)) for i in range(steps))
 
 
 def test_more_steps_than_there_are_name_the_key_and_the_most():

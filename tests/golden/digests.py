@@ -16,8 +16,8 @@ import numpy as np
 from tests.golden.arrays import Golden
 
 RECORDED = Path(__file__).parent / "digests.txt"
-# Weights, and uniform draws of which only counts whether they are small.
-UNSEEN = ("sd.", "csd.", "sd/", "drop_u_")
+# Weights, uniform draws of which only counts whether they are small, and words beside settings.
+UNSEEN = ("sd.", "csd.", "sd/", "drop_u_", "config_json")
 
 
 def digests_of(golden):
@@ -29,7 +29,7 @@ def digests_of(golden):
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     # Weights in a file of their own belong to a recording by what they made of it.
-    made = golden.beside(f"{golden.name.removesuffix('weights')}unet_collage")
+    made = golden.beside(f"{golden.name.removesuffix('weights')}unet_window")
     if made is not None and golden.name.endswith("_weights"):
         rest.update("".join(digests_of(made)).encode())
     return rest.hexdigest(), unseen.hexdigest()

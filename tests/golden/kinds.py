@@ -1,6 +1,7 @@
 """Which replay a golden file is for, by how its name begins or ends."""
 
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ OF_PATCHES = {
     "latent_mlp": patches.latent,
     "semantic_encoder": patches.image_encoder,
 }
+# What of such files tells them from those of other networks that are named alike.
+MARKS = {"training_loss": "noise_padded"}
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}
 
@@ -51,9 +54,19 @@ class Verdict:
 
 def kind_of(file):
     """The replay of a file, None for a kind that is not known."""
+    if file.suffix != ".npz":
+        return None
     begin = [replay for begins, replay in KINDS.items() if file.stem.startswith(begins)]
-    end = [replay for ends, replay in OF_PATCHES.items() if re.fullmatch(f".+_{ends}", file.stem)]
-    return next(iter(begin + end), None) if file.suffix == ".npz" else None
+    ends = [ending for ending in OF_PATCHES if re.fullmatch(f".+_{ending}", file.stem)]
+    return next(iter(begin + [OF_PATCHES[ending] for ending in ends if _holds(file, MARKS.get(ending))]), None)
+
+
+def _holds(file, name):
+    """Whether a file lists an array, if it is a whole file at all."""
+    if name is None or not zipfile.is_zipfile(file):
+        return True
+    with zipfile.ZipFile(file) as opened:
+        return f"{name}.npy" in opened.namelist()
 
 
 def verdict(file):
@@ -71,7 +84,7 @@ def verdict(file):
     if not compared:
         return Verdict(file.stem, float("nan"), 0, "it holds nothing to compare with")
     if all(one.ok for one in compared) and altered(golden):
-        return Verdict(file.stem, float("nan"), 0, "its weights are not what was recorded, though no output shows it")
+        return Verdict(file.stem, float("nan"), 0, "what no output shows is not what was recorded")
     wrong = ", ".join(one.name for one in compared if not one.ok)
     return Verdict(file.stem, compared[-1].error, compared[-1].tolerance, wrong)
 

@@ -92,6 +92,9 @@ def same_network(golden, network):
     # A table of styles is the replay's own.
     own = parameters_of(network.config) - (network.config.codes or 0) * network.config.style_channels
     yield golden.compared("config n_params", abs(facts["n_params"] - own))
+    # The way up takes what the way down gave, last first.
+    last, mirrored = len(network.input_blocks) - 1, facts["fine_skip_encoder_block"] + facts["fine_skip_decoder_block"]
+    yield golden.compared("config blocks", int((facts["last_encoder_block"], mirrored) != (last, last)))
 
 
 def told_of(grid, images, t, style, drops, *, decoder=False):
@@ -111,17 +114,14 @@ def grid_of(golden, images):
 
 @torch.inference_mode()
 def weights(golden):
-    """Files *_weights: what the network makes of the recorded images beside them, where there are some."""
+    """Files *_weights: what the network makes of the recorded window beside them, where there is one."""
     tensors, facts = state_dict_of(golden), golden.config
     config = config_of(facts, **bands_of(tensors))
     network = with_weights(config, tensors)
     yield golden.compared("config n_params", abs(facts["n_params"] - parameters_of(config)))
-    shown = golden.beside(golden.name.removesuffix("weights") + "unet_collage")
+    shown = golden.beside(f"{golden.name.removesuffix('weights')}unet_window")
     if shown is not None:
-        x, t, style = (shown.tensor(name) for name in ("x_t", "t", "cond"))
-        drops = dropped(len(x), style=False, position=False)
-        eps = image_eps(network, x, t, style, drops, cells=7)
-        yield shown.absolute("eps_full", eps, PASS)
+        yield from decoded(shown, network)
 
 
 @torch.inference_mode()
@@ -150,14 +150,12 @@ def forward(golden):
         "skip_last_before_collage": features[last],
         "skip_last_after_collage": moved[last],
         "fine_skip_before_collage": features[fine],
-        # The way up takes what the way down gave, last first.
-        "fine_skip_after_collage": moved[len(network.output_blocks) - 1 - facts["fine_skip_decoder_block"]],
+        "fine_skip_after_collage": moved[fine],
         "eps_collage": network.decode(moved, *decoder),
         "eps_full": image_eps(network, x, t, style, drops, cells=7),
     }
     yield golden.exact("x_padded_patches", patches)
     yield golden.exact("pos_encoder", encoder[1])
-    yield golden.compared("config last_encoder_block", abs(last - len(network.input_blocks) + 1))
     for name, value in ours.items():
         yield golden.absolute(name, value, PASS)
 
@@ -184,8 +182,13 @@ def without_conditions(golden):
 def window(golden):
     """Files *_unet_window: one window of 2 x 2 encoder patches, decoded twice."""
     network = network_of(golden)
-    x, t, style = (golden.tensor(name) for name in ("x_window_patches", "t", "cond"))
     yield from same_network(golden, network)
+    yield from decoded(golden, network)
+
+
+def decoded(golden, network):
+    """A recorded window, decoded by a network."""
+    x, t, style = (golden.tensor(name) for name in ("x_window_patches", "t", "cond"))
     yield golden.compared("config batch", abs(golden.config["batch"] - len(t)))
     grid = PatchGrid(1, 1, *golden["index"].tolist())
     drops = dropped(len(t), style=False, position=False)
@@ -273,7 +276,8 @@ def sample(golden):
     network = network_of(golden, styles)
     yield from same_network(golden, network)
     yield grid_of(golden, x_T)[1]
-    flags = [facts["cfg"] == bool(name[3]), facts["clip_denoised"] == (not name[4]), facts["case"].startswith(kind)]
+    flags = [facts["cfg"] == bool(name[3]), facts["clip_denoised"] == (not name[4])]
+    flags.append((facts["guidance_w"] is not None) == facts["cfg"])
     yield golden.compared("config of the run", flags.count(False))
     steps = schedule(steps=count, spacing="stride" if kind == "ddim" else "even")
     yield golden.exact("timesteps", steps.timesteps[::-1])
