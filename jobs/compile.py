@@ -29,8 +29,8 @@ from .spec import JobSpec
 
 FEW_TILES = 4
 Weave = Literal["msr", "joint", "patches", "naive"]
-# Tiles along a side of a block, about, where the job leaves that open.
-_BLOCK_TILES = 4
+# Tiles along a side of a block, about, where the job leaves that open; patches of a network that exchanges them.
+_BLOCK_TILES, _BLOCK_PATCHES = 4, 8
 DEFAULT_BANDS = 3
 
 
@@ -189,7 +189,9 @@ def _lattice(spec: JobSpec, windows: Grid) -> Lattice:
     side = spec.lockstep.block
     if side == "auto":
         needed = max(windows.rows.length, windows.cols.length)
-        side = max(-(-tile // cell), min(_BLOCK_TILES * tile // cell, -(-needed // cell))) * cell
+        # Patches that two blocks encode are one in so many, windows that one block sends another are more anyway.
+        tiles = _BLOCK_PATCHES if cell == tile else _BLOCK_TILES
+        side = max(-(-tile // cell), min(tiles * tile // cell, -(-needed // cell))) * cell
     return Lattice(windows, Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile))
 
 

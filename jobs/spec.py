@@ -169,7 +169,8 @@ class LockstepSpec(_Strict):
     """How blocks of an image advance together, for weaves other than msr and naive."""
 
     block: AutoCount = Field(
-        default="auto", description="Pixels along a side of a block, which one worker holds; auto is about four tiles."
+        default="auto",
+        description="Pixels along a side of a block, which one worker holds; auto is about four tiles, or eight patches.",
     )
     exchange: Annotated[Literal["pixels", "features"], Meant("pixels or features")] = Field(
         default="pixels",
