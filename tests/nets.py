@@ -69,6 +69,11 @@ def weights(folder, config=UNET, *, name="net.safetensors", seed=0, **changed):
     return str(path)
 
 
+def normal(*shape, seed=2):
+    """Normal values, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def images(count=2, size=(16, 16), *, seed=1):
     """Noisy images and timesteps, a fractional one among them."""
     generator = torch.Generator().manual_seed(seed)

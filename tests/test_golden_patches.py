@@ -53,7 +53,7 @@ def test_a_corrupted_array_fails(tmp_path, stem, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if any("sd/" in name for name in arrays_of(stem))])
 def test_any_corrupted_weight_fails(tmp_path, stem):
-    """One tensor in three; outputs miss nothing but biases that a norm takes out again, and what adds the same to every key."""
+    """One tensor in three; outputs miss nothing but biases that a norm or a softmax takes out again."""
     given = {name: array for name, array in list(arrays_of(stem).items())[::3] if name.startswith("sd/")}
     problems = {name: problem(tmp_path, stem, **{name: corrupted(array)}) for name, array in given.items()}
     assert all(problems.values()), problems

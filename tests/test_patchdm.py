@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.nets import LATENT, PATCHES, STYLE_ENCODER, network, shapes
+from tests.nets import LATENT, PATCHES, STYLE_ENCODER, network, normal, shapes
 from tileloom.models.checkpoint import blank, parameters_of
 from tileloom.models.latent import BETA, draw_styles, style_schedule, walk_styles
 from tileloom.models.patchdm import dropped
@@ -156,7 +156,7 @@ def test_a_table_gives_the_style_of_an_image_by_its_number():
 def test_an_image_gives_a_style_whatever_its_size():
     net = network(replace(PATCHES, codes=None, encoder=STYLE_ENCODER))
     for size in ((8, 8), (8, 12)):
-        images = torch.randn(2, 3, *size)
+        images = normal(2, 3, *size)
         assert net.encoder(images).shape == (2, PATCHES.style_channels)
         assert not torch.allclose(*net.encoder(images))
     assert not any("out_layers" in name or "emb_layers" in name for name in shapes(STYLE_ENCODER))
@@ -180,7 +180,7 @@ def test_the_chain_of_styles_has_one_beta_and_a_whole_stride():
 
 
 def test_drawing_styles_is_a_rotation_of_guess_and_noise_that_ends_with_the_guess():
-    net, noise, steps = network(LATENT), torch.randn(2, 6), style_schedule(4)
+    net, noise, steps = network(LATENT), normal(2, 6), style_schedule(4)
     x = noise
     for i, (clean, after) in zip((3, 2, 1, 0), walk_styles(net, noise, steps), strict=True):
         abar, before = float(steps.abar[i]), float(steps.abar_prev[i])
