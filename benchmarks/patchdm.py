@@ -45,7 +45,6 @@ NETWORK = PatchConfig(
     embed_channels=64,
     style_channels=16,
 )
-EVERYTHING = np.uint8(1)
 
 
 @dataclass
@@ -85,12 +84,9 @@ def job(folder: Path, side: int, workers: int, exchange: str, steps: int) -> Job
     """An image of which nothing is known, drawn by so many workers."""
     blank = folder / f"blank-{side}"
     if not blank.exists():
-        for name, value in (("image", np.uint8(0)), ("mask", EVERYTHING)):
-            bands = NETWORK.in_channels if name == "image" else 1
-            array = zarr.create_array(
-                str(blank / name), shape=(bands, side, side), chunks=(bands, 256, 256), dtype="uint8"
-            )
-            array[...] = value
+        for name, bands, value in (("image", NETWORK.in_channels, 0), ("mask", 1, 1)):
+            shape, chunks = (bands, side, side), (bands, 256, 256)
+            zarr.create_array(str(blank / name), shape=shape, chunks=chunks, dtype="uint8")[...] = np.uint8(value)
     return from_options(
         {
             "input": str(blank / "image"),

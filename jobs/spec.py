@@ -170,7 +170,7 @@ class LockstepSpec(_Strict):
 
     block: AutoCount = Field(
         default="auto",
-        description="Pixels along a side of a block, which one worker holds; auto is about four tiles, or eight patches.",
+        description="Pixels along a side of a block, which one worker holds; auto: four tiles, or eight patches.",
     )
     exchange: Annotated[Literal["pixels", "features"], Meant("pixels or features")] = Field(
         default="pixels",
