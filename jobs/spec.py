@@ -25,6 +25,7 @@ from pydantic import (
 from ..cluster.executor import CrewSpec
 from ..models.parity import Parity
 from ..models.recipe import Guidance, Sampler
+from ..models.style import names_file
 from ..models.weights import is_path
 from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
@@ -441,9 +442,11 @@ def rooted_path(value: object, base: str) -> object:
 
 
 def _rooted_model(model: object, base: str) -> object:
-    """A model whose name, where that is the path of its weights, is absolute."""
+    """A model whose name and style, where they are paths, are absolute."""
     if isinstance(model, Mapping) and "name" in model:
-        return {**model, "name": _rooted_model(model["name"], base)}
+        style = model.get("style")
+        files = {"style": rooted_path(style, base)} if names_file(style) else {}
+        return {**model, **files, "name": _rooted_model(model["name"], base)}
     return rooted_path(model, base) if isinstance(model, str) and is_path(model) else model
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
 from .contract import Contract, Model, label_of, split_model
@@ -212,10 +209,9 @@ class PatchFactory:
         model = self.engine.denoiser(device)
         if not isinstance(model, PatchDenoiser):
             raise InputError(f"model {model.contract.name} has no patches that exchange anything: set weave to msr")
-        style = self._style(model)
 
         def make(batch: int, lanes: int) -> Halves:
-            return Halves(model.network, style, batch=batch, lanes=lanes, device=device)
+            return Halves(model.network, model.style, batch=batch, lanes=lanes, device=device)
 
         def needs(batch: int, lanes: int) -> int:
             return memory_of_halves(model.network, batch=batch, lanes=lanes, patches=batch * lanes)
@@ -227,10 +223,5 @@ class PatchFactory:
             room=self.room,
             exchange=self.exchange,
             guidance=model.guidance,
-            styled=style is not None,
+            styled=model.style is not None,
         )
-
-    def _style(self, model: PatchDenoiser) -> Tensor | None:
-        """The style of the image: a row of the network's table, or none."""
-        label = label_of(self.engine.model)
-        return None if label is None else model.network.styles(torch.tensor([label]))[0].detach()

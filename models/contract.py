@@ -12,7 +12,8 @@ from ..tiling.errors import InputError
 from .adm_config import NORM_GROUPS, AdmConfig
 from .patchdm_signatures import PatchReading
 from .signatures import Reading, Told
-from .weights import read_weights
+from .style import Style
+from .weights import digest_of, read_weights
 
 # Maps of the widest level that a network holds at once inside a block: its input, the concatenation and what norms
 # and convolutions make of them in float32, with room for working memory. With 16 of them, measured peaks were up to
@@ -160,7 +161,8 @@ class NetworkOptions:
     ``channels_last`` is how its numbers lie in memory, None: in reduced precision only, since in float32 it is a
     little faster and rounds otherwise than the published programs. ``compile``: torch compiles it for the job's
     batch, which takes minutes and pays in long jobs. ``guidance`` is how far it goes beyond what it predicts when
-    it is told all, away from what it predicts when it is told nothing. ``told`` is what shapes cannot tell of it.
+    it is told all, away from what it predicts when it is told nothing. ``style`` is how an image looks, as
+    :meth:`Style.parse` reads it. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"
@@ -168,6 +170,7 @@ class NetworkOptions:
     channels_last: bool | None = None
     compile: bool = False
     guidance: float = 0.0
+    style: str | None = None
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
@@ -181,6 +184,8 @@ class NetworkOptions:
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
         if isinstance(self.guidance, bool) or not isinstance(self.guidance, int | float) or not isfinite(self.guidance):
             raise InputError(f"model.guidance is {self.guidance!r}; give a number, 0 for none")
+        if not isinstance(self.style, str | None):
+            raise InputError(f"model.style is {self.style!r}; give row:N, sample, or the path of an image or a code")
 
     @property
     def lies_channels_last(self) -> bool:
@@ -188,7 +193,7 @@ class NetworkOptions:
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
 
-_OWN = ("precision", "label", "channels_last", "compile", "guidance")
+_OWN = ("precision", "label", "channels_last", "compile", "guidance", "style")
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
@@ -224,6 +229,8 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
         "guidance": 0,
     }
     said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
+    if asked.style and (shown := Style.parse(asked.style).file):
+        said["style"] = digest_of(shown)
     return {name: value for name, value in said.items() if name in _OWN or _tells(file, asked.told, name)}
 
 
@@ -244,20 +251,22 @@ def label_of(model: Model) -> int | None:
     return label if isinstance(label, int) else None
 
 
-def network_contract(file: str, reading: Reading | PatchReading, label: int | None) -> Contract:
-    """The terms of a network that was read from a file."""
-    return _of_patches(file, reading, label) if isinstance(reading, PatchReading) else _of_windows(file, reading, label)
+def network_contract(file: str, reading: Reading | PatchReading, asked: NetworkOptions) -> Contract:
+    """The terms of a network that was read from a file, as a job asks for it."""
+    if isinstance(reading, PatchReading):
+        return _of_patches(file, reading, asked.style)
+    return _of_windows(file, reading, asked.label)
 
 
-def _of_patches(file: str, reading: PatchReading, label: int | None) -> Contract:
+def _of_patches(file: str, reading: PatchReading, style: str | None) -> Contract:
     config = reading.config
     if config.in_channels != config.out_channels:
         raise InputError(
             f"{file} turns {config.in_channels} channels into {config.out_channels}, and the noise has as many as the "
             "image: name the file of another network"
         )
-    if label is not None:
-        check_label(file, config.codes, label)
+    if style is not None:
+        Style.parse(style).check(config, file)
     return Contract(
         Path(file).name,
         bands=config.in_channels,
@@ -267,7 +276,6 @@ def _of_patches(file: str, reading: PatchReading, label: int | None) -> Contract
         conditions=("position",),
         patch=config.patch,
         betas=reading.betas,
-        classes=None if label is None else config.codes,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
         live_channels=5 * live_channels(config.widths, config.num_res_blocks),
@@ -316,7 +324,7 @@ def check_label(file: str, classes: int | None, label: int | None) -> None:
 def weights_contract(name: str, options: Mapping[str, object]) -> Contract:
     """The contract of a weights file, of which the shapes are read."""
     asked, reading = asked_network(name, options)
-    return network_contract(name, reading, asked.label)
+    return network_contract(name, reading, asked)
 
 
 def gaussian_contract(options: Mapping[str, object]) -> Contract:

@@ -16,8 +16,10 @@ from .denoiser import Condition, labels_of
 from .patchdm import PatchUNet
 from .patchdm_denoiser import PatchDenoiser
 from .patchdm_shapes import own_tensors
+from .patchdm_style import style_of
 from .reasons import innermost, reason
 from .signatures import Told
+from .style import Style
 from .weights import read_weights
 
 # Where what fails to compile says so; importing these would cost seconds that most jobs have no use for.
@@ -74,7 +76,7 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDe
     """The denoiser of a weights file, by path and options."""
     file, options = split_model(model)
     asked, reading = asked_network(file, options)
-    contract = network_contract(file, reading, asked.label)
+    contract = network_contract(file, reading, asked)
     tensors = own_tensors(load_tensors(file), asked.told.weights)
     network = with_weights(reading.config, tensors, file=file, device=device)
     if not isinstance(network, AdmUNet | PatchUNet):
@@ -83,7 +85,8 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDe
     if asked.lies_channels_last:
         network.set_channels_last()
     if isinstance(network, PatchUNet):
-        return PatchDenoiser(network, contract, asked.guidance)
+        style = None if asked.style is None else style_of(network, Style.parse(asked.style)).to(device)
+        return PatchDenoiser(network, contract, asked.guidance, style)
     if asked.compile:
         network.compile(dynamic=False)
     return AdmDenoiser(network, contract, asked.compile)

@@ -169,7 +169,7 @@ class PatchUNet(UNet):
     def styles(self, labels_B: Tensor) -> Tensor:
         """(batch, style) of the table, by number."""
         if self.config.codes is None:
-            raise InputError("this Patch-DM network holds no table of styles: leave the label out")
+            raise InputError("this Patch-DM network holds no table of styles")
         style_BS: Tensor = self.encoder(labels_B)
         return style_BS
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .adapted import bytes_of
 from .collage import PatchGrid, collage, cut, pad, stitch
 from .contract import Contract, live_channels
-from .denoiser import Condition, labels_of
+from .denoiser import Condition
 from .patchdm import PatchUNet, dropped
 from .prediction import away_from
 
@@ -63,7 +63,7 @@ def image_eps(
 class PatchDenoiser:
     """A Patch-DM network as a denoiser: each window is an image of its own, whose first patch lies at (0, 0).
 
-    A window's label is the number of its style in the network's table; without one the style is dropped.
+    All are drawn in one ``style``; where that is None, none of them is told any.
     With ``guidance`` w the noise is ``(1 + w) eps - w eps'``, the style and position of eps' being dropped.
     ``cells`` patches go through either half of the network in one pass.
     """
@@ -71,6 +71,7 @@ class PatchDenoiser:
     network: PatchUNet
     contract: Contract
     guidance: float = 0.0
+    style: Tensor | None = None
     cells: int = CELLS
 
     @property
@@ -89,12 +90,9 @@ class PatchDenoiser:
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """The noise, and v = 1 everywhere: ancestral steps of this network have the larger of the fixed variances."""
-        styled = self.contract.classes is not None
-        if styled:
-            style_BS = self.network.styles(labels_of(conditions, len(t_B)).to(t_B.device))
-        else:
-            style_BS = x_BCHW.new_zeros(len(t_B), self.network.config.style_channels)
-        eps_BCHW = self.eps(x_BCHW, t_B, style_BS, styled=styled)
+        told = self.style is not None
+        style_S = x_BCHW.new_zeros(self.network.config.style_channels) if self.style is None else self.style
+        eps_BCHW = self.eps(x_BCHW, t_B, style_S.expand(len(t_B), -1), styled=told)
         return torch.cat([eps_BCHW, torch.ones_like(eps_BCHW)], dim=1)
 
     def eps(self, x_BCHW: Tensor, t_B: Tensor, style_BS: Tensor, *, styled: bool = True) -> Tensor:

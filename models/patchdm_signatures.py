@@ -59,7 +59,7 @@ class PatchReading:
     origins: Mapping[str, str]
 
     kind = PATCHES
-    options = ("precision", "label", "channels_last", "patch", "heads", "weights", "betas", "guidance")
+    options = ("precision", "style", "channels_last", "patch", "heads", "weights", "betas", "guidance")
 
     @property
     def known_as(self) -> list[str]:

@@ -123,25 +123,27 @@ def denoiser(folder, **options):
     return denoiser_of({"name": weights(folder, PATCHES), "patch": PATCH, "heads": 1, **options})
 
 
-@pytest.mark.parametrize("options", [{}, {"label": 2}, {"label": 2, "guidance": 0.5}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"style": "row:2"}, {"style": "row:2", "guidance": 0.5}, {"precision": "bf16"}]
+)
 def test_it_is_a_denoiser(tmp_path, options):
     ours = denoiser(tmp_path, **options)
-    check_denoiser(ours, told=Condition(label=options.get("label")), trained=False)
+    check_denoiser(ours, trained=False)
 
 
-def test_every_image_has_the_style_of_its_label_and_none_without(tmp_path):
+def test_every_image_has_the_style_of_the_job_and_none_without(tmp_path):
     x, t, _ = images()
-    ours = denoiser(tmp_path, label=1)
+    ours = denoiser(tmp_path, style="row:1")
     net = ours.network
-    told = ours.predict(x, t, [Condition(label=4), Condition(label=1)])[:, :3]
-    assert torch.equal(told, eps_of(net, x, t, net.styles(torch.tensor([4, 1])), cells=ours.cells))
+    told = ours.predict(x, t, [Condition()] * 2)[:, :3]
+    assert torch.equal(told, eps_of(net, x, t, net.styles(torch.tensor([1, 1])), cells=ours.cells))
     plain = denoiser(tmp_path).predict(x, t, [Condition()] * 2)[:, :3]
     assert torch.equal(plain, eps_of(net, x, t, torch.ones(2, 6), style=True, cells=ours.cells))
 
 
 def test_guidance_drops_style_and_position(tmp_path):
     x, t, style = images()
-    ours = denoiser(tmp_path, label=1, guidance=0.5)
+    ours = denoiser(tmp_path, style="row:1", guidance=0.5)
     told, untold = (
         eps_of(ours.network, x, t, style, style=off, position=off, cells=ours.cells) for off in (False, True)
     )

@@ -165,7 +165,7 @@ def test_a_job_names_it_as_any_weights_file(tmp_path):
     contract = contract_of(model)
     assert (contract.size_multiple, contract.smallest_tile, contract.native_tile) == (4, 4, 16)
     assert (contract.bands, contract.betas, contract.classes, contract.conditions) == (3, "linear", None, ("position",))
-    assert contract_of({**model, "label": 3}).classes == 5
+    assert contract.patch == 4
     denoiser = denoiser_of({**model, "guidance": 0.5})
     assert isinstance(denoiser, PatchDenoiser)
     assert (denoiser.guidance, denoiser.contract) == (0.5, contract)
@@ -183,7 +183,12 @@ def test_a_job_names_it_as_any_weights_file(tmp_path):
         ({"weights": "mean"}, "model.weights is 'mean'; choose ema or raw"),
         ({"guidance": "strong"}, "model.guidance is 'strong'; give a number"),
         ({"guidance": float("nan")}, "model.guidance is nan"),
-        ({"label": 5}, "model.label is 5; give the class that .* draws, 0 to 4"),
+        ({"label": 3}, "model.label is no option"),
+        ({"style": 3}, "model.style is 3; give row:N"),
+        ({"style": "row"}, "model.style is row, without a number"),
+        ({"style": "row:5"}, "model.style is row:5, and .* holds a table of rows 0 to 4"),
+        ({"style": "sample"}, "model.style is sample, and .* holds no network that draws styles"),
+        ({"style": "sunny"}, "model.style is 'sunny', which is no file"),
     ],
 )
 def test_an_option_that_says_nothing_of_it_is_refused(tmp_path, options, says):
@@ -191,10 +196,10 @@ def test_an_option_that_says_nothing_of_it_is_refused(tmp_path, options, says):
         contract_of({"name": weights(tmp_path, PATCHES), **TOLD, **options})
 
 
-def test_a_label_needs_a_table_and_the_noise_as_many_bands_as_the_image(tmp_path):
+def test_a_row_needs_a_table_and_the_noise_as_many_bands_as_the_image(tmp_path):
     file = weights(tmp_path, replace(PATCHES, codes=None))
-    with pytest.raises(InputError, match="knows no classes: leave the label out"):
-        contract_of({"name": file, **TOLD, "label": 0})
+    with pytest.raises(InputError, match=r"model\.style is row:0, and .* holds no table of styles"):
+        contract_of({"name": file, **TOLD, "style": "row:0"})
     file = weights(tmp_path, replace(PATCHES, out_channels=6))
     with pytest.raises(InputError, match="turns 3 channels into 6"):
         contract_of({"name": file, **TOLD})
@@ -211,7 +216,7 @@ def test_options_count_where_they_make_a_difference(tmp_path):
     model = {"name": checkpoint(tmp_path), **TOLD}
     same = {**model, "weights": "ema", "guidance": 0, "betas": "linear", "precision": "fp32", "channels_last": False}
     assert identity_of(same)["model"] == identity_of(model)["model"] == {**TOLD, "name": "weights"}
-    for told in ({"weights": "raw"}, {"guidance": 0.5}, {"label": 1}, {"precision": "bf16"}, {"betas": "cosine"}):
+    for told in ({"weights": "raw"}, {"guidance": 0.5}, {"style": "row:1"}, {"precision": "bf16"}, {"betas": "cosine"}):
         assert identity_of({**model, **told})["model"] == {**TOLD, **told, "name": "weights"}
 
 
