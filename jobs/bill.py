@@ -19,7 +19,6 @@ from ..tiling.inputs import CHUNK, OWNS
 from ..tiling.place import Located, place
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
-from ..tiling.source import SourceFacts
 
 # An interpreter with torch loaded.
 BASE_BYTES = 400 * 2**20
@@ -95,13 +94,14 @@ def planned_bytes(contract: Contract, *, in_flight: int, tile: int, bands: int) 
     return contract.weight_bytes + 4 * in_flight * tile**2 * (WINDOWS_IN_FLIGHT * bands + contract.live_channels)
 
 
-def coarser_bytes(image: ImagePlan, source: SourceFacts) -> int:
+def coarser_bytes(image: ImagePlan) -> int:
     """Bytes on disk of the coarser levels' own inputs: float32 values and a byte of flags, in whole chunks."""
-    total, height, width = 0, source.height, source.width
-    for lift in image.lifts:
+    bands, height, width = image.measured_shape
+    total = 0
+    for lift in () if image.blank else image.lifts:
         height, width = -(-height // lift.pool), -(-width // lift.pool)
         if not lift.identity:
-            total += -(-height // CHUNK) * -(-width // CHUNK) * CHUNK**2 * (4 * source.bands + 1)
+            total += -(-height // CHUNK) * -(-width // CHUNK) * CHUNK**2 * (4 * bands + 1)
     return total
 
 

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from ..cluster.timesheet import HOUR
+from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError, StoreError
 from ..tiling.patience import impatient
 from ..tiling.place import Place, place
@@ -268,7 +269,7 @@ def _autoscale(text: str | None, workers: int, startup: float, idle: float) -> A
 
 def _plan_lines(found: Forecast) -> Iterator[str]:
     bill = found.bill
-    yield f"{found.input}: {_size(found.input_size)}"
+    yield f"{found.input}: {'nothing is given' if is_blank(found.input) else _size(found.input_size)}"
     yield f"{found.output}: {_size(found.result_size)}, {found.dtype}"
     yield f"task {found.task}; model {found.model}, {found.calls_per_tile} network calls a tile"
     yield f"tile {found.tile}, stride {found.stride}, guard {found.guard}"

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from ..tiling.access import SURVEY_TILES
 from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
-from ..tiling.observe import observe
 from ..tiling.simulate import Autoscale, Simulation, simulate
-from ..tiling.source import open_mask, open_source
 from .archive import Archive
 from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes, refuse_unlike
@@ -95,7 +93,7 @@ def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None =
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
         work_bytes=work_bytes,
-        inputs_bytes=coarser_bytes(image, compiled.source),
+        inputs_bytes=coarser_bytes(image),
         device_bytes=device_bytes,
     )
 
@@ -110,7 +108,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     return Forecast(
         input=spec.input,
         output=spec.output,
-        task=describe(spec.measurement),
+        task=describe(spec.normal_task),
         model=str(spec.model["name"]),
         input_size=(compiled.source.bands, compiled.source.height, compiled.source.width),
         result_size=image.result.shape(0),
@@ -135,14 +133,7 @@ def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
     """Survey bits a tile, found without writing anything: the image's own are read, coarser tiles have all set."""
     image = compiled.image
     grid, at = image.plan.levels[0], image.plan.tiles(0)
-    mask = open_mask(image.mask) if image.mask else None
-    observation = observe(
-        open_source(image.input),
-        mask,
-        measurement=image.measurements[0],
-        scaling=image.scaling,
-        nodata=image.nodata,
-    )
+    observation = image.observed(*image.open())
     bits = np.full(image.plan.count, OWNS | KEEPS, np.uint8)
     finest = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
     tasks = list(boxes(grid.rows.count, grid.cols.count, SURVEY_TILES))
