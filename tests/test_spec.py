@@ -473,4 +473,4 @@ def test_the_jobs_on_the_page_can_be_read(tmp_path):
     jobs = re.findall(r"```yaml\n(.*?)```", Path(JOB_FILE).read_text(encoding="utf-8"), re.DOTALL)
     assert len(jobs) == 4
     found = [load(written(tmp_path, text)) for text in jobs]
-    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 4]
+    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 1, 4]
