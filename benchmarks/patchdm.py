@@ -21,7 +21,6 @@ import zarr
 from safetensors.torch import save_file
 
 from benchmarks._report import Benchmark, Figures
-from tileloom.cluster.placement import even_runs
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.course import Summary
 from tileloom.jobs.pace import STEPS, Pulse
@@ -33,6 +32,7 @@ from tileloom.models.patchdm import PatchUNet, dropped
 from tileloom.models.patchdm_config import PatchConfig
 from tileloom.models.patchdm_denoiser import image_eps
 from tileloom.tiling.box import Box
+from tileloom.tiling.exchange import runs
 from tileloom.tiling.lockstep import Lattice
 
 PATCH, BATCH, BLOCK = 16, 8, 8 * 16
@@ -142,7 +142,7 @@ def run(spec: JobSpec, steps: int) -> Run:
 def theory(lattice: Lattice, workers: int, bands: int) -> int:
     """Bytes of the pixels half a patch around what each worker holds, and others hold."""
     level = np.zeros((lattice.blocks.rows.length, lattice.blocks.cols.length), np.int16)
-    for worker, blocks in enumerate(even_runs(range(lattice.count), workers)):
+    for worker, blocks in enumerate(runs(lattice.count, workers)):
         for block in blocks:
             level[lattice.box(block).slices] = worker
     wanted = np.zeros((workers, *level.shape), bool)

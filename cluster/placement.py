@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import count, pairwise
+from itertools import count
 from typing import Any, Generic, TypeVar
 
+from ..tiling.exchange import runs
 from .loom import Mail, Moved, Over, Settled, Share, Weave
 from .weaving import Weaving
 
@@ -48,7 +49,8 @@ class Placement(Generic[H]):
                 if holder in load:
                     load[holder] += 1
         chosen = sorted(holders, key=lambda holder: load[holder])[: len(blocks)]
-        return dict(zip(chosen, even_runs(blocks, len(chosen)), strict=True))
+        shares = runs(len(blocks), len(chosen))
+        return {holder: [blocks[at] for at in share] for holder, share in zip(chosen, shares, strict=True)}
 
     def _give(self, weaving: Weaving, held: dict[int, H], shares: Mapping[H, Sequence[int]]) -> None:
         stayed = set(held.values())
@@ -95,9 +97,3 @@ class Placement(Generic[H]):
                 self._post(holder, Over(weave))
                 self._held[weave] = {block: other for block, other in held.items() if other is not holder}
         self._number_of.pop(holder, None)
-
-
-def even_runs(blocks: Sequence[int], count: int) -> list[Sequence[int]]:
-    """Blocks cut into so many runs, none of them longer than another by more than one."""
-    borders = [len(blocks) * n // count for n in range(count + 1)]
-    return [blocks[since:until] for since, until in pairwise(borders)]

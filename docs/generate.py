@@ -52,10 +52,30 @@ A task says what was done to the image, first to last, in a list or in one text 
 |---|---|
 | `sr:k` | every k x k pixels were averaged into one |
 | `inpaint` | pixels were lost: those of the result if it comes before every `sr`, else those of the input |
+| `outpaint:l,t,r,b` | so many pixels were cut off left, top, right and bottom: counted as those of `inpaint` |
 | `colorize` | the bands were averaged into one |
 | `denoise:sigma` | noise was added, last of all; `denoise` alone takes `sigma` from `noise` |
 | `old-photo:k` | `inpaint, colorize, sr:k` |
 | `cloudy:k` | `sr:k, inpaint` |
+| `generate` | nothing: there is no image yet, and no other part |
+
+`outpaint` makes the result larger than the image, whose own pixels come back inside of it as they were. A mask has the
+size of the given image all the same.
+
+## From nothing
+
+With a size in place of an image, a job draws one:
+
+```yaml
+input: blank:1024x512
+output: drawn.zarr
+task: generate
+bands: 3
+```
+
+Its size is width x height. The result is `uint8` unless `dtype` says otherwise, and has as many bands as `bands` says,
+or else as the model has, or three. `seed` and `id` decide which image is drawn; its attributes say that it was
+generated.
 
 ## Archives
 

@@ -29,7 +29,6 @@ from pydantic import JsonValue, ValidationError
 
 from ..tiling.errors import InputError
 from ..tiling.ledger import Journal
-from ..tiling.measurement import MaskSite
 from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .manifest import Manifest, Row
@@ -102,16 +101,19 @@ def load(file: str | PathLike[str]) -> JobSpec | Archive:
         if key in content:
             raise InputError(f"{named(key)} is given by each row of the manifest: drop it here")
     manifest = str(rooted_path(manifest, base))
-    shared = content | {"input": manifest} | ({"mask": manifest} if _takes_mask(content.get("task")) else {})
+    shared = content | _instead(manifest, content.get("task"))
     return Archive(manifest, job_from(shared, base=base, named=named))
 
 
-def _takes_mask(task: object) -> bool:
-    """Whether a task needs a mask, as far as it can be read at all."""
+def _instead(manifest: str, task: object) -> dict[str, str]:
+    """The files that stand for those of the rows, as a task needs them, as far as it can be read at all."""
     try:
-        return isinstance(task, str | list) and parse_task(task, noise=0).mask is not MaskSite.NONE
-    except (InputError, AttributeError):
-        return False
+        wanted = parse_task(task, noise=0) if isinstance(task, str | list) else None
+    except (InputError, TypeError):
+        wanted = None
+    if wanted and wanted.blank:
+        return {"input": "blank:1x1"}
+    return {"input": manifest} | ({"mask": manifest} if wanted and wanted.masked else {})
 
 
 class Ended(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..tiling.inputs import CHUNK, OWNS
 from ..tiling.place import Located, place
 from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
-from ..tiling.source import SourceFacts
+from .lockstep_bill import LockstepBill
 
 # An interpreter with torch loaded.
 BASE_BYTES = 400 * 2**20
@@ -36,7 +36,9 @@ _GROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_
 class Bill:
     """Tiles, network calls, bytes on disk and in memory; ``solve`` counts the tiles that will run, level by level.
 
-    ``device_bytes`` are those of an accelerator's own memory, known once the job begins.
+    ``device_bytes`` are those of an accelerator's own memory, known once the job begins. ``lockstep`` is what blocks
+    that advance together cost, of which the other figures hold their share; such levels run whole or not at all, and
+    ``critical_path`` counts them.
     """
 
     tiles: tuple[int, ...]
@@ -47,6 +49,7 @@ class Bill:
     result_bytes: int
     memory_bytes: int
     device_bytes: int = 0
+    lockstep: LockstepBill | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The bill as plain JSON."""
@@ -90,18 +93,32 @@ def make_bill(
     )
 
 
+def in_lockstep(bill: Bill, lockstep: LockstepBill, *, workers_here: int) -> Bill:
+    """The bill of an image whose levels advance in lock-step, with all their windows: ``bill`` is of their blocks."""
+    windows = sum(count for count, solve in zip(lockstep.windows, bill.solve, strict=True) if solve)
+    return replace(
+        bill,
+        calls=windows * lockstep.steps,
+        critical_path=len(lockstep.windows),
+        scratch_bytes=bill.scratch_bytes + lockstep.saved_bytes,
+        memory_bytes=bill.memory_bytes + workers_here * lockstep.memory_bytes,
+        lockstep=lockstep,
+    )
+
+
 def planned_bytes(contract: Contract, *, in_flight: int, tile: int, bands: int) -> int:
     """About what the model and so many tiles in flight will need, before there is an engine that could say it."""
     return contract.weight_bytes + 4 * in_flight * tile**2 * (WINDOWS_IN_FLIGHT * bands + contract.live_channels)
 
 
-def coarser_bytes(image: ImagePlan, source: SourceFacts) -> int:
+def coarser_bytes(image: ImagePlan) -> int:
     """Bytes on disk of the coarser levels' own inputs: float32 values and a byte of flags, in whole chunks."""
-    total, height, width = 0, source.height, source.width
-    for lift in image.lifts:
+    bands, height, width = image.measured_shape
+    total = 0
+    for lift in () if image.blank else image.lifts:
         height, width = -(-height // lift.pool), -(-width // lift.pool)
         if not lift.identity:
-            total += -(-height // CHUNK) * -(-width // CHUNK) * CHUNK**2 * (4 * source.bands + 1)
+            total += -(-height // CHUNK) * -(-width // CHUNK) * CHUNK**2 * (4 * bands + 1)
     return total
 
 

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from ..cluster.timesheet import HOUR
+from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError, StoreError
 from ..tiling.patience import impatient
 from ..tiling.place import Place, place
@@ -21,6 +22,8 @@ from ..tiling.simulate import Autoscale, Simulation
 from ..tiling.weave_picture import weave_picture, write_png
 from .archive import Archive, ArchiveStatus, archive_status, is_archive, load
 from .bill import gigabytes, refuse_unaffordable
+from .compare import compared
+from .compare import lines as comparison_lines
 from .compile import compile_job, reach_stores
 from .forecast import (
     ArchiveForecast,
@@ -30,6 +33,7 @@ from .forecast import (
     simulate_job,
     survey_image,
 )
+from .lockstep_bill import LockstepBill
 from .look import (
     ArchiveVerification,
     Damage,
@@ -68,8 +72,10 @@ def example(*lines: str) -> str:
 def plan(*, job: str, trust_model: bool, as_json: bool) -> None:
     """Say what the job of the file JOB will do and cost: levels, tiles, network calls, disk and memory.
 
-    Reads the mask to count the tiles that have something to restore; writes nothing. Of an archive, opens every image
-    and adds up what all of them will cost at most; an image that cannot be run makes the exit code 1.
+    Reads the mask to count the tiles that have something to restore; writes nothing. Compares weave msr with weave
+    joint for the job's own workers: network calls one after the other, state of a worker, bytes between workers. Of an
+    archive, opens every image and adds up what all of them will cost at most; an image that cannot be run makes the
+    exit code 1.
     """
     found = load(job)
     if isinstance(found, Archive):
@@ -186,9 +192,9 @@ def simulate(
 ) -> None:
     """Say how long TARGET, a job file or the output of a job, would take on a cluster.
 
-    Runs the real order of tiles against a clock that is not real; reading and writing are left out. With
-    --autoscale, workers come and go by the job's cluster.idle; cost is by its cluster.prices, each worker on a
-    machine of its own.
+    Runs the real order of tiles against a clock that is not real; reading and writing are left out. Of a job whose
+    weave is joint, --slots are the tiles that a worker shows the network at a time. With --autoscale, workers come and
+    go by the job's cluster.idle; cost is by its cluster.prices, each worker on a machine of its own.
     """
     where = place(target).absolute()
     where.reach()
@@ -203,7 +209,7 @@ def simulate(
     if bits is None:
         with Terminal(Console(stderr=True)) as watcher:
             bits = survey_image(compiled, watcher)
-    found = simulate_job(
+    found, drawn_by = simulate_job(
         compiled,
         bits,
         images=images,
@@ -214,9 +220,10 @@ def simulate(
         autoscale=_autoscale(autoscale, workers, startup, spec.cluster.idle),
     )
     if picture:
-        write_png(picture, weave_picture(found.intervals, [compiled.image.plan] * images))
+        write_png(picture, weave_picture(found.intervals, drawn_by))
     told = _simulation(found, spec.cluster.prices or {})
-    _print(told if as_json else _simulation_lines(found, told["cost"]))
+    redone = "steps of blocks" if compiled.image.lattices else "tiles"
+    _print(told if as_json else _simulation_lines(found, told["cost"], redone=redone))
 
 
 def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
@@ -225,8 +232,9 @@ def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     compiled = compile_job(spec, trusted=trusted)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)
-    found = forecast(compiled, bits)
-    _print(found.as_json() if as_json else _plan_lines(found))
+    found, either = forecast(compiled, bits), compared(compiled, bits)
+    told = found.as_json() | {"weaves": asdict(either) if either else None}
+    _print(told if as_json else chain(_plan_lines(found), comparison_lines(either) if either else ()))
     refuse_unaffordable(found.bill, spec.output, max_memory=spec.max_memory)
 
 
@@ -268,22 +276,42 @@ def _autoscale(text: str | None, workers: int, startup: float, idle: float) -> A
 
 def _plan_lines(found: Forecast) -> Iterator[str]:
     bill = found.bill
-    yield f"{found.input}: {_size(found.input_size)}"
+    yield f"{found.input}: {'nothing is given' if is_blank(found.input) else _size(found.input_size)}"
     yield f"{found.output}: {_size(found.result_size)}, {found.dtype}"
     yield f"task {found.task}; model {found.model}, {found.calls_per_tile} network calls a tile"
     yield f"tile {found.tile}, stride {found.stride}, guard {found.guard}"
+    kind = "blocks" if bill.lockstep else "tiles"
     for level in reversed(found.levels):
         most = "at most " if level.level else ""
         yield (
-            f"level {level.level}: {level.height}x{level.width} pixels, {level.rows}x{level.cols} tiles, "
+            f"level {level.level}: {level.height}x{level.width} pixels, {level.rows}x{level.cols} {kind}, "
             f"{most}{level.solve} to restore"
         )
+    if bill.lockstep:
+        yield from _lockstep_lines(bill.lockstep)
     most = "at most " if len(found.levels) > 1 else ""
     yield f"network calls: {most}{bill.calls}"
-    yield f"longest chain: {bill.critical_path} tiles, {bill.critical_path * found.calls_per_tile} network calls"
+    chain = f"{bill.critical_path} {'levels' if bill.lockstep else 'tiles'}"
+    yield f"longest chain: {chain}, {bill.critical_path * found.calls_per_tile} network calls"
     yield f"side by side: up to {found.side_by_side} tiles; here {_lanes(found)}"
     yield f"disk: {most}{gigabytes(bill.scratch_bytes)} to work in, {gigabytes(bill.result_bytes)} for the result"
     yield f"memory: about {gigabytes(bill.memory_bytes)}"
+
+
+def _lockstep_lines(told: LockstepBill) -> Iterator[str]:
+    """What blocks that advance together cost beside their network calls."""
+    windows = ", ".join(map(str, reversed(told.windows)))
+    many = "s" if told.workers > 1 else ""
+    yield f"lock-step: blocks of {told.block} pixels advance together, {told.steps} steps of {windows} tiles"
+    filed = f", the rest, {gigabytes(told.file_bytes)}, in files of its machine" if told.file_bytes else ""
+    yield (
+        f"state of each of {told.workers} worker{many}: {gigabytes(told.state_bytes)} of blocks and halos, "
+        f"{gigabytes(told.kept_bytes)} kept for others; {gigabytes(told.memory_bytes)} of it in memory{filed}"
+    )
+    yield f"saved on the way: {gigabytes(told.saved_bytes)} at a time"
+    for one in told.exchanges if told.workers > 1 else ():
+        phases = " and ".join(map(gigabytes, one.phase_bytes))
+        yield f"between workers: {phases} a step ({one.name}), {gigabytes(one.total_bytes)} in all"
 
 
 def _lanes(found: Forecast) -> str:
@@ -355,10 +383,10 @@ def _simulation(found: Simulation, prices: Mapping[str, float]) -> dict[str, Any
     return told
 
 
-def _simulation_lines(found: Simulation, cost: Mapping[str, float]) -> Iterator[str]:
+def _simulation_lines(found: Simulation, cost: Mapping[str, float], *, redone: str) -> Iterator[str]:
     yield f"makespan: {found.makespan:.1f} s"
     yield f"bound: {found.bound:.1f} s, which no order of tiles can beat (longest chain {found.critical_path:.1f} s)"
     yield f"efficiency: {found.efficiency:.1%}"
     yield f"busy: {found.busy:.1%} of {found.worker_seconds:.0f} worker-seconds; {found.idle:.1%} wholly idle"
-    yield f"redone: {found.redone} tiles, lost with their worker"
+    yield f"redone: {found.redone} {redone}, lost with their worker"
     yield from (f"cost: {money:.2f} on {kind}" for kind, money in cost.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,7 +19,7 @@ from .archive import Archive, load
 from .commands_look import MOST_NAMED, example, print_plan
 from .logs import log_json
 from .look import job_at
-from .options import cluster_options, job_of, job_options, on_cluster, trust_model
+from .options import cluster_options, generation_options, job_of, job_options, on_cluster, trust_model
 from .progress import watching
 from .spec import JobSpec
 from .state import begun_at
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Loads torch: only once a job has been read, so that help and refusals come at once.
 RUNNER, ARCHIVE_RUNNER = ".run", ".run_archive"
 
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
 redo = click.option(
     "--redo",
     type=click.Choice(["stale", "failed"]),
@@ -57,7 +59,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.argument("input")
 @click.argument("output")
 @job_options
-@click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs, and do nothing.")
+@dry_run
 @redo
 @timeline
 @log_json
@@ -76,11 +78,44 @@ def restore(
 
     Once begun, the same command goes on where it was stopped.
     """
-    spec = job_of(options)
-    if dry_run:
-        print_plan(spec, trusted=trust_model, as_json=as_json)
-    else:
-        _go(spec, {}, redo or "nothing", timeline=timeline, trusted=trust_model, as_json=as_json)
+    _begin(job_of(options), dry_run=dry_run, redo=redo, timeline=timeline, trusted=trust_model, as_json=as_json)
+
+
+@click.command(
+    epilog=example(
+        "tileloom generate 1024x512 drawn.zarr",
+        "tileloom generate 4096x4096 drawn.zarr --model gaussian --model-option length=30 --bands 1 --seed 7",
+        "tileloom generate 1024x512 drawn.zarr --model net.pt --weave joint --dtype float32 --range 0 1",
+    ),
+)
+@click.argument("size")
+@click.argument("output")
+@generation_options
+@dry_run
+@redo
+@timeline
+@log_json
+@trust_model
+@as_json
+def generate(
+    *,
+    size: str,
+    dry_run: bool,
+    redo: str | None,
+    timeline: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  the keys of a job
+) -> None:
+    """Draw an image from nothing, and publish it as the Zarr group OUTPUT.
+
+    SIZE is its width and height in pixels, such as 1024x512. A job file says the same by input blank:1024x512 and task
+    generate. Another --seed, or another --id, draws another image; the same ones draw the same.
+    """
+    if not re.fullmatch(r"\d+x\d+", size):
+        raise InputError(f"'{size}' is no size: give width and height in pixels, such as 1024x512")
+    spec = job_of(options | {"input": f"blank:{size}", "task": ("generate",)})
+    _begin(spec, dry_run=dry_run, redo=redo, timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(
@@ -163,6 +198,16 @@ def retry(
     the same.
     """
     _go(job_at(output), cluster, "failed", timeline=timeline, trusted=trust_model, as_json=as_json)
+
+
+def _begin(
+    spec: JobSpec, *, dry_run: bool, redo: str | None, timeline: str | None, trusted: bool, as_json: bool
+) -> None:
+    """Run a job of the command line, or say what it costs."""
+    if dry_run:
+        print_plan(spec, trusted=trusted, as_json=as_json)
+    else:
+        _go(spec, {}, redo or "nothing", timeline=timeline, trusted=trusted, as_json=as_json)
 
 
 def _go(

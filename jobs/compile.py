@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from ..models.parity import SVD_COLORS
 from ..models.recipe import spacing_of
 from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
+from ..tiling.blank_source import is_blank
+from ..tiling.box import Box
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
 from ..tiling.lockstep import Lattice
@@ -50,6 +52,12 @@ class Compiled:
     trusted: bool = False
 
     @property
+    def weave(self) -> Weave:
+        """How it is woven."""
+        weave: Weave = self.resolved["weave"]
+        return weave
+
+    @property
     def tile(self) -> int:
         """Pixels along a side of a tile."""
         return (self.image.lattices[0].windows if self.image.lattices else self.image.plan.levels[0]).tile
@@ -77,7 +85,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         guide = None
     bands = _bands(spec, source, measurement, contract)
     weave = _weave(spec, contract)
-    measurements, lifts, grids = _levels(spec, source, measurement, contract, weave)
+    size, given = _framed(spec, source)
+    measurements, lifts, grids = _levels(spec, size, measurement, contract, weave)
     lattices = tuple(_lattice(spec, grid) for grid in grids) if weave in ("joint", "patches") else ()
     contract.check((grids[0].tile, grids[0].tile), bands)
     contract.check_batch(least_batch(spec, contract))
@@ -85,7 +94,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     _check_quirks(spec, bands, grids[0])
     if guide:
         guide.check(grids[0].tile)
-    image = _image(spec, source, bands=bands, measurements=measurements, lifts=lifts, grids=grids, lattices=lattices)
+    known = {"measurements": measurements, "lifts": lifts, "given": given}
+    image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
     steps = schedule(
         contract.betas,
         steps=spec.steps,
@@ -107,7 +117,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(spec, image, contract, steps.calls, SourceFacts.of(source), resolved, trusted)
+    facts = replace(SourceFacts.of(source), bands=image.measured_shape[0])
+    return Compiled(spec, image, contract, steps.calls, facts, resolved, trusted)
 
 
 def refuse_unlike(first: Compiled, other: Compiled, where: str) -> None:
@@ -140,20 +151,21 @@ def most_lanes(spec: JobSpec) -> int:
 def _image(
     spec: JobSpec,
     source: Source,
+    size: tuple[int, int],
     *,
     bands: int,
-    measurements: tuple[Measurement, ...],
-    lifts: tuple[Lift, ...],
     grids: list[Grid],
     lattices: tuple[Lattice, ...],
+    known: dict[str, Any],
 ) -> ImagePlan:
     """What workers must know of the image; where it works is decided when the job begins."""
     dtype = np.dtype(spec.dtype or source.dtype)
     nodata = source.nodata if spec.nodata is None else spec.nodata
-    scaling = Scaling(*(spec.range or DEFAULT_RANGES[source.dtype.name]))
-    own_numbers = dtype == source.dtype or dtype.kind == "f"
-    scale = measurements[0].scale
-    height, width = source.height * scale, source.width * scale
+    # Where nothing is given there are no numbers but those of the result.
+    numbers = dtype if is_blank(spec.input) else source.dtype
+    scaling = Scaling(*(spec.range or DEFAULT_RANGES[numbers.name]))
+    own_numbers = dtype == numbers or dtype.kind == "f"
+    height, width = (spec.measurement.scale * length for length in size)
     publish = spec.publish
     result = PyramidSpec(bands, height, width, dtype.name, nodata, chunk=publish.chunk, shard=publish.shard)
     if nodata is not None and not own_numbers and result.fill is None:
@@ -171,11 +183,10 @@ def _image(
         result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
         nodata=nodata,
         plan=_plan(spec, tuple(lattice.blocks for lattice in lattices) or tuple(grids)),
-        measurements=measurements,
-        lifts=lifts,
         result=result,
         coarse_everywhere=spec.parity.coarse_everywhere,
         lattices=lattices,
+        **known,
     )
 
 
@@ -196,7 +207,9 @@ def _lattice(spec: JobSpec, windows: Grid) -> Lattice:
 
 
 def _bands(spec: JobSpec, source: Source, measurement: Measurement, contract: Contract) -> int:
-    """Bands of the result; a gray measurement has one, of which any number may be made."""
+    """Bands of the result; a gray measurement has one, of which any number may be made, and a blank image none."""
+    if is_blank(spec.input):
+        return spec.bands or contract.bands or DEFAULT_BANDS
     if not measurement.gray:
         return source.bands
     if source.bands != 1:
@@ -217,12 +230,22 @@ def _weave(spec: JobSpec, contract: Contract) -> Weave:
     return spec.weave
 
 
+def _framed(spec: JobSpec, source: Source) -> tuple[tuple[int, int], Box | None]:
+    """(rows, columns) of the measured grid, and what of it is given; None: all of it."""
+    task = spec.normal_task
+    if task.blank:
+        return (source.height, source.width), Box(0, 0, 0, 0)
+    left, top, right, bottom = task.margins
+    size = top + source.height + bottom, left + source.width + right
+    return size, Box(0, 0, source.height, source.width).shift(top, left) if any(task.margins) else None
+
+
 def _levels(
-    spec: JobSpec, source: Source, measurement: Measurement, contract: Contract, weave: Weave
+    spec: JobSpec, measured: tuple[int, int], measurement: Measurement, contract: Contract, weave: Weave
 ) -> tuple[tuple[Measurement, ...], tuple[Lift, ...], list[Grid]]:
     """What is known at each level, and its grid; as many levels as the job asks for, or as few tiles need."""
     chain, lifts = _chain(spec, measurement)
-    height, width = source.height * measurement.scale, source.width * measurement.scale
+    height, width = (measurement.scale * length for length in measured)
     for count in range(1, len(chain) + 1):
         tile, stride, guard = _geometry(spec, chain[:count], contract, weave)
         grids: list[Grid] = []

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from .. import __version__
-from ..tiling.georeference import scaled
+from ..tiling.georeference import scaled, shifted
 from ..tiling.ome import Description, Provenance, describe
 from .compile import Compiled
 
@@ -14,7 +14,7 @@ from .compile import Compiled
 def attributes_of(compiled: Compiled, *, parts: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
     """The attributes of the published group."""
     image, spec = compiled.image, compiled.spec
-    metadata = scaled(compiled.source.metadata, image.scale)
+    metadata = scaled(shifted(compiled.source.metadata, *image.corner), image.scale)
     size = metadata.get("pixel_size")
     names = tuple(metadata.get("bands", ()))
     dtype = image.result.dtype
@@ -29,6 +29,7 @@ def attributes_of(compiled: Compiled, *, parts: dict[str, Any], counts: dict[str
             model=str(spec.model["name"]),
             seeds=[spec.seed],
             counts=counts,
+            generated=image.blank,
         ),
         pixel_size=(size["y"], size["x"]) if size else None,
         unit=size.get("unit") if size else None,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.contract import Contract
 from ..tiling.access import SURVEY_TILES
 from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
-from ..tiling.observe import observe
+from ..tiling.plan import Plan
 from ..tiling.simulate import Autoscale, Simulation, simulate
-from ..tiling.source import open_mask, open_source
+from ..tiling.simulate_lockstep import Losses, simulate_lockstep
 from .archive import Archive
-from .bill import Bill, coarser_bytes, make_bill, planned_bytes, tiles_to_solve
+from .bill import Bill, coarser_bytes, in_lockstep, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes, refuse_unlike
+from .lockstep_bill import lockstep_bill, pattern_of
 from .manifest import Manifest
 from .progress import Watcher
 from .quality import check_reference
@@ -77,6 +80,17 @@ def workers_here(spec: JobSpec) -> int:
     return 0 if spec.cluster.address else spec.cluster.workers or 1
 
 
+def workers_of(spec: JobSpec) -> int:
+    """Workers of a job, wherever they are."""
+    return spec.cluster.workers or 1
+
+
+def slots_of(spec: JobSpec, contract: Contract) -> int:
+    """Tiles or windows that a worker shows the network at a time, as far as it is known before the job begins."""
+    lanes = round(spec.crew.cpus) if spec.lanes == "auto" and spec.cluster.workers else most_lanes(spec)
+    return least_batch(spec, contract) * max(1, lanes)
+
+
 def workers_a_device(spec: JobSpec) -> int:
     """Workers that share the memory of one accelerator."""
     return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1
@@ -89,41 +103,57 @@ def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None =
         in_flight = least_batch(spec, compiled.contract) * most_lanes(spec)
         planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=image.bands)
         work_bytes = workers_here(spec) * planned
-    return make_bill(
+    if image.lattices:
+        # A level that has anything to restore runs whole.
+        solve = tuple(lattice.count if some else 0 for lattice, some in zip(image.lattices, solve, strict=True))
+    bill = make_bill(
         image.plan,
         image.result,
         solve=solve,
         calls_per_tile=compiled.calls_per_tile,
         work_bytes=work_bytes,
-        inputs_bytes=coarser_bytes(image, compiled.source),
+        inputs_bytes=coarser_bytes(image),
         device_bytes=device_bytes,
     )
+    if not image.lattices:
+        return bill
+    workers, slots = workers_of(spec), slots_of(spec, compiled.contract)
+    told = lockstep_bill(image, spec.lockstep, steps=compiled.calls_per_tile, workers=workers, slots=slots)
+    return in_lockstep(bill, told, workers_here=workers_here(spec))
+
+
+def side_by_side(compiled: Compiled) -> int:
+    """Tiles that could be worked on at the same time by workers without end."""
+    image = compiled.image
+    if image.lattices:
+        return max(lattice.windows.count for lattice in image.lattices)
+    return int(image.plan.width_profile().max())
 
 
 def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
-    plan, grid = image.plan, image.plan.levels[0]
+    plan = image.plan
     batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
     return Forecast(
         input=spec.input,
         output=spec.output,
-        task=describe(spec.measurement),
+        task=describe(spec.normal_task),
         model=str(spec.model["name"]),
         input_size=(compiled.source.bands, compiled.source.height, compiled.source.width),
         result_size=image.result.shape(0),
         dtype=image.result.dtype,
-        tile=grid.tile,
-        stride=grid.stride,
-        guard=grid.guard,
+        tile=compiled.tile,
+        stride=compiled.resolved["stride"],
+        guard=compiled.resolved["guard"],
         levels=tuple(
             LevelForecast(level, at.height, at.width, at.rows.count, at.cols.count, solve[level])
             for level, at in enumerate(plan.levels)
         ),
         calls_per_tile=compiled.calls_per_tile,
-        side_by_side=int(plan.width_profile().max()),
+        side_by_side=side_by_side(compiled),
         batch=batch,
         lanes=lanes,
         trial=trial,
@@ -135,14 +165,7 @@ def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
     """Survey bits a tile, found without writing anything: the image's own are read, coarser tiles have all set."""
     image = compiled.image
     grid, at = image.plan.levels[0], image.plan.tiles(0)
-    mask = open_mask(image.mask) if image.mask else None
-    observation = observe(
-        open_source(image.input),
-        mask,
-        measurement=image.measurements[0],
-        scaling=image.scaling,
-        nodata=image.nodata,
-    )
+    observation = image.observed(*image.open())
     bits = np.full(image.plan.count, OWNS | KEEPS, np.uint8)
     finest = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
     tasks = list(boxes(grid.rows.count, grid.cols.count, SURVEY_TILES))
@@ -163,10 +186,13 @@ def simulate_job(
     call_seconds: float,
     mtbf: float | None = None,
     autoscale: Autoscale | None = None,
-) -> Simulation:
-    """Simulate so many images like the job's own, from their first tile to their last."""
-    return simulate(
-        [compiled.image.plan] * images,
+) -> tuple[Simulation, Sequence[Plan]]:
+    """Simulate so many images like the job's own, from their first tile to their last; also what they were drawn by."""
+    if compiled.image.lattices:
+        return _simulate_lockstep(compiled, bits, images, workers, slots, call_seconds, mtbf, autoscale)
+    plans = [compiled.image.plan] * images
+    found = simulate(
+        plans,
         workers=workers,
         slots=slots,
         call_seconds=call_seconds,
@@ -174,6 +200,36 @@ def simulate_job(
         states=[fresh_states(bits)] * images,
         mtbf=mtbf,
         autoscale=autoscale,
+    )
+    return found, plans
+
+
+def _simulate_lockstep(
+    compiled: Compiled,
+    bits: NDArray[np.uint8],
+    images: int,
+    workers: int,
+    slots: int,
+    call_seconds: float,
+    mtbf: float | None,
+    autoscale: Autoscale | None,
+) -> tuple[Simulation, Sequence[Plan]]:
+    if autoscale and autoscale.min != autoscale.max:
+        raise InputError(
+            "blocks that advance together stay with their workers, of which --autoscale would change the number: "
+            "drop it, and simulate one --workers after the other"
+        )
+    image, solve = compiled.image, tiles_to_solve(bits, compiled.image.plan)
+    levels = [lattice for lattice, some in zip(image.lattices, solve, strict=True) if some]
+    return simulate_lockstep(
+        [levels] * images,
+        pattern_of(image),
+        steps=compiled.calls_per_tile,
+        every=compiled.spec.lockstep.every,
+        workers=workers,
+        slots=slots,
+        call_seconds=call_seconds,
+        losses=Losses(mtbf, autoscale.startup_seconds if autoscale else 0.0),
     )
 
 

@@ -242,7 +242,7 @@ def verify_archive(output: Place, watcher: Watcher) -> ArchiveVerification:
 
 
 def _damaged_inputs(access: ImageAccess, watcher: Watcher) -> Iterator[Damage]:
-    made = [level for level, lift in enumerate(access.image.lifts, start=1) if not lift.identity]
+    made = sorted({level for level, _ in access.lifts()})
     pieces = [
         (level, box)
         for level in made

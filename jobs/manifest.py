@@ -24,6 +24,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError
 
 COLUMNS = ("id", "input", "mask", "reference", "task", "noise", "priority")
@@ -164,7 +165,7 @@ class Manifest:
         if "input" not in told:
             raise InputError(f"{where}: input is missing: give the path of an image")
         for name in _FILES:
-            if name in told and "://" not in told[name]:
+            if name in told and "://" not in told[name] and not is_blank(told[name]):
                 told[name] = path.normpath(path.join(self._base, path.expanduser(told[name])))
         told.setdefault("id", stem(told["input"]))
         if not _ID.fullmatch(told["id"]) or told["id"].endswith((" ", ".")):

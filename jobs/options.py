@@ -30,6 +30,10 @@ _TEXTS = {
 }
 _METAVARS = _TEXTS | {"range": "LO HI", "max_memory": "BYTES"}
 _ARGUMENTS = ("input", "output")
+# Keys that mean nothing where no image is given.
+_OF_THE_GIVEN = {"mask", "task", "noise", "nodata"} | {
+    f"parity__{quirk}" for quirk in ("released_lambda", "released_pinv", "coarse_everywhere", "svd_colors")
+}
 _FLAGS = {"true": True, "false": False}
 model_option = click.option(
     "--model-option",
@@ -59,7 +63,16 @@ def number_or_text(text: str) -> int | float | str:
 
 def job_options(command: Command) -> Command:
     """Give a command an option for every key of a job but input and output."""
-    keys = [(key, field) for key, field in _keys(JobSpec, "") if key not in _ARGUMENTS]
+    return _job_options(command, lambda _: True)
+
+
+def generation_options(command: Command) -> Command:
+    """Give a command the options of :func:`job_options` but those of a given image."""
+    return _job_options(command, lambda key: key not in _OF_THE_GIVEN)
+
+
+def _job_options(command: Command, wanted: Callable[[str], bool]) -> Command:
+    keys = [(key, field) for key, field in _keys(JobSpec, "") if key not in _ARGUMENTS and wanted(key)]
     for key, field in reversed(keys):
         if key == "model":
             command = model_option(command)

@@ -34,7 +34,7 @@ _RAY_EXECUTOR = "..cluster.ray_executor"
 def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> Callable[[], Work]:
     """What makes the work of a worker for so many images; it finds a batch of its own where that is None."""
     engine, lockstep = _engine_factory(compiled, batch=batch, images=images), compiled.spec.lockstep
-    if compiled.resolved["weave"] == "patches":
+    if compiled.weave == "patches":
         return PatchFactory(engine, lockstep.memory, lockstep.exchange)
     return JointFactory(engine, lockstep.memory) if compiled.image.lattices else engine
 

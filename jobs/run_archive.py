@@ -16,6 +16,7 @@ from ..cluster.executor import Executor
 from ..cluster.timesheet import Timesheet
 from ..cluster.worker import Report
 from ..models.contract import Contract
+from ..tiling.blank_source import is_blank
 from ..tiling.errors import CorruptChunk, InputError, JobChanged, LedgerTaken, StoreAway, TileloomError
 from ..tiling.place import Place, place
 from ..tiling.store import write_json
@@ -155,7 +156,7 @@ def _check_rows(archive: Archive, manifest: Manifest, ended: NDArray[np.str_]) -
             raise InputError(f"{row.where}: input {row.input} lies in the archive's own output: take the row out")
         for name in ("input", "mask", "reference"):
             file = getattr(row, name)
-            if file and "://" not in file and not place(file).exists():
+            if file and "://" not in file and not is_blank(file) and not place(file).exists():
                 raise InputError(f"{row.where}: {name} {file} does not exist: mend the path, or take the row out")
 
 

@@ -27,10 +27,11 @@ from ..models.parity import Parity
 from ..models.recipe import Guidance, Sampler
 from ..models.style import names_file
 from ..models.weights import is_path
+from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError
-from ..tiling.measurement import MaskSite, Measurement
+from ..tiling.measurement import Measurement
 from .refusal import Meant, at_key, refusal
-from .task import describe, parse_task
+from .task import NormalTask, describe, parse_task
 from .values import (
     Accelerators,
     AutoCount,
@@ -202,7 +203,8 @@ class JobSpec(_Strict):
     """What is restored, how, and where it goes; paths of :func:`load_job` and :func:`from_options` are absolute."""
 
     input: File = Field(
-        description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG; Zarr also from an object store."
+        description="The image that was measured: Zarr, OME-Zarr, TIFF, PNG or JPEG; Zarr also from an object store. "
+        "For generate a size, such as blank:1024x512."
     )
     output: File = Field(
         description="Where the result goes, by a path or a URL such as s3://bucket/scene.zarr: a Zarr group, made by "
@@ -250,7 +252,7 @@ class JobSpec(_Strict):
     )
     factor: Factor = Field(default=2, description="How much coarser each level is than the one before.")
     bands: Count | None = Field(
-        default=None, description="Bands of the result, for colorize alone; otherwise those of the input."
+        default=None, description="Bands of the result, for colorize and generate; otherwise those of the input."
     )
     range: Span | None = Field(
         default=None,
@@ -261,7 +263,7 @@ class JobSpec(_Strict):
         default=None, description="The value of pixels that hold none; if left out, what the file says."
     )
     dtype: Annotated[Literal["uint8", "uint16", "float32"], Meant("uint8, uint16 or float32")] | None = Field(
-        default=None, description="Type of the result's values; if left out, that of the input."
+        default=None, description="Type of the result's values; if left out, that of the input, uint8 for generate."
     )
     on_error: Annotated[Literal["degrade", "stop"], Meant("degrade or stop")] = Field(
         default="degrade",
@@ -292,17 +294,22 @@ class JobSpec(_Strict):
         if not isinstance(self.model.get("name"), str):
             raise at_key("model.name", "the mapping names no model; add it, such as name: gaussian")
         try:
-            measurement = self.measurement
+            task = self.normal_task
         except InputError as error:
             raise at_key("task", str(error)) from None
-        if measurement.mask is not MaskSite.NONE and self.mask is None:
+        measurement = task.measurement
+        if is_blank(self.input) != task.blank:
+            if task.blank:
+                raise at_key("input", "task generate starts from no image: write a size, such as blank:1024x512")
+            raise at_key("task", "of a blank image nothing is known, so its task is generate and no other")
+        if task.masked and self.mask is None:
             raise at_key("mask", "the task has inpaint, which needs the image of what is missing: name its file")
-        if measurement.mask is MaskSite.NONE and self.mask is not None:
+        if not task.masked and self.mask is not None:
             raise at_key("mask", "the task has no inpaint that would use it: add inpaint to the task, or drop the mask")
         if self.cluster.address is not None and self.cluster.workers is None:
             raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
-        if self.bands is not None and not measurement.gray:
-            raise at_key("bands", "only colorize adds bands, and the task has none: leave bands out")
+        if self.bands is not None and not (measurement.gray or task.blank):
+            raise at_key("bands", "only colorize and generate make bands, and the task has neither: leave bands out")
         self._sampler_suits(measurement)
         if self.range and self.range[0] >= self.range[1]:
             raise at_key("range", f"{self.range[0]:g} is not below {self.range[1]:g}: write the lower number first")
@@ -370,14 +377,19 @@ class JobSpec(_Strict):
         return Parity(**self.parity.model_dump())
 
     @property
-    def measurement(self) -> Measurement:
-        """What the task amounts to."""
+    def normal_task(self) -> NormalTask:
+        """What the task amounts to, however it is written."""
         return parse_task(self.task, noise=self.noise)
+
+    @property
+    def measurement(self) -> Measurement:
+        """What is known of the image."""
+        return self.normal_task.measurement
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides the bytes of the result, as plain JSON; equal tasks are equal however they were written."""
         identity: dict[str, JsonValue] = self.model_dump(mode="json", exclude=RUNNING | {"noise"})
-        identity["task"] = describe(self.measurement)
+        identity["task"] = describe(self.normal_task)
         # JSON has no NaN, and no NaN equals another.
         identity["nodata"] = None if self.nodata is None else repr(self.nodata)
         return identity
@@ -435,8 +447,8 @@ def job_from(content: Mapping[str, object], *, base: str, named: Callable[[str],
 
 
 def rooted_path(value: object, base: str) -> object:
-    """An absolute path; addresses such as s3://bucket/key stay as they are."""
-    if not isinstance(value, str) or not value or "://" in value:
+    """An absolute path; addresses such as s3://bucket/key and blank images stay as they are."""
+    if not isinstance(value, str) or not value or "://" in value or is_blank(value):
         return value
     return path.normpath(path.join(base, path.expanduser(value)))
 

@@ -1,49 +1,89 @@
 """What was done to the image, in the user's words, and the measurement it amounts to.
 
 A task is an ordered list of what happened to the image, first to last: ``inpaint`` (pixels were
-lost), ``colorize`` (the bands were averaged), ``sr:k`` (k x k pixels became one), ``denoise`` (noise
-was added). Any such list has one normal form, a :class:`Measurement`.
+lost), ``outpaint`` (its margins were cut off), ``colorize`` (the bands were averaged), ``sr:k`` (k x k pixels
+became one), ``denoise`` (noise was added). Or it is ``generate`` alone: there is no image yet. Any such list has one
+normal form, a :class:`NormalTask`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..tiling.errors import InputError
 from ..tiling.measurement import MaskSite, Measurement
 
 # DDNM's "old photo", and an image taken at low resolution through clouds.
 NAMED = {"old-photo": ("inpaint", "colorize", "sr"), "cloudy": ("sr", "inpaint")}
-PARTS = "sr:4, inpaint, colorize, denoise, denoise:0.1, old-photo:4 or cloudy:4"
+ATOMS = ("sr", "inpaint", "outpaint", "colorize", "denoise", "generate")
+PARTS = "sr:4, inpaint, outpaint:64,0,64,0, colorize, denoise, denoise:0.1, old-photo:4, cloudy:4 or generate"
+# A comma before a digit stands between the numbers of a part.
+_BETWEEN_PARTS = re.compile(r",(?!\s*[\d.+-])")
+_WHOLE = re.compile(r"\d{1,9}")
 
 
-def parse_task(text: str | Sequence[str], *, noise: float) -> Measurement:
-    """The measurement of a task: parts in a list or in one text with commas, applied left to right.
+class Margins(NamedTuple):
+    """Pixels around an image, left, top, right and bottom."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
+NO_MARGINS = Margins()
+
+
+@dataclass(frozen=True, slots=True)
+class NormalTask:
+    """A task, however it was written; ``margins`` are to be added on the measured grid.
+
+    ``masked``: an image of what is missing belongs to it. ``blank``: no image does.
+    """
+
+    measurement: Measurement
+    margins: Margins = NO_MARGINS
+    masked: bool = False
+    blank: bool = False
+
+
+def parse_task(text: str | Sequence[str], *, noise: float) -> NormalTask:
+    """The normal form of a task: parts in a list or in one text with commas, applied left to right.
 
     ``noise`` is the standard deviation of the noise on a data range of [0, 1]; ``denoise:sigma`` says it too.
     """
     if not 0 <= noise <= 1:
         raise InputError(f"noise {noise:g} is not a standard deviation on a data range of [0, 1]")
-    measurement = Measurement(sigma=float(noise))
-    denoised = False
     atoms = list(_atoms(text))
     if not atoms:
         raise InputError(f"nothing to restore: name what was done to the image, such as {PARTS}")
+    if "generate" in (name for name, _ in atoms):
+        return _generate(atoms, noise)
+    task, denoised = NormalTask(Measurement(sigma=float(noise))), False
     for name, value in atoms:
         if denoised:
             raise InputError(f"{name} comes after denoise, but noise is added last: put denoise at the end")
         if name == "denoise":
-            measurement, denoised = replace(measurement, sigma=_sigma(value, noise)), True
+            task, denoised = replace(task, measurement=replace(task.measurement, sigma=_sigma(value, noise))), True
+        elif name == "outpaint":
+            task = _outpaint(task, value)
         else:
-            measurement = _then(measurement, name, value)
-    if measurement.mask is MaskSite.TARGET and measurement.scale == 1:
+            task = _then(task, name, value)
+    measurement = task.measurement
+    on_target = measurement.mask is MaskSite.TARGET and measurement.scale == 1
+    if on_target or (any(task.margins) and measurement.mask is MaskSite.NONE):
         measurement = replace(measurement, mask=MaskSite.MEASURED)
-    return measurement
+    return replace(task, measurement=measurement)
 
 
-def describe(measurement: Measurement) -> str:
-    """The task in its normal form, which :func:`parse_task` reads back as the same measurement."""
+def describe(task: NormalTask) -> str:
+    """The task in its normal form, which :func:`parse_task` reads back as the same one."""
+    measurement = task.measurement
+    if task.blank:
+        return "generate"
     atoms = []
     if measurement.mask is MaskSite.TARGET:
         atoms.append("inpaint")
@@ -51,44 +91,89 @@ def describe(measurement: Measurement) -> str:
         atoms.append("colorize")
     if measurement.scale > 1:
         atoms.append(f"sr:{measurement.scale}")
-    if measurement.mask is MaskSite.MEASURED:
+    if task.masked and measurement.mask is MaskSite.MEASURED:
         atoms.append("inpaint")
+    if any(task.margins):
+        atoms.append("outpaint:" + ",".join(map(str, task.margins)))
     if measurement.sigma:
         atoms.append(f"denoise:{measurement.sigma!r}")
     return ", ".join(atoms)
 
 
+def _generate(atoms: Sequence[tuple[str, str]], noise: float) -> NormalTask:
+    """The task of an image of which nothing is known: all of it is missing."""
+    if len(atoms) > 1:
+        others = ", ".join(name for name, _ in atoms if name != "generate") or "generate"
+        raise InputError(f"generate starts from nothing, so nothing was done to it: drop {others}")
+    if noise:
+        raise InputError("generate starts from nothing, which has no noise: leave noise out")
+    return NormalTask(Measurement(mask=MaskSite.MEASURED), blank=True)
+
+
 def _atoms(text: str | Sequence[str]) -> Iterator[tuple[str, str]]:
     """(name, what follows its colon) of every part, named tasks spelled out."""
-    parts = text.split(",") if isinstance(text, str) else [piece for part in text for piece in part.split(",")]
+    texts = [text] if isinstance(text, str) else text
+    parts = [piece for part in texts for piece in _BETWEEN_PARTS.split(part)]
     for part in filter(None, map(str.strip, parts)):
         name, colon, value = part.partition(":")
         if name in NAMED:
             yield from ((atom, value if atom == "sr" else "") for atom in NAMED[name])
-        elif name not in ("sr", "inpaint", "colorize", "denoise"):
+        elif name not in ATOMS:
             raise InputError(f"there is no task '{part}': choose from {PARTS}")
-        elif colon and name in ("inpaint", "colorize"):
+        elif colon and name in ("inpaint", "colorize", "generate"):
             raise InputError(f"'{part}' takes no number: write {name}")
         else:
             yield name, value
 
 
-def _then(measurement: Measurement, name: str, value: str) -> Measurement:
-    """The measurement of an image to which one more thing was done, noise apart.
+def _then(task: NormalTask, name: str, value: str) -> NormalTask:
+    """The task of an image to which one more thing was done, noise and lost margins apart.
 
     Until a downsampling follows it, a mask lies on the target grid.
     """
+    measurement = task.measurement
     if name == "sr":
         if measurement.mask is MaskSite.MEASURED:
             raise InputError("inpaint stands between two sr, where no image has a mask: put it first or last")
-        return replace(measurement, scale=measurement.scale * _scale(value))
+        scale = _scale(value)
+        return replace(
+            task,
+            measurement=replace(measurement, scale=measurement.scale * scale),
+            margins=_averaged(task.margins, scale),
+        )
     if name == "inpaint":
-        if measurement.mask is not MaskSite.NONE:
+        if task.masked:
             raise InputError("inpaint appears twice: merge both masks into one")
-        return replace(measurement, mask=MaskSite.TARGET if measurement.scale == 1 else MaskSite.MEASURED)
+        site = MaskSite.TARGET if measurement.scale == 1 else MaskSite.MEASURED
+        return replace(task, measurement=replace(measurement, mask=site), masked=True)
     if measurement.gray:
         raise InputError("colorize appears twice: name it once")
-    return replace(measurement, gray=True)
+    return replace(task, measurement=replace(measurement, gray=True))
+
+
+def _outpaint(task: NormalTask, value: str) -> NormalTask:
+    """The task of an image whose margins were cut off, too."""
+    if any(task.margins):
+        raise InputError("outpaint appears twice: add up the margins")
+    numbers = [number.strip() for number in value.split(",")]
+    if len(numbers) != len(Margins._fields) or not all(map(_WHOLE.fullmatch, numbers)):
+        raise InputError(
+            f"outpaint needs the pixels to add left, top, right and bottom, such as outpaint:64,0,64,0, not '{value}'"
+        )
+    margins = Margins(*map(int, numbers))
+    if not any(margins):
+        raise InputError(f"outpaint:{value} adds no pixel: give at least one margin")
+    return replace(task, margins=margins)
+
+
+def _averaged(margins: Margins, scale: int) -> Margins:
+    """Margins once scale x scale pixels became one."""
+    if any(margin % scale for margin in margins):
+        raise InputError(
+            f"outpaint:{','.join(map(str, margins))} stands before sr:{scale} and so counts pixels of the result: give "
+            f"multiples of {scale}, or put outpaint behind sr to count pixels of the input"
+        )
+    return Margins(*(margin // scale for margin in margins))
 
 
 def _scale(value: str) -> int:

@@ -59,7 +59,7 @@ def restore(*options, image="scene.zarr", task="sr:2"):
         (restore("--guard", "14"), "guard is 14"),
         (restore("--guard", "-1"), "--guard must be a whole number from 0 up"),
         (restore("--levels", "9"), "levels is 9, but this task has only 1"),
-        (restore("--bands", "3"), "--bands: only colorize adds bands"),
+        (restore("--bands", "3"), "--bands: only colorize and generate make bands"),
         (restore("--range", "255", "0"), "--range: 255 is not below 0"),
         (restore("--range", "0", "white"), "--range must be two numbers"),
         (restore("--nodata", "none"), "--nodata must be a number, not 'none'"),

@@ -23,7 +23,6 @@ from tileloom.models.kinds import contract_of
 from tileloom.models.networks import load_denoiser
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.inputs import CHUNK
-from tileloom.tiling.source import open_source
 
 MIB = 2**20
 
@@ -51,19 +50,18 @@ def test_coarser_inputs_are_counted_as_they_lie_on_disk(tmp_path):
     assert len(compiled.image.lifts) == len(list(root.glob("inputs-*"))) == 2
     # Each chunk ends with a checksum of four bytes.
     stored = sum(file.stat().st_size - 4 for file in written)
-    assert coarser_bytes(compiled.image, compiled.source) == stored == 2 * CHUNK**2 * (4 * 2 + 1)
+    assert coarser_bytes(compiled.image) == stored == 2 * CHUNK**2 * (4 * 2 + 1)
 
 
 def test_a_level_that_reads_the_finer_ones_input_costs_no_disk(tmp_path):
     compiled = compiled_job(tmp_path, "sr:4", levels=2)
     assert [lift.identity for lift in compiled.image.lifts] == [True]
-    assert coarser_bytes(compiled.image, compiled.source) == 0
+    assert coarser_bytes(compiled.image) == 0
 
 
 def test_a_plans_scratch_holds_the_coarser_inputs(tmp_path):
     compiled = compiled_job(tmp_path, "inpaint", levels=2, tile=16)
-    source = open_source(compiled.spec.input)
-    extra = coarser_bytes(compiled.image, source)
+    extra = coarser_bytes(compiled.image)
     assert extra == CHUNK**2 * 9
     found = forecast(compiled, survey_image(compiled, Silent())).bill
     owned = [

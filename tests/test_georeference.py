@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import images
-from tileloom.tiling.georeference import georeference, nodata_value, scaled
+from tileloom.tiling.georeference import georeference, nodata_value, scaled, shifted
 from tileloom.tiling.source import open_source
 
 POINT_KEYS = (1, 1, 0, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
@@ -91,6 +91,22 @@ def test_scaled_metadata_locates_the_same_ground(case, factor, col, row):
     # The tags themselves must say the same as the transform that stands beside them.
     again = georeference({int(code): value for code, value in finer["geotiff_tags"].items()})
     np.testing.assert_allclose(again["transform"], finer["transform"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(rows=st.integers(-50, 50), columns=st.integers(-50, 50), col=st.integers(0, 1000), row=st.integers(0, 1000))
+def test_shifted_metadata_locates_the_same_ground(case, rows, columns, col, row):
+    metadata = geo(CASES[case])
+    larger = shifted(metadata, rows, columns)
+    expected = located(metadata["transform"], col, row)
+    np.testing.assert_allclose(located(larger["transform"], col + columns, row + rows), expected, rtol=1e-12, atol=1e-9)
+    again = georeference({int(code): value for code, value in larger["geotiff_tags"].items()})
+    np.testing.assert_allclose(again["transform"], larger["transform"], rtol=1e-9, atol=1e-9)
+
+
+def test_what_lies_nowhere_is_shifted_nowhere():
+    metadata = {"mpp": 0.5, "pixel_size": {"y": 2.0, "x": 3.0, "unit": "nm"}}
+    assert shifted(metadata, 3, 4) == metadata
 
 
 def test_scaling_touches_sizes_only_and_changes_nothing_in_place():

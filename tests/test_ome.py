@@ -224,6 +224,7 @@ def test_provenance_is_complete_and_says_that_pixels_were_invented(tmp_path):
         "model": "gaussian",
         "seeds": [1, 2],
         "counts": {"restored": 7},
+        "generated": False,
         "synthetic": True,
     }
     assert own["tags"] == {"33550": [10.0, 10.0, 0.0], "42113": "-9999", "34735": [1, 1, 0], "raw": "01ff"}

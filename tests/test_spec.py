@@ -13,7 +13,7 @@ from docs.generate import JOB_FILE, job_file
 from tileloom.jobs.archive import load
 from tileloom.jobs.refusal import meant
 from tileloom.jobs.spec import RUNNING, JobSpec, changed, from_options, load_job
-from tileloom.jobs.task import describe, parse_task
+from tileloom.jobs.task import Margins, NormalTask, describe, parse_task
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.measurement import MaskSite, Measurement
 
@@ -54,7 +54,7 @@ def spec(**keys):
     ],
 )
 def test_a_task_has_one_normal_form(text, measurement):
-    assert parse_task(text, noise=0) == measurement
+    assert parse_task(text, noise=0).measurement == measurement
 
 
 def test_noise_may_be_said_beside_the_task_or_in_it():
@@ -63,7 +63,7 @@ def test_noise_may_be_said_beside_the_task_or_in_it():
         == parse_task("sr:2, denoise:0.1", noise=0)
         == parse_task("sr:2, denoise", noise=0.1)
     )
-    assert parse_task("denoise:0.1", noise=0.1).sigma == 0.1
+    assert parse_task("denoise:0.1", noise=0.1).measurement.sigma == 0.1
 
 
 @given(
@@ -71,12 +71,39 @@ def test_noise_may_be_said_beside_the_task_or_in_it():
     gray=st.booleans(),
     mask=st.sampled_from(MaskSite),
     sigma=st.just(0.0) | st.floats(1e-9, 1),
+    margins=st.builds(Margins, *[st.integers(0, 999)] * 4),
 )
-def test_a_described_task_reads_back_as_itself(scale, gray, mask, sigma):
-    measurement = Measurement(scale, gray, mask, sigma)
-    if measurement.trivial or (mask is MaskSite.TARGET and scale == 1):
+def test_a_described_task_reads_back_as_itself(scale, gray, mask, sigma, margins):
+    masked = mask is not MaskSite.NONE
+    site = MaskSite.MEASURED if any(margins) and not masked else mask
+    task = NormalTask(Measurement(scale, gray, site, sigma), margins, masked)
+    if task.measurement.trivial or (mask is MaskSite.TARGET and scale == 1):
         return
-    assert parse_task(describe(measurement), noise=0) == measurement
+    assert parse_task(describe(task), noise=0) == task
+
+
+def test_generation_reads_back_as_itself():
+    task = parse_task("generate", noise=0)
+    assert task.blank
+    assert parse_task(describe(task), noise=0) == task
+
+
+@pytest.mark.parametrize(
+    ("text", "measurement", "margins"),
+    [
+        ("outpaint:1,2,3,4", Measurement(mask=MaskSite.MEASURED), (1, 2, 3, 4)),
+        ("outpaint: 8, 0, 0, 0", Measurement(mask=MaskSite.MEASURED), (8, 0, 0, 0)),
+        ("outpaint:8,4,0,12, sr:4", Measurement(4, mask=MaskSite.MEASURED), (2, 1, 0, 3)),
+        ("sr:2, outpaint:8,4,0,12, sr:2", Measurement(4, mask=MaskSite.MEASURED), (4, 2, 0, 6)),
+        ("sr:4,outpaint:8,4,0,12", Measurement(4, mask=MaskSite.MEASURED), (8, 4, 0, 12)),
+        ("inpaint, sr:2, outpaint:1,1,1,1", Measurement(2, mask=MaskSite.TARGET), (1, 1, 1, 1)),
+        (["outpaint:1,1,1,1", "colorize"], Measurement(gray=True, mask=MaskSite.MEASURED), (1, 1, 1, 1)),
+        ("outpaint:1,1,1,1, denoise:0.1", Measurement(mask=MaskSite.MEASURED, sigma=0.1), (1, 1, 1, 1)),
+    ],
+)
+def test_margins_are_counted_where_they_stand(text, measurement, margins):
+    task = parse_task(text, noise=0)
+    assert (task.measurement, task.margins) == (measurement, margins)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +120,15 @@ def test_a_described_task_reads_back_as_itself(scale, gray, mask, sigma):
         ("sr:" + "9" * 5000, 0, "whole factor"),
         ("cloudy", 0, "sr needs a whole factor"),
         ("inpaint:3", 0, "write inpaint"),
+        ("outpaint", 0, "the pixels to add left, top, right and bottom"),
+        ("outpaint:8", 0, "not '8'"),
+        ("outpaint:8,8,8", 0, "not '8,8,8'"),
+        ("outpaint:8,8,8,8,8", 0, "not '8,8,8,8,8'"),
+        ("outpaint:8,8,8,-8", 0, "not '8,8,8,-8'"),
+        ("outpaint:1.5,8,8,8", 0, "not '1.5,8,8,8'"),
+        ("outpaint:0,0,0,0", 0, "adds no pixel"),
+        ("outpaint:1,1,1,1, outpaint:1,1,1,1", 0, "outpaint appears twice: add up the margins"),
+        ("outpaint:8,8,8,2, sr:4", 0, "give multiples of 4, or put outpaint behind sr"),
         ("sr:2, inpaint, sr:2", 0, "between two sr"),
         ("inpaint, sr:2, inpaint", 0, "inpaint appears twice"),
         ("old-photo:4, colorize", 0, "colorize appears twice"),
@@ -277,7 +313,7 @@ BAD_FILES = {
     "impossible task": ("input: a\noutput: b\ntask: blur\n", "job.yaml: task: there is no task 'blur'"),
     "inpaint without mask": ("input: a\noutput: b\ntask: inpaint\n", "mask: the task has inpaint"),
     "mask without inpaint": (PLAIN_TEXT + "mask: m.tif\n", "mask: the task has no inpaint"),
-    "bands without colorize": (PLAIN_TEXT + "bands: 3\n", "bands: only colorize adds bands"),
+    "bands without colorize": (PLAIN_TEXT + "bands: 3\n", "bands: only colorize and generate make bands"),
     "broken YAML": ("input: a\noutput: [b\ntask: sr:4\n", "job.yaml, line 3: "),
     "tab": ("input: a\n\toutput: b\n", "job.yaml, line 2: "),
     "key given twice": ("input: a\ninput: b\n", "job.yaml, line 2: 'input' is given twice"),
@@ -435,6 +471,6 @@ def test_every_key_is_explained():
 
 def test_the_jobs_on_the_page_can_be_read(tmp_path):
     jobs = re.findall(r"```yaml\n(.*?)```", Path(JOB_FILE).read_text(encoding="utf-8"), re.DOTALL)
-    assert len(jobs) == 3
+    assert len(jobs) == 4
     found = [load(written(tmp_path, text)) for text in jobs]
-    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 4]
+    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 1, 4]

@@ -17,15 +17,16 @@ from .cache import ChunkCache
 from .canvas import Canvas, hash_pixels
 from .decoding import decoding
 from .errors import CorruptChunk, InputError
+from .framed_source import Framed
 from .inputs import TASK, LevelInputs, boxes, survey
 from .lockstep import Lattice
-from .measurement import Lift, Measurement
+from .measurement import Lift, MaskSite, Measurement
 from .observe import Observation, is_nodata, masked, observe, repeat
 from .place import Place, place
 from .plan import WeavePlan
 from .pyramid import PyramidSpec, never_nodata
 from .scaling import Scaling
-from .source import open_mask, open_source
+from .source import Source, open_mask, open_source
 from .work import Bools, Floats, TileInputs
 
 SURVEY_TILES = 16
@@ -38,7 +39,8 @@ class ImagePlan:
     ``measurements[k]`` is what is known at level k, ``lifts[k]`` how its observation became level k + 1's.
     ``root`` holds this generation's canvases, coarser inputs and ledger. ``coarse_everywhere`` imposes coarse
     pixels beside known ones too. ``lattices`` are the levels of an image that is woven in lock-step, whose tiles are
-    their blocks.
+    their blocks. ``given`` is the part of the measured grid that the input covers, around which nothing is known;
+    None: all of it.
     """
 
     name: str
@@ -55,11 +57,53 @@ class ImagePlan:
     result: PyramidSpec
     coarse_everywhere: bool = False
     lattices: tuple[Lattice, ...] = ()
+    given: Box | None = None
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is known of the image."""
+        return self.given is not None and self.given.empty
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(row, column) of the measured grid at which the input begins."""
+        return (self.given.top, self.given.left) if self.given else (0, 0)
 
     @property
     def scale(self) -> int:
         """Target pixels a measured value covers, along a side."""
         return self.measurements[0].scale
+
+    @property
+    def measured_shape(self) -> tuple[int, int, int]:
+        """(bands, rows, columns) of all that could be measured, what is unknown included."""
+        bands = 1 if self.measurements[0].gray else self.bands
+        return bands, self.result.height // self.scale, self.result.width // self.scale
+
+    def open(self, cache: ChunkCache | None = None) -> tuple[Source, Source | None]:
+        """The input and the mask, each on the grid of the whole image."""
+        source = open_source(self.input, cache=cache)
+        mask = open_mask(self.mask, cache=cache) if self.mask else None
+        if self.given is None:
+            return source, mask
+        bands, height, width = self.measured_shape
+        framed = Framed(source, self.given, bands=bands, height=height, width=width)
+        if mask is None:
+            return framed, None
+        scale = self.scale if self.measurements[0].mask is MaskSite.TARGET else 1
+        grid = {"height": height * scale, "width": width * scale}
+        return framed, Framed(mask, self.given.scale(scale), bands=1, **grid)
+
+    def observed(self, source: Source, mask: Source | None) -> Observation:
+        """What is known of the image itself."""
+        return observe(
+            source,
+            mask,
+            measurement=self.measurements[0],
+            scaling=self.scaling,
+            nodata=self.nodata,
+            given=self.given,
+        )
 
 
 class ImageAccess:
@@ -70,27 +114,18 @@ class ImageAccess:
         self.image = image
         self.plan = image.plan
         self._cache = cache
-        self._source = open_source(image.input, cache=cache)
-        self._mask = open_mask(image.mask, cache=cache) if image.mask else None
+        self._source, mask = image.open(cache)
         self._level_inputs: dict[int, LevelInputs] = {}
-        self.observations = self._observe()
+        self.observations = self._observe(image.observed(self._source, mask))
         self._canvases: dict[tuple[str, int], Canvas] = {}
 
-    def _observe(self) -> tuple[Observation, ...]:
-        image = self.image
-        levels = [
-            observe(
-                self._source,
-                self._mask,
-                measurement=image.measurements[0],
-                scaling=image.scaling,
-                nodata=image.nodata,
-            )
-        ]
+    def _observe(self, finest: Observation) -> tuple[Observation, ...]:
+        image, levels = self.image, [finest]
         for level, (measurement, lift) in enumerate(zip(image.measurements[1:], image.lifts, strict=True), start=1):
             fine = levels[-1]
-            if lift.identity:
-                coarse = Observation(measurement, fine.bands, fine.height, fine.width, fine.read_y, fine.read_flags)
+            if lift.identity or image.blank:
+                size = -(-fine.height // lift.pool), -(-fine.width // lift.pool)
+                coarse = Observation(measurement, fine.bands, *size, fine.read_y, fine.read_flags)
             else:
                 inputs = LevelInputs(place(image.root) / f"inputs-{level}", fine, lift, cache=self._cache)
                 self._level_inputs[level] = inputs
@@ -126,9 +161,11 @@ class ImageAccess:
             bad &= ~is_nodata(pixels, self.image.nodata)
         if bad.any():
             band, row, col = (int(at[0]) for at in np.nonzero(bad))
+            top, left = self.image.corner
             raise InputError(
-                f"{self.image.input} holds {pixels[band, row, col]} in band {band} at row {box.top + row}, "
-                f"column {box.left + col}: repair the image, or declare nodata for pixels that are missing in all bands"
+                f"{self.image.input} holds {pixels[band, row, col]} in band {band} at row {box.top + row - top}, "
+                f"column {box.left + col - left}: repair the image, or declare nodata for pixels that are missing in "
+                "all bands"
             )
 
     def checks(self) -> list[Box]:

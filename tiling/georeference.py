@@ -67,6 +67,29 @@ def scaled(metadata: Mapping[str, Any], factor: float) -> dict[str, Any]:
     return result
 
 
+def shifted(metadata: Mapping[str, Any], rows: int, columns: int) -> dict[str, Any]:
+    """The metadata of the same scene on a grid that begins so many pixels further up and further left."""
+    result = dict(metadata)
+    if "geotiff_tags" in metadata:
+        result["geotiff_tags"] = _shifted_tags(metadata["geotiff_tags"], rows, columns)
+    if "transform" in metadata:
+        a, b, c, d, e, f = metadata["transform"]
+        result["transform"] = [a, b, c - a * columns - b * rows, d, e, f - d * columns - e * rows]
+    return result
+
+
+def _shifted_tags(tags: Mapping[str, Any], rows: int, columns: int) -> dict[str, Any]:
+    """Tiepoints follow their pixels, (column, row) of each; a matrix is told of the pixels as they were."""
+    result = dict(tags)
+    if points := tags.get(str(TIEPOINTS)):
+        moved = (columns, rows, 0, 0, 0, 0)
+        result[str(TIEPOINTS)] = [value + moved[index % 6] for index, value in enumerate(points)]
+    if matrix := tags.get(str(TRANSFORMATION)):
+        lines = [matrix[start : start + 4] for start in range(0, 16, 4)]
+        result[str(TRANSFORMATION)] = [value for a, b, c, d in lines for value in (a, b, c, d - a * columns - b * rows)]
+    return result
+
+
 def _scaled_tags(tags: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """Divide the pixel scale; raster positions follow the pixels.
 

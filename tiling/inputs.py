@@ -97,8 +97,8 @@ def survey(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8
 
     A tile that owns no wanted pixel need not run; one that keeps none is done from the start.
     """
-    if observation.complete:
-        return _survey_complete(observation, grid, tiles)
+    if observation.uniform:
+        return _survey_uniform(observation, grid, tiles)
     bits = np.zeros(tiles.shape, np.uint8)
     first, last = grid.sees(tiles.top, tiles.left), grid.sees(tiles.bottom - 1, tiles.right - 1)
     seen = Box(first.top, first.left, last.bottom, last.right)
@@ -113,9 +113,9 @@ def survey(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8
     return bits
 
 
-def _survey_complete(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8]:
+def _survey_uniform(observation: Observation, grid: Grid, tiles: Box) -> NDArray[np.uint8]:
     """The survey where nothing need be read: all real pixels are wanted, or none if they are known exactly."""
-    if observation.measurement.exact:
+    if observation.measurement.exact and observation.complete:
         return np.zeros(tiles.shape, np.uint8)
     scale = observation.measurement.scale
     rows = _touches(grid.rows, range(tiles.top, tiles.bottom), observation.height * scale)

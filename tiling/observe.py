@@ -54,7 +54,7 @@ class Observation:
     """One level's measurement: ``bands`` x ``height`` x ``width`` values; readers take boxes of that grid.
 
     ``read_flags`` gives MEASURED (the value constrains) and VALID (its pixels exist) bits, and is
-    :func:`everything` where no value can lack either;
+    :func:`everything` where no value can lack either, or :func:`nothing` where none is measured and all are valid;
     ``read_visible`` takes boxes of the target grid and is there only for a target mask.
     """
 
@@ -70,6 +70,11 @@ class Observation:
     def complete(self) -> bool:
         """Whether every value is measured and valid, known without reading anything."""
         return self.read_flags is everything
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all pixels are wanted or none is, known without reading anything."""
+        return self.read_flags in (everything, nothing)
 
     def window(self, box: Box) -> tuple[Floats, Bools, Bools | None]:
         """(y, measured, visible) for an aligned box of target pixels; y is 0 where not measured."""
@@ -102,9 +107,15 @@ class Observation:
 
 
 def observe(
-    source: Source, mask: Source | None, *, measurement: Measurement, scaling: Scaling, nodata: float | None
+    source: Source,
+    mask: Source | None,
+    *,
+    measurement: Measurement,
+    scaling: Scaling,
+    nodata: float | None,
+    given: Box | None = None,
 ) -> Observation:
-    """The observation of the image itself."""
+    """The observation of the image itself; what lies outside of ``given`` is unknown, None: nothing does."""
     site = measurement.mask
 
     def read_y(box: Box) -> Floats:
@@ -118,6 +129,11 @@ def observe(
             flags[is_nodata(source.read(box), nodata)] = 0
         if mask is not None and site is MaskSite.MEASURED:
             flags[mask.read(box)[0] != 0] &= VALID
+        if given is not None:
+            known = np.zeros(box.shape, np.bool_)
+            if not (inside := box.intersect(given)).empty:
+                known[inside.within(box)] = True
+            flags[~known] = VALID
         return flags
 
     def read_visible(box: Box) -> Bools:
@@ -126,14 +142,20 @@ def observe(
         return seen
 
     visible = read_visible if site is MaskSite.TARGET else None
-    complete = nodata is None and (mask is None or site is not MaskSite.MEASURED)
-    flags = everything if complete else read_flags
+    complete = nodata is None and given is None and (mask is None or site is not MaskSite.MEASURED)
+    blank = given is not None and given.empty
+    flags = everything if complete else nothing if blank else read_flags
     return Observation(measurement, source.bands, source.height, source.width, read_y, flags, visible)
 
 
 def everything(box: Box) -> Flags:
     """The flags of an image of which every value is measured and valid."""
     return np.full(box.shape, MEASURED | VALID, np.uint8)
+
+
+def nothing(box: Box) -> Flags:
+    """The flags of an image of which every value exists and none is measured."""
+    return np.full(box.shape, VALID, np.uint8)
 
 
 def is_nodata(pixels: NDArray[Any], nodata: float) -> Bools:

@@ -42,7 +42,7 @@ _CONVENTIONS = {
 class Provenance:
     """How a result came to be; it always says that pixels were invented.
 
-    ``counts`` holds pixels and tiles by name (restored, kept, degraded, ...).
+    ``counts`` holds pixels and tiles by name (restored, kept, degraded, ...); ``generated``: all of them were.
     """
 
     version: str
@@ -52,6 +52,7 @@ class Provenance:
     model: str
     seeds: Sequence[int]
     counts: Mapping[str, int] = field(default_factory=dict)
+    generated: bool = False
 
 
 @dataclass(frozen=True)

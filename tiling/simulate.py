@@ -131,7 +131,7 @@ def simulate(
     return Simulation(
         makespan=run.now,
         work=tiles * (seconds + slots * tile_seconds),
-        critical_path=_longest_chain(_queue(plans, states, policy)) * (seconds + tile_seconds),
+        critical_path=rounds(plans, states, policy=policy) * (seconds + tile_seconds),
         slots=scale.max * slots,
         redone=sum(interval.lost for interval in run.intervals),
         worker_seconds=run.worker_seconds,
@@ -176,13 +176,20 @@ def _queue(plans: Sequence[Plan], states: Sequence[NDArray[np.uint8]], policy: P
     return frontier
 
 
-def _longest_chain(frontier: Frontier) -> int:
-    """Tiles on the longest chain of those to do: the rounds of a run with endless slots."""
-    rounds = 0
-    while items := frontier.take(frontier.ready):
+def rounds(
+    plans: Sequence[Plan],
+    states: Sequence[NDArray[np.uint8]],
+    *,
+    slots: int | None = None,
+    policy: Policy = critical_path_first,
+) -> int:
+    """Tiles one after the other on so many slots; None, endless ones: those on the longest chain of what is to do."""
+    frontier = _queue(plans, states, policy)
+    found = 0
+    while items := frontier.take(slots or frontier.ready):
         frontier.done(items)
-        rounds += 1
-    return rounds
+        found += 1
+    return found
 
 
 class _Flight(NamedTuple):

@@ -10,6 +10,7 @@ import dask.array
 import numpy as np
 from numpy.typing import NDArray
 
+from .blank_source import BlankSource, is_blank
 from .box import Box
 from .cache import ChunkCache
 from .dask_source import DaskSource
@@ -93,8 +94,8 @@ def open_source(
 ) -> Source:
     """Open an image of uint8, uint16 or float32.
 
-    ``uri`` is a path, a URL or a dask array, ``level`` the number (0 is the finest) or the name of a pyramid's
-    level; without ``cache`` the source keeps a small cache of its own.
+    ``uri`` is a path, a URL, the name of a blank image or a dask array, ``level`` the number (0 is the finest) or the
+    name of a pyramid's level; without ``cache`` the source keeps a small cache of its own.
     """
     source = _open(uri, cache=cache, level=level)
     if source.dtype.name not in _IMAGE_DTYPES:
@@ -120,6 +121,9 @@ def _open(
     if isinstance(uri, dask.array.Array):
         _only_level(uri.name, level)
         return DaskSource(uri, cache=cache)
+    if is_blank(uri):
+        _only_level(str(uri), level)
+        return BlankSource(str(uri))
     # A source is opened again in processes that run elsewhere.
     where = place(uri).absolute()
     path = str(where)

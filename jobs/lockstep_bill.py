@@ -1,0 +1,129 @@
+"""What blocks that advance together cost: network calls, state and halos of a worker, bytes between workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..tiling.access import ImagePlan
+from ..tiling.exchange import VALUE_BYTES, Pattern, joint, runs, traffic, windows_of
+from ..tiling.lockstep import Lattice
+from ..tiling.measurement import MaskSite
+from .spec import LockstepSpec
+
+# Saved steps of a level that lie on disk at once: the settled one, and as many as blocks may be ahead of it.
+_SAVED = 3
+AHEAD = _SAVED - 1
+
+
+@dataclass(frozen=True)
+class ExchangeBill:
+    """Bytes between workers by one way of trading: of a step of the finest level phase by phase, and of all steps."""
+
+    name: str
+    phase_bytes: tuple[int, ...]
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class LockstepBill:
+    """What a level in lock-step costs at most; levels come one after the other.
+
+    ``windows`` and ``blocks`` count level by level. A worker has ``state_bytes`` of blocks and of what others sent, and
+    ``kept_bytes`` of what it sent itself; of both ``memory_bytes`` are in memory and ``file_bytes`` in files of its
+    machine. ``saved_bytes`` are those of saved steps, beside the result. ``calls_one_by_one`` are what the busiest
+    worker shows the network, one after the other. The first of the ``exchanges`` is the job's.
+    """
+
+    windows: tuple[int, ...]
+    blocks: tuple[int, ...]
+    block: int
+    steps: int
+    workers: int
+    calls_one_by_one: int
+    state_bytes: int
+    kept_bytes: int
+    memory_bytes: int
+    file_bytes: int
+    saved_bytes: int
+    exchanges: tuple[ExchangeBill, ...]
+
+
+def pattern_of(image: ImagePlan) -> Pattern:
+    """The way in which an image's blocks trade."""
+    return next(iter(patterns_of(image).values()))
+
+
+def patterns_of(image: ImagePlan) -> dict[str, Pattern]:
+    """The ways in which an image's blocks may trade, that of the job first."""
+    return {"pixels and windows": joint(image.bands)}
+
+
+def lockstep_bill(image: ImagePlan, told: LockstepSpec, *, steps: int, workers: int, slots: int) -> LockstepBill:
+    """The bill of an image in lock-step, for workers that show the network so many windows at a time."""
+    patterns = patterns_of(image)
+    levels = image.lattices
+    pattern = pattern_of(image)
+    held = max(_state(image, level, pattern, workers) for level in range(len(levels)))
+    ahead = min(steps, AHEAD * told.every)
+    kept = ahead * max(traffic(lattice, pattern, workers).most_sent for lattice in levels)
+    in_memory = min(held + kept, told.memory)
+    saved = min(_SAVED, (steps - 1) // told.every)
+    return LockstepBill(
+        windows=tuple(lattice.windows.count for lattice in levels),
+        blocks=tuple(lattice.count for lattice in levels),
+        block=levels[0].blocks.tile,
+        steps=steps,
+        workers=workers,
+        calls_one_by_one=steps * sum(_busiest(lattice, workers, slots) for lattice in levels),
+        state_bytes=held,
+        kept_bytes=kept,
+        memory_bytes=in_memory,
+        file_bytes=held + kept - in_memory,
+        saved_bytes=saved * max(VALUE_BYTES * image.bands * lattice.blocks.box.area for lattice in levels),
+        exchanges=_exchanges(levels, patterns, steps=steps, workers=workers),
+    )
+
+
+def _busiest(lattice: Lattice, workers: int, slots: int) -> int:
+    """Network calls one after the other of a step, by the worker that has most windows."""
+    return max(-(-windows_of(lattice, share) // slots) for share in runs(lattice.count, workers))
+
+
+def _exchanges(
+    levels: tuple[Lattice, ...], patterns: Mapping[str, Pattern], *, steps: int, workers: int
+) -> tuple[ExchangeBill, ...]:
+    found = []
+    for name, pattern in patterns.items():
+        sent = [traffic(lattice, pattern, workers) for lattice in levels]
+        found.append(ExchangeBill(name, sent[0].phases, steps * sum(one.step for one in sent)))
+    return tuple(found)
+
+
+def _state(image: ImagePlan, level: int, pattern: Pattern, workers: int) -> int:
+    """Bytes of the blocks of the worker that has most of a level, and of the halos that lie with it in one phase."""
+    lattice = image.lattices[level]
+    return max(
+        sum(_block(image, level, block) + _halos(lattice, pattern, block) for block in share)
+        for share in runs(lattice.count, workers)
+    )
+
+
+def _block(image: ImagePlan, level: int, block: int) -> int:
+    """Bytes of a block: its noisy pixels, all that is known of it, and what the network said of its windows."""
+    lattice, measurement = image.lattices[level], image.measurements[level]
+    box = lattice.box(block)
+    values = image.bands * (box.area + len(lattice.begun(block)) * lattice.windows.tile**2)
+    measured = box.coarsen(measurement.scale).area
+    known = measured * (1 + VALUE_BYTES * (1 if measurement.gray else image.bands))
+    visible = box.area if measurement.mask is MaskSite.TARGET else 0
+    coarse = box.coarsen(image.plan.factor).area * (1 + VALUE_BYTES * image.bands)
+    return VALUE_BYTES * values + known + visible + (coarse if level + 1 < len(image.lattices) else 0)
+
+
+def _halos(lattice: Lattice, pattern: Pattern, block: int) -> int:
+    """Bytes of what all neighbours send a block, in the phase in which that is most."""
+    return max(
+        VALUE_BYTES * depth * sum(handed(lattice, other, block) for other in lattice.around[block])
+        for handed, depth in zip(pattern.handed, pattern.depths, strict=True)
+    )
