@@ -39,7 +39,7 @@ class JointWork(CellWork):
         if not block.between:
             reaches = {n: lattice.reach(n).intersect(box) for n in lattice.around[block.number]}
             return {n: (block.x[:, *seen.within(box)].copy(),) for n, seen in reaches.items() if not seen.empty}
-        predicted = dict(zip(lattice.begun(block.number), block.between, strict=True))
+        predicted = _predicted(block)
         found: dict[int, Strip] = {}
         for n in lattice.around[block.number]:
             theirs = lattice.box(n)
@@ -92,8 +92,8 @@ class JointWork(CellWork):
     def _fused(self, block: Block, strips: Mapping[int, Strip]) -> Iterator[tuple[Box, Tensor]]:
         """Each cell, and what all windows over it say of it together."""
         lattice = block.lattice
-        own = dict(zip(lattice.begun(block.number), block.between, strict=False))
-        parts: dict[Window, tuple[Box, Floats]] = {w: (lattice.windows.sees(*w), answer) for w, answer in own.items()}
+        own = _predicted(block).items()
+        parts: dict[Window, tuple[Box, Floats]] = {w: (lattice.windows.sees(*w), answer) for w, answer in own}
         for n, answers in strips.items():
             seen = [(w, lattice.windows.sees(*w).intersect(block.inputs.box)) for w in lattice.begun(n)]
             parts |= {
@@ -102,6 +102,11 @@ class JointWork(CellWork):
             }
         for cell in lattice.cells(block.number):
             yield cell, torch.from_numpy(_sum(lattice, parts, cell)).to(self.walk.device)
+
+
+def _predicted(block: Block) -> dict[Window, Floats]:
+    """What the network said of the windows that begin in a block; it still holds something where none does."""
+    return dict(zip(block.lattice.begun(block.number), block.between, strict=False))
 
 
 def _sum(lattice: Lattice, parts: Mapping[Window, tuple[Box, Floats]], cell: Box) -> Floats:
