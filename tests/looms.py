@@ -32,8 +32,9 @@ BLOCKS = (24, 36, 48)
 IDLE, TURNS = 3_000, 400_000
 
 
-def lattice_of(height, width, block, window=WINDOW, cell=CELL):
-    return Lattice(Grid(height, width, window, cell), Grid(height, width, block, block, 0, 1, least=window))
+def lattice_of(height, width, block, *, align=1):
+    windows = Grid(height, width, WINDOW, CELL, 0, align)
+    return Lattice(windows, Grid(height, width, block, block, 0, align, least=WINDOW))
 
 
 def whole_of(lattice, bands, *, image="image", seed=0):
@@ -310,7 +311,8 @@ class Cluster:
             holder.loom.advance(0.0)
             shelf = holder.loom._shelf
             assert not holder.loom.busy
-            assert not (shelf._held or shelf._filed or shelf._bytes)
+            assert not {**shelf._held, **shelf._filed}
+            assert not shelf._bytes
         return self
 
     def held_by(self, holder):
@@ -329,3 +331,17 @@ class Cluster:
         counts = Counter((image, block) for image, block, _ in self.rounds)
         needed = 1 + self.work.steps * self.work.phases
         return {at: count - needed for at, count in counts.items() if count != needed}
+
+
+class Losses:
+    """Loses holders once so many rounds are behind, as often as it is told, and hires others or none."""
+
+    def __init__(self, *after, count=1, hire=1):
+        self._after, self._count, self._hire = list(after), count, hire
+
+    def __call__(self, cluster):
+        if self._after and len(cluster.rounds) >= self._after[0]:
+            self._after.pop(0)
+            chosen = cluster.random.permutation(len(cluster.holders))[: self._count]
+            cluster.lose(*[cluster.holders[at] for at in chosen])
+            cluster.hire(self._hire)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tests.looms import BLOCKS, Adder, Cluster, Disk, expected, lattice_of, whole_of
+from tests.looms import BLOCKS, Adder, Cluster, Disk, Losses, expected, lattice_of, whole_of
 
 PARTITIONS = 12
 
@@ -29,20 +29,6 @@ def test_any_partition_in_any_order_gives_the_bytes_of_the_whole(block, looms, p
         cluster = Cluster(Adder(phases=phases), [disk_of(block)], looms=looms, seed=seed).run()
         assert_right(cluster)
         assert cluster.redone == {}
-
-
-class Losses:
-    """Loses holders once so many rounds are behind, as often as it is told, and hires others or none."""
-
-    def __init__(self, *after, count=1, hire=1):
-        self._after, self._count, self._hire = list(after), count, hire
-
-    def __call__(self, cluster):
-        if self._after and len(cluster.rounds) >= self._after[0]:
-            self._after.pop(0)
-            chosen = cluster.random.permutation(len(cluster.holders))[: self._count]
-            cluster.lose(*[cluster.holders[at] for at in chosen])
-            cluster.hire(self._hire)
 
 
 def assert_only_the_lost_are_redone(cluster):
