@@ -187,8 +187,9 @@ class Loom:
             self._watch.turn(Activity.WAITING)
 
     def _told(self) -> list[Woven]:
-        told = [held.told for held in self._held.values() if held.told.urgent or held.told.reached]
-        for held in self._held.values():
+        news = [held for held in self._held.values() if held.told.urgent or held.told.reached]
+        told = [held.told for held in news]
+        for held in news:
             held.told = Woven(held.share.weave)
         return told
 
@@ -309,7 +310,10 @@ class Loom:
         self._frontier.give_back(early)
         if step and 0 in held.at:
             image, level = held.share.weave
-            self._worker.access(image).drop_saved(level, before=step)
+            try:
+                self._worker.access(image).drop_saved(level, before=step)
+            except (TileloomError, OSError) as error:
+                held.fail(error)
 
     def _forget(self, weave: Weave) -> None:
         self._over.add(weave)
@@ -338,6 +342,9 @@ class Loom:
             elif held.broken:
                 continue
             elif ("block", held.share.weave, number) not in self._shelf:
+                if going:
+                    self._frontier.give_back(items)
+                    break
                 self._begin(held, items[0], at, number)
                 return True
             else:

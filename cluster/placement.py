@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import count
+from heapq import heapify, heapreplace
+from itertools import accumulate, count
 from typing import Any, Generic, TypeVar
 
-from ..tiling.exchange import runs
 from .loom import Mail, Moved, Over, Settled, Share, Weave
 from .weaving import Weaving
 
@@ -39,18 +40,22 @@ class Placement(Generic[H]):
             held = self._held.setdefault(weaving.weave, {})
             free = [block for block in range(weaving.task.lattice.count) if block not in held]
             if free:
+                weaving.begin_again(free)
                 self._give(weaving, held, self._split(free, holders))
 
     def _split(self, blocks: Sequence[int], holders: Sequence[H]) -> dict[H, Sequence[int]]:
-        """Even runs of blocks for the holders that have fewest."""
-        load = {holder: 0 for holder in holders}
-        for held in self._held.values():
-            for holder in held.values():
-                if holder in load:
-                    load[holder] += 1
-        chosen = sorted(holders, key=lambda holder: load[holder])[: len(blocks)]
-        shares = runs(len(blocks), len(chosen))
-        return {holder: [blocks[at] for at in share] for holder, share in zip(chosen, shares, strict=True)}
+        """A run of blocks for each holder, so that all have as many as can be."""
+        held = Counter(holder for blocks in self._held.values() for holder in blocks.values())
+        # Numbered, as holders have no order of their own.
+        loads = [(held[holder], n) for n, holder in enumerate(holders)]
+        heapify(loads)
+        more = Counter[int]()
+        for _ in blocks:
+            load, n = loads[0]
+            heapreplace(loads, (load + 1, n))
+            more[n] += 1
+        ends = list(accumulate(more[n] for n in sorted(more)))
+        return {holders[n]: blocks[end - more[n] : end] for n, end in zip(sorted(more), ends, strict=True)}
 
     def _give(self, weaving: Weaving, held: dict[int, H], shares: Mapping[H, Sequence[int]]) -> None:
         stayed = set(held.values())

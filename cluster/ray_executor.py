@@ -22,6 +22,7 @@ from ..tiling.frontier import Frontier, Item
 from .agenda import Agenda, Course, Errand
 from .crew import Crew, Hand, Heard, Lost
 from .executor import CrewSpec, Description, WorkFor, unheard
+from .loom import Mail, Share
 from .metrics import Metrics
 from .placement import Placement
 from .tile_actor import Letter, RemoteTileActor, Told
@@ -63,10 +64,8 @@ class RayExecutor:
         self._trial: Item | Errand | None = None
         self._made_by: OrderedDict[Item, Hand] = OrderedDict()
         self._errands: dict[Any, Errand] = {}
-        self._placement: Placement[Hand] = Placement(
-            lambda hand, mail: hand.call("post", mail), lambda hand: hand.actor
-        )
-        self._gathered = 0.0
+        self._placement: Placement[Hand] = Placement(_post, lambda hand: hand.actor)
+        self._waited = -inf
 
     def __enter__(self) -> Self:
         """The executor."""
@@ -105,6 +104,8 @@ class RayExecutor:
         self._suspects.clear()
         self._errands.clear()
         self._reserved = self._trial = None
+        # What an earlier run left to its holders is over.
+        self._placement.place((), ())
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
                 slots = self.description.slots
@@ -121,7 +122,8 @@ class RayExecutor:
                         self._done(event, agenda)
                     elif isinstance(event.told, Told):
                         reports += self._told(event.hand, event.told)
-                        for weaving in agenda.woven(event.told.woven):
+                        # The blocks of one that leaves begin again elsewhere, whatever it still saves.
+                        for weaving in agenda.woven(event.told.woven if event.hand.leaving is None else ()):
                             self._placement.settled(weaving)
                 self.timesheet.late += agenda.settle(reports)
                 self._forget(agenda)
@@ -290,6 +292,13 @@ class RayExecutor:
             hand.call("give", Letter([agenda.ticket(item) for item in items], briefs))
         while hand.held and hand.under_way("advance") < min(_CALLS, len(hand.held)):
             hand.call("advance")
+
+
+def _post(hand: Hand, mail: Mail) -> None:
+    if isinstance(mail, Share):
+        # Whoever holds blocks of an image keeps that open, as with tiles, until it has come to its end.
+        hand.images.add(mail.weave[0])
+    hand.call("post", mail)
 
 
 class _Room:

@@ -6,8 +6,10 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 
 class Shelf:
@@ -20,7 +22,7 @@ class Shelf:
         self._filed: dict[Hashable, Path] = {}
         self._bytes = 0
         self._files = 0
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether there is something under a key."""
@@ -56,8 +58,9 @@ class Shelf:
 
     def _file(self, thing: Any) -> Path:  # noqa: ANN401  whatever was put there
         if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="tileloom-blocks-")
+            self._folder = Path(mkdtemp(prefix="tileloom-blocks-"))
+            finalize(self, rmtree, self._folder, ignore_errors=True)
         self._files += 1
-        path = Path(self._folder.name) / str(self._files)
+        path = self._folder / str(self._files)
         path.write_bytes(pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL))
         return path

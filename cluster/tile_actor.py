@@ -155,6 +155,7 @@ class TileActor:
     def weave(self) -> Told:
         """Advance the blocks that it holds until there is something to tell."""
         assert self._loom is not None
+        self._kept += self._mail()
         woven = self._loom.advance(TELL_SECONDS)
         return Told(replace(self._loaded.usage), perf_counter(), woven=woven)
 

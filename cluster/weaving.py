@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -55,6 +55,13 @@ class Weaving:
     def reached(self) -> Mapping[int, int]:
         """The steps that each block has behind it."""
         return self._reached
+
+    def begin_again(self, blocks: Iterable[int]) -> None:
+        """Blocks get a holder, and go on from the step that all have committed, whatever they had saved since.
+
+        No later one is settled before they have saved it again: until then they read what was saved of this one.
+        """
+        self._saved |= dict.fromkeys(blocks, self.step)
 
     def heard(self, told: Woven) -> bool:
         """Commit what a worker did; whether all blocks have now committed a later step than before."""

@@ -110,15 +110,15 @@ def weave(
     done = tile_states(bits, ledger) == TileState.DONE
     for level in reversed(range(len(plan.levels))):
         of_level = plan.tiles(level)
-        if done[of_level.start : of_level.stop].all() or not (bits[of_level.start : of_level.stop] & OWNS).any():
-            continue
-        watcher.begin("weave", len(of_level) * compiled.calls_per_tile, unit=STEPS)
-        try:
-            report: RunReport = yield Lockstep(brief, level, ledger, every, watcher.advance)
-        except TileFailed as failure:
-            raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
+        if (bits[of_level.start : of_level.stop] & OWNS).any() and not done[of_level.start : of_level.stop].all():
+            watcher.begin("weave", len(of_level) * compiled.calls_per_tile, unit=STEPS)
+            try:
+                report: RunReport = yield Lockstep(brief, level, ledger, every, watcher.advance)
+            except TileFailed as failure:
+                raise TileFailed(f"{failure}; mend the cause and run `tileloom resume {state.output}`") from None
+            total += report
+        # Also of a level that an earlier run finished, and was ended before it could do this.
         yield Chores([methodcaller("drop_saved", level)], brief)
-        total += report
     return total
 
 

@@ -34,7 +34,7 @@ class JointWork(CellWork):
     def __init__(self, engine: Engine, walk: Walk, *, room: int) -> None:
         """Ask an engine's network; ``room`` is for blocks in memory."""
         super().__init__(engine, walk, room=room)
-        self._engine = engine
+        self.engine = engine
 
     def calls(self, block: Block) -> int:
         """The windows that begin in the block, in the round that predicts."""
@@ -46,7 +46,7 @@ class JointWork(CellWork):
         if not block.between:
             reaches = {n: lattice.reach(n).intersect(box) for n in lattice.around[block.number]}
             return {n: (block.x[:, *seen.within(box)].copy(),) for n, seen in reaches.items() if not seen.empty}
-        predicted = dict(zip(lattice.begun(block.number), block.between, strict=True))
+        predicted = _predicted(block)
         found: dict[int, Strip] = {}
         for n in lattice.around[block.number]:
             theirs = lattice.box(n)
@@ -79,7 +79,7 @@ class JointWork(CellWork):
             for window in block.lattice.begun(block.number):
                 sees = block.lattice.windows.sees(*window).within(reach)
                 asked.append(self.walk.question(x_CHW[:, *sees], call, level))
-        answers = iter(self._engine.answers(asked))
+        answers = iter(self.engine.answers(asked))
         found = []
         for block, _ in blocks:
             between = tuple(next(answers).cpu().numpy() for _ in block.lattice.begun(block.number))
@@ -99,8 +99,8 @@ class JointWork(CellWork):
     def _fused(self, block: Block, strips: Mapping[int, Strip]) -> Iterator[tuple[Box, Tensor]]:
         """Each cell, and what all windows over it say of it together."""
         lattice = block.lattice
-        own = dict(zip(lattice.begun(block.number), block.between, strict=False))
-        parts: dict[Window, tuple[Box, Floats]] = {w: (lattice.windows.sees(*w), answer) for w, answer in own.items()}
+        own = _predicted(block).items()
+        parts: dict[Window, tuple[Box, Floats]] = {w: (lattice.windows.sees(*w), answer) for w, answer in own}
         for n, answers in strips.items():
             seen = [(w, lattice.windows.sees(*w).intersect(block.inputs.box)) for w in lattice.begun(n)]
             parts |= {
@@ -109,6 +109,11 @@ class JointWork(CellWork):
             }
         for cell in lattice.cells(block.number):
             yield cell, torch.from_numpy(_sum(lattice, parts, cell)).to(self.walk.device)
+
+
+def _predicted(block: Block) -> dict[Window, Floats]:
+    """What the network said of the windows that begin in a block; it still holds something where none does."""
+    return dict(zip(block.lattice.begun(block.number), block.between, strict=False))
 
 
 def _sum(lattice: Lattice, parts: Mapping[Window, tuple[Box, Floats]], cell: Box) -> Floats:

@@ -1,7 +1,7 @@
 """Whatever the size, the bands, the type and the task: the exact shape, known pixels to the bit, and A(x) = y."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -37,11 +37,12 @@ class Case:
     levels: int | str
     nodata: float | None
     seed: int
+    weave: str = "msr"
 
     def __str__(self):
         stride, guard = self.geometry
         return (
-            f"{self.height}x{self.width}-{self.task}-{self.bands}b-{self.dtype}-{self.out}-s{stride}g{guard}"
+            f"{self.weave}-{self.height}x{self.width}-{self.task}-{self.bands}b-{self.dtype}-{self.out}-s{stride}g{guard}"
             f"-L{self.levels}-{self.nodata}"
         )
 
@@ -122,6 +123,7 @@ def _spec(case, folder, given):
         range=RANGES[case.dtype],
         stride=stride,
         guard=guard,
+        weave=case.weave,
         levels=case.levels,
         nodata=case.nodata,
         dtype=case.out,
@@ -171,6 +173,15 @@ def _check_measures_as_y(case, given, out):
     assert error.size == 0 or error.max() <= tolerance
 
 
+def _check(case, given, summary, out):
+    scale = scale_of(case.task)
+    assert out.shape == (case.bands, *(size * scale for size in given.y.shape[1:]))
+    assert out.dtype == case.out
+    assert not summary.degraded
+    _check_known(case, given, out)
+    _check_measures_as_y(case, given, out)
+
+
 def _check_owned_once(spec, case, given):
     """Every pixel of every level has one owner, and level 0's canvas holds just the tiles with work to do."""
     compiled = compile_job(spec)
@@ -213,15 +224,21 @@ def _written(spec, grid):
 def test_exact(case, tmp_path):
     given = _given(case)
     spec = _spec(case, tmp_path, given)
-    summary = restore(spec)
-    out = result(spec)
-    scale = scale_of(case.task)
-    assert out.shape == (case.bands, *(size * scale for size in given.y.shape[1:]))
-    assert out.dtype == case.out
-    assert not summary.degraded
-    _check_known(case, given, out)
-    _check_measures_as_y(case, given, out)
+    _check(case, given, restore(spec), result(spec))
     _check_owned_once(spec, case, given)
+
+
+JOINT = [replace(case, weave="joint", geometry=(case.geometry[0], 0)) for case in CASES[::4]]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (at >= QUICK // 2)) for at, case in enumerate(JOINT)],
+)
+def test_exact_where_tiles_are_fused(case, tmp_path):
+    given = _given(case)
+    spec = _spec(case, tmp_path, given)
+    _check(case, given, restore(spec), result(spec))
 
 
 def test_the_sample_is_what_it_claims_to_be():
@@ -239,18 +256,19 @@ def test_the_sample_is_what_it_claims_to_be():
     assert any(case.nodata is not None and np.isnan(case.nodata) for case in CASES)
 
 
+@pytest.mark.parametrize("weave", ["msr", "joint"])
 @pytest.mark.parametrize("task", ["sr:4", "colorize", "inpaint", "cloudy:4", "old-photo:4"])
-def test_exact_through_two_levels(task, tmp_path):
-    case = Case(49, 41, task, 3, "float32", "float32", (8, 4), 2, float("nan"), 7)
+def test_exact_through_two_levels(task, weave, tmp_path):
+    geometry = (8, 4) if weave == "msr" else (8, 0)
+    case = Case(49, 41, task, 3, "float32", "float32", geometry, 2, float("nan"), 7, weave)
     given = _given(case)
     spec = _spec(case, tmp_path, given)
     assert len(compile_job(spec).image.plan.levels) == 2
     summary = restore(spec)
     assert all(summary.bill.solve)
-    out = result(spec)
-    _check_known(case, given, out)
-    _check_measures_as_y(case, given, out)
-    _check_owned_once(spec, case, given)
+    _check(case, given, summary, result(spec))
+    if weave == "msr":
+        _check_owned_once(spec, case, given)
 
 
 @pytest.mark.parametrize(("nodata", "level"), [(0, 1), (255, 254), (7, 7)])

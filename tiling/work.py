@@ -69,7 +69,7 @@ class TileInputs:
             self,
             box=box,
             y=self.y[:, *measured],
-            measured=self.measured[measured],
+            measured=self.measured[..., *measured],
             visible=_cut(self.visible, inside),
             context=_cut(self.context, inside),
             context_mask=_cut(self.context_mask, inside),
