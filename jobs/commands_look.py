@@ -311,7 +311,8 @@ def _lockstep_lines(told: LockstepBill) -> Iterator[str]:
     yield f"saved on the way: {gigabytes(told.saved_bytes)} at a time"
     for one in told.exchanges if told.workers > 1 else ():
         phases = " and ".join(map(gigabytes, one.phase_bytes))
-        yield f"between workers: {phases} a step ({one.name}), {gigabytes(one.total_bytes)} in all"
+        taken = ", as the job has it" if one is told.exchanges[0] and len(told.exchanges) > 1 else ""
+        yield f"between workers: {phases} a step ({one.name}{taken}), {gigabytes(one.total_bytes)} in all"
 
 
 def _lanes(found: Forecast) -> str:

@@ -118,7 +118,7 @@ def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None =
     if not image.lattices:
         return bill
     workers, slots = workers_of(spec), slots_of(spec, compiled.contract)
-    told = lockstep_bill(image, spec.lockstep, steps=compiled.calls_per_tile, workers=workers, slots=slots)
+    told = lockstep_bill(compiled, workers=workers, slots=slots)
     return in_lockstep(bill, told, workers_here=workers_here(spec))
 
 
@@ -223,7 +223,7 @@ def _simulate_lockstep(
     levels = [lattice for lattice, some in zip(image.lattices, solve, strict=True) if some]
     return simulate_lockstep(
         [levels] * images,
-        pattern_of(image),
+        pattern_of(compiled),
         steps=compiled.calls_per_tile,
         every=compiled.spec.lockstep.every,
         workers=workers,

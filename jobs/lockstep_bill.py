@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..tiling.access import ImagePlan
-from ..tiling.exchange import VALUE_BYTES, Pattern, joint, runs, traffic, windows_of
+from ..tiling.exchange import VALUE_BYTES, Pattern, features, joint, pixels, runs, traffic, windows_of
 from ..tiling.lockstep import Lattice
 from ..tiling.measurement import MaskSite
-from .spec import LockstepSpec
+from .compile import Compiled
 
 # Saved steps of a level that lie on disk at once: the settled one, and as many as blocks may be ahead of it.
 _SAVED = 3
@@ -49,21 +49,26 @@ class LockstepBill:
     exchanges: tuple[ExchangeBill, ...]
 
 
-def pattern_of(image: ImagePlan) -> Pattern:
+def pattern_of(compiled: Compiled) -> Pattern:
     """The way in which an image's blocks trade."""
-    return next(iter(patterns_of(image).values()))
+    return next(iter(patterns_of(compiled).values()))
 
 
-def patterns_of(image: ImagePlan) -> dict[str, Pattern]:
+def patterns_of(compiled: Compiled) -> dict[str, Pattern]:
     """The ways in which an image's blocks may trade, that of the job first."""
-    return {"pixels and windows": joint(image.bands)}
+    bands, contract = compiled.image.bands, compiled.contract
+    if compiled.weave == "joint":
+        return {"pixels and windows": joint(bands)}
+    found = {"pixels": pixels(bands), "features": features(bands, contract.features)}
+    return dict(sorted(found.items(), key=lambda one: one[0] != compiled.spec.lockstep.exchange))
 
 
-def lockstep_bill(image: ImagePlan, told: LockstepSpec, *, steps: int, workers: int, slots: int) -> LockstepBill:
+def lockstep_bill(compiled: Compiled, *, workers: int, slots: int) -> LockstepBill:
     """The bill of an image in lock-step, for workers that show the network so many windows at a time."""
-    patterns = patterns_of(image)
+    image, told, steps = compiled.image, compiled.spec.lockstep, compiled.calls_per_tile
+    patterns = patterns_of(compiled)
     levels = image.lattices
-    pattern = pattern_of(image)
+    pattern = pattern_of(compiled)
     held = max(_state(image, level, pattern, workers) for level in range(len(levels)))
     ahead = min(steps, AHEAD * told.every)
     kept = ahead * max(traffic(lattice, pattern, workers).most_sent for lattice in levels)
@@ -104,16 +109,16 @@ def _state(image: ImagePlan, level: int, pattern: Pattern, workers: int) -> int:
     """Bytes of the blocks of the worker that has most of a level, and of the halos that lie with it in one phase."""
     lattice = image.lattices[level]
     return max(
-        sum(_block(image, level, block) + _halos(lattice, pattern, block) for block in share)
+        sum(_block(image, level, block, pattern) + _halos(lattice, pattern, block) for block in share)
         for share in runs(lattice.count, workers)
     )
 
 
-def _block(image: ImagePlan, level: int, block: int) -> int:
+def _block(image: ImagePlan, level: int, block: int, pattern: Pattern) -> int:
     """Bytes of a block: its noisy pixels, all that is known of it, and what the network said of its windows."""
     lattice, measurement = image.lattices[level], image.measurements[level]
     box = lattice.box(block)
-    values = image.bands * (box.area + len(lattice.begun(block)) * lattice.windows.tile**2)
+    values = image.bands * box.area + len(lattice.begun(block)) * pattern.held(lattice)
     measured = box.coarsen(measurement.scale).area
     known = measured * (1 + VALUE_BYTES * (1 if measurement.gray else image.bands))
     visible = box.area if measurement.mask is MaskSite.TARGET else 0

@@ -38,7 +38,7 @@ class Contract:
     ``batches``: several windows in one call may be faster than one by one; ``batch_limits`` are the
     fewest and the most that one call takes, None for any number. ``weight_bytes`` is what its files hold,
     ``live_channels`` how many numbers live at once for each pixel of a window, as far as they tell. ``patch`` is the
-    side of a patch, of a network whose patches exchange features.
+    side of a patch, of a network whose patches exchange features, ``features`` how many numbers those of a patch are.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Contract:
     largest_tile: int | None = None
     batch_limits: tuple[int, int | None] = (1, None)
     patch: int | None = None
+    features: int = 0
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -254,11 +255,11 @@ def label_of(model: Model) -> int | None:
 def network_contract(file: str, reading: Reading | PatchReading, asked: NetworkOptions) -> Contract:
     """The terms of a network that was read from a file, as a job asks for it."""
     if isinstance(reading, PatchReading):
-        return _of_patches(file, reading, asked.style)
+        return _of_patches(file, reading, asked.style, guided=bool(asked.guidance))
     return _of_windows(file, reading, asked.label)
 
 
-def _of_patches(file: str, reading: PatchReading, style: str | None) -> Contract:
+def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: bool) -> Contract:
     config = reading.config
     if config.in_channels != config.out_channels:
         raise InputError(
@@ -275,6 +276,7 @@ def _of_patches(file: str, reading: PatchReading, style: str | None) -> Contract
         smallest_tile=config.patch,
         conditions=("position",),
         patch=config.patch,
+        features=config.feature_values * (2 if guided else 1),
         betas=reading.betas,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.

@@ -7,7 +7,6 @@ in two: each patch at a border is encoded by one block, which hands its quarters
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..tiling.box import Box
 from ..tiling.errors import TileFailed
+from ..tiling.exchange import CORNERS, PatchPlace, encoded_by, taken_of
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Block, Floats, Strip
 from .cells import CellWork
@@ -25,13 +25,8 @@ from .prediction import away_from
 from .solvers import Walk
 
 Exchange = Literal["pixels", "features"]
-Place = tuple[int, int]
-"""Row and column of a patch: of an encoder patch that of its centre, of a decoder patch that of its first corner."""
 
 T = TypeVar("T")
-
-# The quarter of each encoder patch that a decoder patch takes, and where that encoder patch lies from it.
-_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class PatchWork(CellWork):
@@ -60,7 +55,7 @@ class PatchWork(CellWork):
         lattice, box = block.lattice, block.inputs.box
         if block.between:
             encoded = _own(block)
-            neighbours = ((n, _taken(lattice, n, block.number)) for n in lattice.around[block.number])
+            neighbours = ((n, taken_of(lattice, n, block.number)) for n in lattice.around[block.number])
             return {
                 n: _stacked([_quarters(encoded[at], corner) for at, corner in taken])
                 for n, taken in neighbours
@@ -77,7 +72,7 @@ class PatchWork(CellWork):
         if self._exchange == "pixels":
             return self.told(block, self._drawn(block, self._encoding(block, strips, _around(block))))
         if not block.between:
-            encoding = self._encoding(block, strips, _encoded_by(block.lattice, block.number))
+            encoding = self._encoding(block, strips, encoded_by(block.lattice, block.number))
             return self.further(block, _stacked([_as_numpy(variants) for _, variants in encoding]))
         return self.told(block, self._collaged(block, strips))
 
@@ -97,8 +92,8 @@ class PatchWork(CellWork):
         return [told, untold] if self._guidance else [told]
 
     def _encoding(
-        self, block: Block, strips: Mapping[int, Strip], places: Sequence[Place]
-    ) -> Iterator[tuple[Place, list[Features]]]:
+        self, block: Block, strips: Mapping[int, Strip], places: Sequence[PatchPlace]
+    ) -> Iterator[tuple[PatchPlace, list[Features]]]:
         """Encoder patches, a few at a time, and the features of each as it is told of in every variant."""
         patch, half, around = self._patch, self._patch // 2, block.inputs.box.pad(self._patch // 2)
         x_CHW = np.zeros((block.x.shape[0], *around.shape), np.float32)
@@ -118,11 +113,13 @@ class PatchWork(CellWork):
         """Patches that all lanes take at once."""
         return max(1, self._halves.slots // (2 if self._guidance else 1))
 
-    def _drawn(self, block: Block, encoding: Iterator[tuple[Place, list[Features]]]) -> Iterator[tuple[Box, Tensor]]:
+    def _drawn(
+        self, block: Block, encoding: Iterator[tuple[PatchPlace, list[Features]]]
+    ) -> Iterator[tuple[Box, Tensor]]:
         """The noise in every patch, drawn as soon as the four encoder patches around it are there, row by row."""
-        encoded: dict[Place, list[Features]] = {}
+        encoded: dict[PatchPlace, list[Features]] = {}
         left = list(block.lattice.begun(block.number))
-        waiting: list[Place] = []
+        waiting: list[PatchPlace] = []
         for place, features in encoding:
             encoded[place] = features
             i, j = place
@@ -138,23 +135,23 @@ class PatchWork(CellWork):
         """The noise in every patch, from the quarters that the block and its neighbours have."""
         lattice, number = block.lattice, block.number
         own = _own(block)
-        given: dict[tuple[Place, Place], Sequence[Floats]] = {
+        given: dict[tuple[PatchPlace, PatchPlace], Sequence[Floats]] = {
             taken: parts
             for n, strip in strips.items()
-            for taken, parts in zip(_taken(lattice, number, n), zip(*strip, strict=True), strict=True)
+            for taken, parts in zip(taken_of(lattice, number, n), zip(*strip, strict=True), strict=True)
         }
 
-        def quarters(at: Place, corner: Place) -> list[Features]:
+        def quarters(at: PatchPlace, corner: PatchPlace) -> list[Features]:
             maps = _quarters(own[at], corner) if at in own else given[at, corner]
             dtype, device = self._halves.dtype, self.walk.device
             return [[torch.from_numpy(level[v]).to(device, dtype) for level in maps] for v in range(len(maps[0]))]
 
         for some in _groups(lattice.begun(number), self._together):
-            around = [[quarters((i + down, j + right), (down, right)) for down, right in _CORNERS] for i, j in some]
+            around = [[quarters((i + down, j + right), (down, right)) for down, right in CORNERS] for i, j in some]
             yield from self._decoded(block, some, around)
 
     def _decoded(
-        self, block: Block, places: Sequence[Place], around: Sequence[Sequence[list[Features]]]
+        self, block: Block, places: Sequence[PatchPlace], around: Sequence[Sequence[list[Features]]]
     ) -> Iterator[tuple[Box, Tensor]]:
         """The noise in patches, given the quarters around each: by corner, then by variant, then by level."""
         told = [self._variants(block, i + 0.5, j + 0.5) for i, j in places]
@@ -171,39 +168,17 @@ class PatchWork(CellWork):
             yield Box(i, j, i + 1, j + 1).scale(self._patch), answer_CHW
 
 
-def _around(block: Block) -> list[Place]:
+def _around(block: Block) -> list[PatchPlace]:
     """The encoder patches around the patches of a block, row by row."""
     begun = block.lattice.begun(block.number)
     (top, left), (bottom, right) = begun[0], begun[-1]
     return [(i, j) for i in range(top, bottom + 2) for j in range(left, right + 2)]
 
 
-@lru_cache(maxsize=1024)
-def _encoded_by(lattice: Lattice, number: int) -> tuple[Place, ...]:
-    """The encoder patches that a block encodes for all: those south-east of whose centres it lies, or ends."""
-    begun = lattice.begun(number)
-    (top, left), (bottom, right) = begun[0], begun[-1]
-    rows, cols = lattice.windows.rows.count, lattice.windows.cols.count
-    down, across = bottom + 1 + (bottom + 1 == rows), right + 1 + (right + 1 == cols)
-    return tuple((i, j) for i in range(top, down) for j in range(left, across))
-
-
-@lru_cache(maxsize=4096)
-def _taken(lattice: Lattice, number: int, source: int) -> tuple[tuple[Place, Place], ...]:
-    """Encoder patches of a block of which patches of another take a quarter, and the corner where they lie to those."""
-    encoded = set(_encoded_by(lattice, source))
-    return tuple(
-        ((i + down, j + right), (down, right))
-        for i, j in lattice.begun(number)
-        for down, right in _CORNERS
-        if (i + down, j + right) in encoded
-    )
-
-
-def _own(block: Block) -> dict[Place, tuple[Floats, ...]]:
+def _own(block: Block) -> dict[PatchPlace, tuple[Floats, ...]]:
     """The features of the encoder patches that a block has encoded, level by level (variant, channel, row, column)."""
     patches = zip(*block.between, strict=True)
-    return dict(zip(_encoded_by(block.lattice, block.number), patches, strict=True))
+    return dict(zip(encoded_by(block.lattice, block.number), patches, strict=True))
 
 
 def _stacked(maps: Sequence[Sequence[Floats]]) -> tuple[Floats, ...]:
@@ -216,7 +191,7 @@ def _as_numpy(variants: Sequence[Features]) -> list[Floats]:
     return [torch.stack(level).float().cpu().numpy() for level in zip(*variants, strict=True)]
 
 
-def _quarters(maps: Sequence[Floats], corner: Place) -> list[Floats]:
+def _quarters(maps: Sequence[Floats], corner: PatchPlace) -> list[Floats]:
     """The quarter of every level's map that a decoder patch takes of the encoder patch at one of its corners."""
     found = []
     for level in maps:
@@ -226,11 +201,11 @@ def _quarters(maps: Sequence[Floats], corner: Place) -> list[Floats]:
     return found
 
 
-def _corners(encoded: Mapping[Place, list[Features]], at: Place) -> list[list[Features]]:
+def _corners(encoded: Mapping[PatchPlace, list[Features]], at: PatchPlace) -> list[list[Features]]:
     """The quarters around a decoder patch: by corner, then by variant, then by level."""
     i, j = at
     found = []
-    for down, right in _CORNERS:
+    for down, right in CORNERS:
         variants = encoded[i + down, j + right]
         found.append([[_quarter(level, down, right) for level in features] for features in variants])
     return found

@@ -6,13 +6,25 @@ from hypothesis import strategies as st
 
 from tileloom.models.joint import JointWork
 from tileloom.tiling.box import Box, TileKey
-from tileloom.tiling.exchange import Pattern, joint, predicted, runs, seen, traffic, windows_of
+from tileloom.tiling.exchange import (
+    Pattern,
+    encoded_by,
+    features,
+    joint,
+    pixels,
+    predicted,
+    runs,
+    seen,
+    taken_of,
+    traffic,
+    windows_of,
+)
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.lockstep import Lattice
 from tileloom.tiling.measurement import Measurement
 from tileloom.tiling.work import Block, TileInputs
 
-BANDS = 2
+BANDS, PATCH = 2, 8
 RELAXED = settings(deadline=None, max_examples=60)
 
 
@@ -25,7 +37,7 @@ def lattices(draw):
     return Lattice(Grid(height, width, tile, cell), Grid(height, width, side, side, least=tile))
 
 
-def pixels(lattice, box):
+def ones(lattice, box):
     """A level of zeros with ones in a box."""
     level = np.zeros((lattice.windows.rows.length, lattice.windows.cols.length), int)
     level[box.slices] = 1
@@ -34,14 +46,14 @@ def pixels(lattice, box):
 
 def seen_by_hand(lattice, source, target):
     """Pixels of one block that some window of the other sees."""
-    windows = sum((pixels(lattice, lattice.windows.sees(*w)) for w in lattice.begun(target)), start=0)
-    return int(((windows > 0) & (pixels(lattice, lattice.box(source)) > 0)).sum())
+    windows = sum((ones(lattice, lattice.windows.sees(*w)) for w in lattice.begun(target)), start=0)
+    return int(((windows > 0) & (ones(lattice, lattice.box(source)) > 0)).sum())
 
 
 def predicted_by_hand(lattice, source, target):
     """Pixels of the other block, as often as a window of one sees them."""
-    theirs = pixels(lattice, lattice.box(target))
-    return sum(int((pixels(lattice, lattice.windows.sees(*w)) * theirs).sum()) for w in lattice.begun(source))
+    theirs = ones(lattice, lattice.box(target))
+    return sum(int((ones(lattice, lattice.windows.sees(*w)) * theirs).sum()) for w in lattice.begun(source))
 
 
 @RELAXED
@@ -118,3 +130,48 @@ def test_windows_are_counted_where_they_begin():
     assert windows_of(lattice, range(lattice.count)) == lattice.windows.count
     assert windows_of(lattice, [0]) == 9
     assert Box(0, 0, 36, 36) == lattice.box(0)
+
+
+# --- patches ---
+
+
+def patches(rows, cols, block):
+    height, width = rows * PATCH, cols * PATCH
+    windows = Grid(height, width, PATCH, PATCH, 0, PATCH, least=PATCH)
+    return Lattice(windows, Grid(height, width, block * PATCH, block * PATCH, 0, PATCH, least=PATCH))
+
+
+@given(rows=st.integers(1, 7), cols=st.integers(1, 7), block=st.integers(1, 4))
+def test_encoder_patches_are_each_encoded_by_one_block(rows, cols, block):
+    lattice = patches(rows, cols, block)
+    encoded = [at for number in range(lattice.count) for at in encoded_by(lattice, number)]
+    assert sorted(encoded) == [(i, j) for i in range(rows + 1) for j in range(cols + 1)]
+
+
+@given(rows=st.integers(1, 7), cols=st.integers(1, 7), block=st.integers(1, 4))
+def test_every_patch_takes_four_quarters_each_from_one_block(rows, cols, block):
+    lattice = patches(rows, cols, block)
+    for number in range(lattice.count):
+        sources = (number, *lattice.around[number])
+        taken = [quarter for source in sources for quarter in taken_of(lattice, number, source)]
+        assert len(taken) == len(set(taken)) == 4 * len(lattice.begun(number))
+
+
+@given(rows=st.integers(1, 6), cols=st.integers(1, 6), block=st.integers(1, 3))
+def test_pixels_between_blocks_are_the_strip_around_each(rows, cols, block):
+    lattice, edge = patches(rows, cols, block), Box(0, 0, rows * PATCH, cols * PATCH)
+    [handed] = pixels(3).handed
+    for number in range(lattice.count):
+        given_to = sum(handed(lattice, n, number) for n in lattice.around[number])
+        box = lattice.box(number)
+        assert given_to == box.pad(PATCH // 2).intersect(edge).area - box.area
+
+
+def test_features_weigh_as_much_more_than_pixels_as_published():
+    """Blocks of 8 x 8 patches of the published network, 64 pixels a side: quarters of features against strips."""
+    windows = Grid(2048, 2048, 64, 64, 0, 64)
+    lattice = Lattice(windows, Grid(2048, 2048, 512, 512, 0, 64))
+    strips = traffic(lattice, pixels(3), 4).step
+    quarters = traffic(lattice, features(3, 1_392_640), 4)
+    assert 28 <= quarters.step / strips <= 57
+    assert quarters.phases[0] < strips

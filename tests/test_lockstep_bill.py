@@ -68,7 +68,7 @@ def test_a_step_trades_what_crosses_between_the_jobs_workers(tmp_path):
     spec = joint_job(tmp_path).model_copy(update={"cluster": MANY})
     compiled, bits = looked_at(spec)
     (told,) = forecast(compiled, bits).bill.lockstep.exchanges
-    expected = traffic(compiled.image.lattices[0], pattern_of(compiled.image), 4)
+    expected = traffic(compiled.image.lattices[0], pattern_of(compiled), 4)
     assert told.phase_bytes == expected.phases
     assert told.total_bytes == 3 * expected.step > 0
     alone = billed(joint_job(tmp_path)).lockstep
@@ -102,7 +102,7 @@ def test_a_blocks_state_is_that_of_its_arrays(tmp_path, task):
         windows = len(lattice.begun(block)) * lattice.windows.tile**2
         held += sum(array.nbytes for array in known if array is not None)
         held += 4 * image.bands * (inputs.box.area + windows)
-    pattern = pattern_of(image)
+    pattern = pattern_of(compiled)
     halos = max(
         sum(handed(lattice, n, b) for b in range(lattice.count) for n in lattice.around[b]) for handed in pattern.handed
     )

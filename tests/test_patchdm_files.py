@@ -168,7 +168,7 @@ def test_a_job_names_it_as_any_weights_file(tmp_path):
     assert contract.patch == 4
     denoiser = denoiser_of({**model, "guidance": 0.5})
     assert isinstance(denoiser, PatchDenoiser)
-    assert (denoiser.guidance, denoiser.contract) == (0.5, contract)
+    assert (denoiser.guidance, denoiser.contract) == (0.5, contract_of({**model, "guidance": 0.5}))
     assert denoiser_of({**model, "precision": "bf16"}).numerics["precision"] == "bf16"
 
 

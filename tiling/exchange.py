@@ -4,33 +4,52 @@ A weave trades by a pattern, one :data:`Handed` for each phase of a step. Joint 
 
     predict   the noisy pixels of a block that windows of its neighbours see
     fuse      what its own windows say of its neighbours' pixels, window by window
+
+Patches trade *pixels*, noisy ones half a patch around a block, in one phase; or *features*, in two: such pixels to the
+south and east alone, then the quarters of features that a neighbour's patches take. Encoder patches lie half a patch
+off, and have their centres where four patches meet::
+
+    (i, j)    (i, j+1)         centres of encoder patches
+       +---------+
+       | (i, j)  |             a patch, which takes a quarter of each of the four around it
+       +---------+
+    (i+1, j)  (i+1, j+1)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
+from .box import Box
 from .grid import Axis
 from .lockstep import Lattice
 
 Handed = Callable[[Lattice, int, int], int]
 """Pixels that a block hands to a neighbour in a phase, each as deep as :class:`Pattern` says: (lattice, from, to)."""
 
+PatchPlace = tuple[int, int]
+"""Row and column of a patch, or of the centre of an encoder patch: the first corner of the patch to its south-east."""
+
 VALUE_BYTES = 4
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Where the encoder patches lie that a patch takes quarters of, from its first corner on."""
 
 
 @dataclass(frozen=True)
 class Pattern:
     """How a weave trades: what is handed on in each phase of a step, and in which one the network is asked.
 
-    ``depths`` are the values of a pixel that is handed on, phase by phase.
+    ``depths`` are the values of a pixel that is handed on, phase by phase; ``held`` are those that a block keeps of
+    each of its windows in the middle of a step.
     """
 
     handed: tuple[Handed, ...]
     depths: tuple[int, ...]
     asking: int
+    held: Callable[[Lattice], int] = lambda _: 0
 
     @property
     def phases(self) -> int:
@@ -59,7 +78,55 @@ def _overlap(windows: Axis, number: int, lo: int, hi: int) -> int:
 
 def joint(bands: int) -> Pattern:
     """The pattern of joint weaving."""
-    return Pattern((seen, predicted), (bands, bands), asking=0)
+    return Pattern((seen, predicted), (bands, bands), asking=0, held=lambda lattice: bands * lattice.windows.tile**2)
+
+
+def pixels(bands: int) -> Pattern:
+    """The pattern of patches that trade pixels."""
+    return Pattern((_around,), (bands,), asking=0)
+
+
+def features(bands: int, values: int) -> Pattern:
+    """The pattern of patches that trade features, ``values`` of them in a patch."""
+    return Pattern((_ahead, _quarters), (bands, values // len(CORNERS)), asking=1, held=lambda _: values)
+
+
+def _around(lattice: Lattice, source: int, target: int) -> int:
+    """Pixels of a block that lie half a patch around another."""
+    return lattice.box(target).pad(lattice.cell // 2).intersect(lattice.box(source)).area
+
+
+def _ahead(lattice: Lattice, source: int, target: int) -> int:
+    """Pixels of a block that lie half a patch to the north and west of another."""
+    box, half = lattice.box(target), lattice.cell // 2
+    return Box(box.top - half, box.left - half, box.bottom, box.right).intersect(lattice.box(source)).area
+
+
+def _quarters(lattice: Lattice, source: int, target: int) -> int:
+    """Quarters of encoder patches of a block that the patches of another take."""
+    return len(taken_of(lattice, target, source))
+
+
+@lru_cache(maxsize=1024)
+def encoded_by(lattice: Lattice, number: int) -> tuple[PatchPlace, ...]:
+    """The encoder patches that a block encodes for all: those south-east of whose centres it lies, or ends."""
+    begun = lattice.begun(number)
+    (top, left), (bottom, right) = begun[0], begun[-1]
+    rows, cols = lattice.windows.rows.count, lattice.windows.cols.count
+    down, across = bottom + 1 + (bottom + 1 == rows), right + 1 + (right + 1 == cols)
+    return tuple((i, j) for i in range(top, down) for j in range(left, across))
+
+
+@lru_cache(maxsize=4096)
+def taken_of(lattice: Lattice, number: int, source: int) -> tuple[tuple[PatchPlace, PatchPlace], ...]:
+    """Encoder patches of a block of which patches of another take a quarter, and the corner where they lie to those."""
+    encoded = set(encoded_by(lattice, source))
+    return tuple(
+        ((i + down, j + right), (down, right))
+        for i, j in lattice.begun(number)
+        for down, right in CORNERS
+        if (i + down, j + right) in encoded
+    )
 
 
 def runs(blocks: int, workers: int) -> list[range]:
