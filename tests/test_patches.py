@@ -1,6 +1,7 @@
 """Patch-DM in lock-step: any cut into blocks, either exchange and any company make the image that one pass makes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import nets
+from tests.golden.arrays import Golden
+from tests.golden.patches import bands_of, config_of, state_dict_of
 from tileloom.models.ancestral import Ddpm
+from tileloom.models.checkpoint import with_weights
 from tileloom.models.ddim import Ddim
 from tileloom.models.halves import Halves
 from tileloom.models.noise import PositionNoise
@@ -24,9 +28,11 @@ from tileloom.tiling.errors import InputError, TileFailed
 from tileloom.tiling.grid import Grid
 from tileloom.tiling.lockstep import Lattice
 from tileloom.tiling.measurement import MaskSite, Measurement
+from tileloom.tiling.seam import seam_ratio
 from tileloom.tiling.work import TileInputs
 
 STEPS, BATCH = 2, 4
+DATA = Path(__file__).parent / "golden" / "data"
 P = nets.PATCHES.patch
 HEIGHT, WIDTH = 4 * P, 3 * P
 STYLE = torch.linspace(-1, 1, nets.PATCHES.style_channels)
@@ -64,14 +70,14 @@ def work(exchange, guidance=0.0, kind=Ddim, bands=3, style=STYLE, batch=BATCH, l
     )
 
 
-def drawn(made, at, bands=3, known=None):
-    """The image that all blocks make together, in rounds."""
+def drawn(made, at, bands=3, known=None, *, exchange=True):
+    """The image that all blocks make together, in rounds, or each on its own."""
     blocks = [
         made.begin(at, n, inputs(at.box(n), TileKey(0, *at.place(n)), bands, known), None, 0) for n in range(at.count)
     ]
     for _ in range(made.steps * made.phases):
         strips = [made.strips(block) for block in blocks]
-        given_to = [{m: strips[m][n] for m in at.around[n] if n in strips[m]} for n in range(at.count)]
+        given_to = [{m: strips[m][n] for m in at.around[n] if n in strips[m] and exchange} for n in range(at.count)]
         blocks = made.advance(list(zip(blocks, given_to, strict=True)))
         failed = [block for block in blocks if isinstance(block, TileFailed)]
         assert not failed
@@ -130,13 +136,30 @@ def test_images_of_any_size_are_the_same_in_any_blocks(block, rows, cols, exchan
     assert np.array_equal(drawn(work(exchange), lattice(block * P, *shape)), whole)
 
 
-def test_the_place_of_a_patch_counts_and_so_do_its_neighbours():
-    """Patches on their own, or told another place, are another image."""
-    made = work("pixels")
-    whole = drawn(made, lattice(4 * P))
-    # Another image of the same noise: only what lies around the first patch is another.
-    alone = drawn(made, lattice(P, P, P))
-    assert not np.allclose(whole[:, :P, :P], alone, atol=1e-3)
+def recorded_network():
+    """A network of the reference recordings: all of its weights count."""
+    golden = Golden(DATA / "b_weights.npz")
+    tensors = state_dict_of(golden)
+    return with_weights(config_of(golden.config, **bands_of(tensors)), tensors)
+
+
+def test_the_same_patches_each_on_their_own_are_another_image():
+    """The same noise in the same places; what is beyond a patch is all that is missing."""
+    network = recorded_network()
+    side, style = network.config.patch, torch.ones(network.config.style_channels)
+    halves = Halves(network, style, batch=BATCH, lanes=2, device="cpu")
+    made = PatchWork(halves, sampler(Ddim), room=2**30, exchange="pixels", guidance=0.0, styled=True)
+    length = 3 * side
+    windows = Grid(length, length, side, side, 0, side, least=side)
+    together = drawn(made, Lattice(windows, Grid(length, length, length, length, 0, side, least=side)))
+    single = Lattice(windows, windows)
+    assert np.array_equal(drawn(made, single), together)
+    apart = drawn(made, single, exchange=False)
+    assert np.abs(apart - together).mean() > 0.05
+    lines = (side, 2 * side)
+    assert seam_ratio(apart, lines, lines, block=1) != pytest.approx(
+        seam_ratio(together, lines, lines, block=1), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(
