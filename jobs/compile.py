@@ -16,7 +16,7 @@ from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
-from ..tiling.lockstep import Lattice
+from ..tiling.lockstep import Lattice, nearest_block
 from ..tiling.measurement import Lift, MaskSite, Measurement
 from ..tiling.place import Place, place
 from ..tiling.plan import WeavePlan
@@ -190,6 +190,12 @@ def _blocks(spec: JobSpec, windows: Grid) -> Grid:
     if side == "auto":
         needed = max(windows.rows.length, windows.cols.length)
         side = max(-(-tile // cell), min(_BLOCK_TILES * tile // cell, -(-needed // cell))) * cell
+    nearest = nearest_block(windows, side)
+    if side != nearest:
+        raise InputError(
+            f"lockstep.block is {side}, and tiles of {tile} pixels {cell} apart need a multiple of {cell} that is no "
+            f"smaller than a tile: the nearest is {nearest}"
+        )
     return Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile)
 
 
