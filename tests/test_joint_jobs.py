@@ -135,7 +135,7 @@ POINTS = [
     *(pytest.param("round", n.values[0] if hasattr(n, "values") else n, marks=getattr(n, "marks", ())) for n in ROUNDS),
     ("chunk", 3),
     ("chunk", 20),
-    pytest.param("chunk", 70, marks=pytest.mark.slow),
+    pytest.param("chunk", 45, marks=pytest.mark.slow),
     ("commit", 2),
     *(pytest.param("commit", n, marks=pytest.mark.slow) for n in (1, 3, 4, 6, 8)),
     ("saved dropped", 2),
