@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tiling.access import ImageAccess
 from ..tiling.errors import TileFailed, TileloomError, lacks_memory
 from ..tiling.frontier import Frontier, Item, TileState
 from ..tiling.lockstep import Lattice, LockstepPlan
@@ -224,9 +225,8 @@ class Loom:
         """Take over blocks, beside those of the level that are held already."""
         held = self._held.get(share.weave)
         if held is None:
-            image, level = share.weave
-            self._worker.open(image, share.brief)
-            plan, lattice = share.brief.plan, share.brief.plan.lattices[level]
+            plan, level = share.brief.plan, share.weave[1]
+            lattice = plan.lattices[level]
             steps = lattice.plan(self._work.steps, self._work.phases)
             held = _Held(share, lattice, steps, plan.plan.tiles(level).start, share.step, Woven(share.weave), {}, {})
             self._held[share.weave] = held
@@ -240,6 +240,12 @@ class Loom:
         for halo in self._strange.pop(share.weave, ()):
             self._received(held, halo)
         self._settled(held, share.step)
+
+    def _access(self, held: _Held) -> ImageAccess:
+        """The image, opened anew where it was closed: an earlier run's image of this number may end late."""
+        image = held.share.weave[0]
+        self._worker.open(image, held.share.brief)
+        return self._worker.access(image)
 
     def _queue(self, held: _Held) -> None:
         """Queue the rounds that the blocks have before them, as far as it is known what their neighbours came to."""
@@ -309,9 +315,8 @@ class Loom:
         early, held.early = held.early, []
         self._frontier.give_back(early)
         if step and 0 in held.at:
-            image, level = held.share.weave
             try:
-                self._worker.access(image).drop_saved(level, before=step)
+                self._access(held).drop_saved(held.share.weave[1], before=step)
             except (TileloomError, OSError) as error:
                 held.fail(error)
 
@@ -391,9 +396,9 @@ class Loom:
     def _begin(self, held: _Held, item: Item, at: int, number: int) -> None:
         """Read a block's inputs, and what was saved of it."""
         self._watch.turn(Activity.READING)
-        (image, level), tile = held.share.weave, held.first_tile + number
+        level, tile = held.share.weave[1], held.first_tile + number
         try:
-            access = self._worker.access(image)
+            access = self._access(held)
             step = at // self._work.phases
             saved = access.saved(level, step).read(held.lattice.box(number)) if step else None
             inputs = access.block(tile)
@@ -441,8 +446,7 @@ class Loom:
         if within or not (last or (step > held.step and step % held.share.every == 0)):
             return
         self._watch.turn(Activity.WRITING)
-        image, level = held.share.weave
-        access = self._worker.access(image)
+        level, access = held.share.weave[1], self._access(held)
         canvas = access.canvas(level) if last else access.saved(level, step)
         output = canvas.write(*held.lattice.place(block.number), block.x)
         if last:

@@ -19,7 +19,7 @@ from ..tiling.blank_source import is_blank
 from ..tiling.box import Box
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
-from ..tiling.lockstep import Lattice
+from ..tiling.lockstep import Lattice, nearest_block
 from ..tiling.measurement import Lift, MaskSite, Measurement
 from ..tiling.place import Place, place
 from ..tiling.plan import WeavePlan
@@ -203,6 +203,12 @@ def _lattice(spec: JobSpec, windows: Grid) -> Lattice:
         # Patches that two blocks encode are one in so many, windows that one block sends another are more anyway.
         tiles = _BLOCK_PATCHES if cell == tile else _BLOCK_TILES
         side = max(-(-tile // cell), min(tiles * tile // cell, -(-needed // cell))) * cell
+    nearest = nearest_block(windows, side)
+    if side != nearest:
+        raise InputError(
+            f"lockstep.block is {side}, and tiles of {tile} pixels {cell} apart need a multiple of {cell} that is no "
+            f"smaller than a tile: the nearest is {nearest}"
+        )
     return Lattice(windows, Grid(windows.height, windows.width, side, side, 0, windows.align, least=tile))
 
 

@@ -43,6 +43,9 @@ def assert_sound(marks):
 
 def assert_limits(scene, marks):
     left = dict(shares(scene, marks))
+    task = "hole" if scene.hole else "sr"
+    assert left[f"{task} seam of naive's, joint"] <= 1 / 5
+    assert left[f"{task} rmse of guarded's, joint"] <= 1.02
     if scene.hole:
         assert left["hole seam of naive's"] <= 1 / 5
         assert left["hole edge of published's"] <= 1 / 2

@@ -23,6 +23,7 @@ from tileloom.jobs.run_archive import run_archive
 from tileloom.jobs.spec import JobSpec
 from tileloom.jobs.state import JobState
 from tileloom.models.engine import Engine
+from tileloom.models.joint import JointWork
 from tileloom.tiling.access import ImageAccess
 from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.ledger import Ledger
@@ -37,6 +38,8 @@ POINTS = {
     "survey saved": (JobState, "save_bits"),
     "step": (Engine, "step"),
     "chunk": (Canvas, "write"),
+    "round": (JointWork, "advance"),
+    "saved dropped": (ImageAccess, "drop_saved"),
     "commit": (Ledger, "commit"),
     "segment linked": (os, "link"),
     "object written": (Prefix, "write"),

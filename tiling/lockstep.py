@@ -110,13 +110,11 @@ class Lattice:
 
     def __post_init__(self) -> None:
         """Refuse blocks that cut cells, or over which a window could reach."""
-        cell, side = self.windows.stride, self.blocks.tile
-        if side % cell or side < self.windows.tile:
-            least = -(-self.windows.tile // cell) * cell
-            nearest = max(least, round(side / cell) * cell)
+        side, nearest = self.blocks.tile, nearest_block(self.windows, self.blocks.tile)
+        if side != nearest:
             raise InputError(
-                f"block is {side}, and blocks hold a window of {self.windows.tile} pixels and whole cells of {cell}: "
-                f"give a multiple of {cell} from {least} up, the nearest is {nearest}"
+                f"blocks of {side} pixels do not suit windows of {self.windows.tile} pixels {self.cell} apart: "
+                f"the nearest that do have {nearest}"
             )
 
     @property
@@ -183,6 +181,12 @@ class Lattice:
         """The block that computes a window."""
         rows, cols = self.blocks.rows, self.blocks.cols
         return rows.owner(row * self.cell) * cols.count + cols.owner(col * self.cell)
+
+
+def nearest_block(windows: Grid, side: int) -> int:
+    """The side of a block that is nearest to one asked for: whole cells, and no window reaches over it."""
+    cell = windows.stride
+    return max(-(-windows.tile // cell), round(side / cell)) * cell
 
 
 def _begun(axis: Axis, lo: int, hi: int) -> range:

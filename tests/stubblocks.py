@@ -1,0 +1,74 @@
+"""A BlockWork of numpy alone, for workers that start at once, and the faults they are told to have.
+
+Faults are files, as in ``stubwork``: ``kill-round-block`` and ``term-round-block`` strike before a block's round,
+``kill-saved-level-step-row-col`` and ``kill-canvas-level-row-col`` once its pixels are written.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.looms import Adder
+from tests.stubwork import Faults, die
+from tileloom.tiling.canvas import Canvas
+
+
+@dataclass(frozen=True)
+class BlocksFactory:
+    """Makes the work on the worker; ``faults`` is the folder of what is to go wrong."""
+
+    faults: Path
+    steps: int = 8
+    phases: int = 2
+    pause: float = 0.0
+
+    def __call__(self):
+        return StubBlocks(self)
+
+
+class StubBlocks(Adder):
+    """Adds up what is around a block, notes every round that it does, and dies when it is told to."""
+
+    def __init__(self, factory):
+        super().__init__(steps=factory.steps, phases=factory.phases)
+        self._faults, self._pause = Faults(factory.faults), factory.pause
+        self.batch_shape, self.device_memory = (self.slots, 1, 1, 1), None
+        self.numeric_class = {"device": "stub"}
+        self._watch_writes()
+
+    def memory(self, batch):
+        return 1000 * batch
+
+    def begin(self, lattice, number, inputs, saved, at):
+        self._note(number, at)
+        return super().begin(lattice, number, inputs, saved, at)
+
+    def advance(self, blocks):
+        time.sleep(self._pause)
+        for block, _ in blocks:
+            name = f"{block.round + 1}-{block.number}"
+            if self._faults.due(f"term-{name}"):
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self._faults.due(f"kill-{name}"):
+                die()
+        after = super().advance(blocks)
+        for block in after:
+            self._note(block.number, block.round)
+        return after
+
+    def _note(self, block, at):
+        with (self._faults.folder / "rounds").open("a") as lines:
+            lines.write(f"{os.getpid()} {block} {at}\n")
+
+    def _watch_writes(self):
+        faults, write = self._faults, Canvas.write
+
+        def watched(canvas, row, col, pixels):
+            told = write(canvas, row, col, pixels)
+            if faults.due(f"kill-{canvas.folder.name}-{row}-{col}"):
+                die()
+            return told
+
+        Canvas.write = watched
