@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cluster.agenda import Chores, RunReport, Tiles
+from ..cluster.agenda import Chores, RunReport, Step, Tiles
 from ..cluster.worker import Brief, Report
 from ..tiling.access import ImageAccess
 from ..tiling.box import Box
@@ -28,7 +28,7 @@ from .spec import JobSpec
 from .state import JobState, earlier_results, tile_states
 
 R = TypeVar("R")
-Phase = Generator[Chores | Tiles, Any, R]
+Phase = Generator[Step, Any, R]
 OnReports = Callable[[list[Report]], None]
 # Above whatever a policy makes of an image and a tile.
 _PRIORITY_BIT = 70

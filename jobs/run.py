@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 from ..cluster.agenda import Chores, Course
-from ..cluster.executor import Executor, LocalExecutor
+from ..cluster.executor import Batches, Executor, LocalExecutor
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory
 from ..tiling.place import place
-from ..tiling.work import TileWork
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
@@ -32,8 +30,8 @@ from .workforce import workforce
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> EngineFactory:
-    """What makes the engine on a worker for so many images; it finds a batch of its own where that is None."""
+def work_factory(compiled: Compiled, *, images: int = 1) -> EngineFactory:
+    """What makes the engine on a worker for so many images; it finds a batch of its own where that is left open."""
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -43,7 +41,7 @@ def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> E
         seed=spec.seed,
         tile=compiled.tile,
         bands=compiled.image.bands,
-        batch=batch,
+        batch=None if spec.batch == "auto" else spec.batch,
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
         device_share=1 / workers_a_device(spec),
@@ -101,7 +99,7 @@ def run_job(
     with (
         only_run(output),
         Lookout(watcher, output, timeline=timeline) as lookout,
-        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=lookout) as executor,
+        executor_of(compiled, batches=_batches(JobState.load(output)), watcher=lookout) as executor,
     ):
         return _run(compiled, executor, lookout, redo, on_reports, available=available)
 
@@ -114,18 +112,16 @@ def refuse_hopeless(compiled: Compiled) -> None:
 
 
 @contextmanager
-def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
-    """Who works: this process, or workers on a cluster; with a batch of their own where none is given."""
-    spec = compiled.spec
-
-    def work_for(found: int | None) -> Callable[[], TileWork[Any]]:
-        return work_factory(compiled, batch=batch or found, images=images)
-
+def executor_of(compiled: Compiled, *, batches: Batches, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
+    """Who works: this process, or workers on a cluster; with the batches that their devices were begun with."""
+    spec, make_work = compiled.spec, work_factory(compiled, images=images)
+    # Those of a job that names its batch are all the same.
+    known = batches if spec.batch == "auto" else {}
     if spec.cluster.workers is None:
-        yield LocalExecutor(Worker(work_for(None)))
+        yield LocalExecutor(Worker(partial(make_work, known)))
         return
     ray = import_module(_RAY_EXECUTOR, __package__)
-    with ray.RayExecutor(work_for, spec.crew, say=watcher.say) as executor:
+    with ray.RayExecutor(make_work, spec.crew, batches=known, say=watcher.say) as executor:
         yield executor
 
 
@@ -149,7 +145,7 @@ def _run(
         on_reports(reports)
 
     def only() -> Course:
-        [digests] = yield Chores([partial(digests_of, compiled.spec)])
+        [digests] = yield Chores([partial(digests_of, compiled.spec)], anywhere=True)
         summary = yield from image_course(compiled, digests, executor, lookout, redo=redo, available=available)
         force = workforce(executor.timesheet, compiled.spec.cluster.prices, retries=lookout.retries)
         summary = replace(summary, workforce=force)
@@ -160,8 +156,6 @@ def _run(
     return found[0]
 
 
-def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
-    """The padded batch: as the job says, or as the output was begun with; None where it is yet to be found."""
-    if spec.batch != "auto":
-        return spec.batch
-    return int(stored.parts["batch"]) if stored else None
+def _batches(stored: JobState | None) -> Batches:
+    """The batch that an output was begun with, by the device that it was begun on."""
+    return {stored.numeric_class["device"]: int(stored.parts["batch"])} if stored else {}

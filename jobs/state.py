@@ -48,7 +48,8 @@ class JobState:
     ``parts`` is all that decides the result's bytes, by name: the job's fields, digests of the inputs,
     the numeric class of the machine. ``contract`` holds the model's terms, so that to look at a result is
     not to load a model. ``inherits`` names the folders of the earlier generations that this one may
-    build on, newest first, until it is finished.
+    build on, newest first, until it is finished. ``anew`` tells of the generations that were begun since no worker
+    of the numeric class before was there.
     """
 
     output: Place
@@ -57,6 +58,7 @@ class JobState:
     contract: Contract
     generation: int = 0
     inherits: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, output: Located) -> Self | None:
@@ -75,9 +77,9 @@ class JobState:
         try:
             stored = json.loads(path.read())
             contract = Contract.restored(stored["contract"])
-            return cls(
-                output, stored["spec"], stored["parts"], contract, stored["generation"], tuple(stored["inherits"])
-            )
+            spec, parts, generation = (stored[name] for name in ("spec", "parts", "generation"))
+            inherits, anew = tuple(stored["inherits"]), tuple(stored.get("anew", ()))
+            return cls(output, spec, parts, contract, generation, inherits, anew)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged: choose another output or remove {output}") from error
 
@@ -91,6 +93,7 @@ class JobState:
                 "contract": self.contract.stored(),
                 "generation": self.generation,
                 "inherits": list(self.inherits),
+                "anew": list(self.anew),
             },
         )
 
@@ -98,6 +101,12 @@ class JobState:
         """Let the output have no job."""
         (self.output / HIDDEN / JOB).remove()
         self.root.remove()
+
+    @property
+    def numeric_class(self) -> Mapping[str, str]:
+        """That of the workers of this generation."""
+        found: Mapping[str, str] = self.parts["numeric class"]
+        return found
 
     @property
     def begun(self) -> bool:

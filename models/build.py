@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
 from .contract import Contract, Model, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
 from .denoiser import Condition, Denoiser, Pull
-from .device import CPU, best_device, own_memory
+from .device import CPU, best_device, device_class, own_memory
 from .engine import Engine, memory_of
 from .folder_network import load_folder
 from .gaussian import Gaussian
@@ -56,11 +57,12 @@ def denoiser_of(model: Model, *, device: str = CPU, trusted: bool = False) -> De
 class EngineFactory:
     """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options.
 
-    ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
-    machine's memory (None: no limit), or this share of the accelerator's, and for no more tiles than can ever
-    run ``side_by_side``. ``jumps`` are parameters of :func:`~tileloom.models.schedule.jump_times` besides the
-    first family's; ``eta`` None is the sampler's own. ``identity`` stands for the weights in what is saved of
-    tiles in the middle of their schedules. ``trusted``: a model that is code may be run.
+    ``batch`` and ``lanes`` are found by a trial where they are None and the device's batch is not among those that
+    the work is made with, within ``affordable`` bytes of the machine's memory (None: no limit), or this share of
+    the accelerator's, and for no more tiles than can ever run ``side_by_side``. ``jumps`` are parameters of
+    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
+    ``identity`` stands for the weights in what is saved of tiles in the middle of their schedules. ``trusted``: a
+    model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -85,8 +87,8 @@ class EngineFactory:
     identity: str = ""
     trusted: bool = False
 
-    def __call__(self) -> Engine:
-        """Load the network and fix the batch."""
+    def __call__(self, batches: Mapping[str, int] = MappingProxyType({})) -> Engine:
+        """Load the network and fix the batch; ``batches`` are those found before, by the devices' models."""
         device = best_device()
         denoiser, solver = self._denoiser(device), self.solver(device)
         fewest, most = self._contract.batch_limits
@@ -104,7 +106,8 @@ class EngineFactory:
             idle = self.side_by_side is not None and batch > 1 and batch * lanes > self.side_by_side
             return not idle and (most is None or batch <= most) and (limit is None or needs(batch, lanes) <= limit)
 
-        batch = self.batch or (fewest if fewest > 1 else None)
+        known = batches.get(device_class(device)["device"])
+        batch = self.batch or known or (fewest if fewest > 1 else None)
         if self._contract.batches:
             found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, worthwhile=worthwhile)
         else:

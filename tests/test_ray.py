@@ -114,7 +114,7 @@ def here(factory, say):
 
 def on_ray(factory, say, *, workers=2, **more):
     spec = CrewSpec(**{"workers": workers, "cpus": 0.5, "patience": 60, "capacity": 60, **more})
-    return RayExecutor(lambda batch: factory, spec, say=say)
+    return RayExecutor(factory, spec, say=say)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_suspect_is_not_blamed_for_a_worker_that_was_dead_before_it_came(tmp_p
 
     def watched(factory, say):
         spec = CrewSpec(workers=2, cpus=0.5, patience=60, capacity=60)
-        executor = Watched(lambda batch: factory, spec, say=say)
+        executor = Watched(factory, spec, say=say)
         return executor
 
     run = woven(tmp_path / "run", watched, retries=0)
