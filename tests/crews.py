@@ -16,6 +16,7 @@ from tileloom.cluster.tile_actor import TileActor
 from tileloom.cluster.timesheet import Timesheet
 
 EVEN, ODD = "even", "odd"
+PLAIN = None
 
 
 class Forced:
@@ -58,13 +59,16 @@ class _Actor:
     """Does its calls one by one, whenever its crew has it do one."""
 
     def __init__(self, actor):
-        self.calls = deque()
+        self.calls, self.whole = deque(), actor
         for name in ("give", "advance", "do", "doing", "drain", "load"):
             setattr(self, name, _Method(self.calls, getattr(actor, name)))
 
 
 class CrewHere(Crew):
-    """Hires workers of the kinds it is told, in that order, and none beyond; ``kill`` ends all of a kind."""
+    """Hires workers of the kinds it is told, in that order, and none beyond.
+
+    ``kill`` ends all of a kind, ``drain`` tells all to save their tiles.
+    """
 
     def __init__(self, make_work, spec, *, batches, say, kinds):
         self._make_work, self._spec, self._say = make_work, spec, say
@@ -78,7 +82,7 @@ class CrewHere(Crew):
         """The next one comes."""
         name, kind = f"worker {next(self._numbers)}", self._kinds.popleft()
         with patch.object(tile_actor, "signal"), patch("logging.Logger.addHandler"):
-            actor = TileActor(name, Forcing(self._make_work, kind))
+            actor = TileActor(name, Forcing(self._make_work, kind) if kind else self._make_work)
         hand = Hand(name, _Actor(actor))
         self.hands.append(hand)
         self._loaded(hand, actor.load(self.batches))
@@ -86,6 +90,10 @@ class CrewHere(Crew):
     def kill(self, kind):
         """Let all of a kind die before they do another call."""
         self._struck |= {hand for hand in self.hands if f'"kind": "{kind}"' in hand.pool}
+
+    def drain(self):
+        for hand in self.hands:
+            hand.actor.whole.drain()
 
     def close(self):
         pass
