@@ -136,6 +136,7 @@ class Crew:
         self._needed = self._looked = monotonic()
         self.timesheet = Timesheet()
         self.hands: list[Hand] = []
+        self._late: dict[Any, Hand] = {}
         self._started = connect(spec)
         try:
             self._least, self._most = 1, 1
@@ -184,13 +185,16 @@ class Crew:
         while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
-        if not calls:
+        asked = [*calls, *self._late]
+        if not asked:
             sleep(TICK)
-        done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK) if calls else ([], [])
+        done, _ = ray.wait(asked, num_returns=1, timeout=TICK) if asked else ([], [])
         if done:
-            done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
+            done, _ = ray.wait(asked, num_returns=min(len(asked), _MANY), timeout=0)
+        for call in self._late.keys() & set(done):
+            self._heard_late(call)
         # An actor that died is first heard of by the call that waits all the time: what it did before comes first.
-        for call in sorted(done, key=lambda call: calls[call].calls[call][0] == "watch"):
+        for call in sorted(calls.keys() & set(done), key=lambda call: calls[call].calls[call][0] == "watch"):
             if calls[call] in self.hands:
                 yield from self._heard(calls[call], call)
         for hand in list(self.hands):
@@ -245,6 +249,7 @@ class Crew:
 
     def _strike_off(self, hand: Hand, reason: str) -> Lost:
         self.hands.remove(hand)
+        self._late.update((call, hand) for call, (method, _) in hand.calls.items() if method == "advance")
         if hand.shift:
             hand.shift.ended = monotonic()
         with suppress(RaySystemError):
@@ -294,6 +299,16 @@ class Crew:
             if hand.shift and told:
                 hand.shift.told(told.usage, told.now, heard)
             yield Heard(hand, call, told, failed)
+
+    def _heard_late(self, call: Any) -> None:  # noqa: ANN401  Ray's own type has no name
+        """What somebody had done who was struck off since: it counts, and others do it again all the same."""
+        hand, heard = self._late.pop(call), monotonic()
+        # Most such calls end with their actor, and whatever they raise is nobody's concern any more.
+        with suppress(RayError):
+            told = ray.get(call)
+            self.timesheet.late += len(told.reports)
+            if hand.shift:
+                hand.shift.told(told.usage, told.now, heard)
 
     def _loaded(self, hand: Hand, description: Description) -> None:
         """A worker has its network: the first one says what all must be, unless they may be of any class."""

@@ -53,8 +53,8 @@ def test_tiles_saved_in_a_bucket_outlive_their_driver(there, whole, monkeypatch)
         if paused:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(Engine, "step", stepped)
     with crew_of(PLAIN) as crews, pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr(Engine, "step", stepped)
         run_job(there, Silent(), on_reports=strike)
     monkeypatch.setattr(Engine, "step", step)
     assert 0 < sum(one.calls for one in paused) < STEPS * len(paused)
