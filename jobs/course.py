@@ -149,9 +149,9 @@ def _go_on(
             if own is None
             else bill_of(compiled, solve, 0, device_bytes=workers_a_device(spec) * needs)
         )
-        if not state.begun:
+        ledger = state.ledger()
+        if not ledger.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
-    ledger = state.ledger()
     report = yield from restore(brief, state, ledger, bits=bits, watcher=watcher)
     degraded = degraded_tiles(compiled.image.plan, ledger)
     counts = {"tiles restored": sum(bill.solve) - len(degraded), "tiles degraded": len(degraded)}
