@@ -25,7 +25,7 @@ MakeWork = Callable[[Batches], TileWork[Any]]
 
 @dataclass(frozen=True)
 class CrewSpec:
-    """What a job asks of a cluster: how many workers, and what each has to itself.
+    """What a job asks of a cluster: how many workers, what each has to itself, and the ``memory`` that it needs.
 
     ``address`` None starts Ray on this machine, for this job alone. ``patience`` is the seconds that one call
     may take, ``capacity`` those that may pass without any worker; ``restarts`` is how often workers may die.
@@ -46,6 +46,7 @@ class CrewSpec:
     idle: float = 60.0
     drain_url: str | None = None
     drain_seconds: float = 100.0
+    memory: int = 0
     classes: Literal["one", "any"] = "one"
     class_wait: float = 600.0
 

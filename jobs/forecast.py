@@ -77,6 +77,19 @@ def workers_here(spec: JobSpec) -> int:
     return 0 if spec.cluster.address else spec.cluster.workers or 1
 
 
+def worker_bytes(compiled: Compiled) -> int:
+    """Bytes of its machine's memory that a worker on a cluster takes at the least.
+
+    Where it has an accelerator, what its tiles in flight take is in that one's memory.
+    """
+    spec = compiled.spec
+    lanes = max(1, round(spec.crew.cpus)) if spec.lanes == "auto" else spec.lanes
+    in_flight = 0 if spec.cluster.gpus else least_batch(spec, compiled.contract) * lanes
+    nothing = (0,) * len(compiled.image.plan.levels)
+    planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=compiled.image.bands)
+    return bill_of(compiled, nothing, work_bytes=planned).memory_bytes
+
+
 def workers_a_device(spec: JobSpec) -> int:
     """Workers that share the memory of one accelerator."""
     return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1

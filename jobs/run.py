@@ -17,7 +17,7 @@ from ..tiling.place import place
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
-from .forecast import bill_of, workers_a_device
+from .forecast import bill_of, worker_bytes, workers_a_device
 from .lookout import Lookout
 from .phases import OnReports, new_frontier
 from .progress import Watcher
@@ -121,7 +121,8 @@ def executor_of(compiled: Compiled, *, batches: Batches, images: int = 1, watche
         yield LocalExecutor(Worker(partial(make_work, known)))
         return
     ray = import_module(_RAY_EXECUTOR, __package__)
-    with ray.RayExecutor(make_work, spec.crew, batches=known, say=watcher.say) as executor:
+    crew = replace(spec.crew, memory=worker_bytes(compiled))
+    with ray.RayExecutor(make_work, crew, batches=known, say=watcher.say) as executor:
         yield executor
 
 
