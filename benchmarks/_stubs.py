@@ -10,8 +10,9 @@ from time import perf_counter
 from unittest.mock import patch
 
 from tileloom.cluster import ray_executor
+from tileloom.cluster.classes import Description
 from tileloom.cluster.crew import Hand, Heard, Lost
-from tileloom.cluster.executor import CrewSpec, Description
+from tileloom.cluster.executor import CrewSpec
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.cluster.tile_actor import Letter, Told
 from tileloom.cluster.timesheet import Timesheet
@@ -45,7 +46,7 @@ class StubCrew:
     def __init__(self, workers: int, settle: Callable[[Ticket], Report]) -> None:
         """So many workers of one slot."""
         self.description = Description({"device": "none"}, 1, 1, 0, None)
-        self.timesheet, self.wanted, self.complete = Timesheet(), workers, True
+        self.timesheet, self.wanted, self.complete = Timesheet(), {None: workers}, True
         self.hands = [Hand(f"worker {at}", _Stub(), slots=1) for at in range(workers)]
         self._settle = settle
         self._turn = deque(self.hands)
@@ -75,4 +76,4 @@ def stub_executor(workers: int, settle: Callable[[Ticket], Report]) -> RayExecut
     """The executor on Ray with stubs for its crew."""
     crew = StubCrew(workers, settle)
     with patch.object(ray_executor, "Crew", lambda *_, **__: crew):
-        return RayExecutor(lambda batch: int, CrewSpec(workers))
+        return RayExecutor(int, CrewSpec(workers))

@@ -21,7 +21,8 @@ import ray
 from benchmarks._report import Benchmark, Figures, Limit
 from benchmarks._stubs import stub_executor
 from tileloom.cluster.agenda import Agenda, Course, Tiles
-from tileloom.cluster.executor import CrewSpec, Description, unheard
+from tileloom.cluster.classes import Description
+from tileloom.cluster.executor import Batches, CrewSpec, unheard
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.cluster.tile_actor import Letter, Placed, Told
 from tileloom.cluster.usage import Activity, Doing, Usage
@@ -49,7 +50,7 @@ def done(one: Ticket) -> Report:
 class Idle:
     """An actor of the product's form that settles whatever it is given."""
 
-    def __init__(self, name: str, make_work: Callable[[], object], drain_url: str | None) -> None:
+    def __init__(self, name: str, make_work: object, drain_url: str | None) -> None:
         self._mailbox: list[Ticket] = []
 
     @ray.method(concurrency_group="control")
@@ -65,7 +66,7 @@ class Idle:
         Event().wait()
 
     @ray.method(concurrency_group="work")
-    def load(self) -> Description:
+    def load(self, batches: Batches) -> Description:
         return Description({"device": "none"}, 1, SLOTS, 0, None)
 
     @ray.method(concurrency_group="control")
@@ -157,7 +158,7 @@ def measure(smoke: bool) -> Figures:
     plain: list[Seconds] = []
     try:
         actor = ray.remote(concurrency_groups=GROUPS)(Idle)  # type: ignore[call-overload]
-        with RayExecutor(lambda batch: int, CrewSpec(ACTORS), actor=actor) as executor:
+        with RayExecutor(int, CrewSpec(ACTORS), actor=actor) as executor:
             for _ in range(rounds):
                 ours.append(timed(side, lambda course: executor.run([course], Frontier())))
                 plain.append(timed(side, plain_loop))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -19,7 +18,7 @@ import ray
 from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures
 from benchmarks._sleeper import Sleeper
-from tileloom.cluster.executor import CrewSpec
+from tileloom.cluster.executor import Batches, CrewSpec
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.tiling.access import ImagePlan
 from tileloom.tiling.frontier import Frontier
@@ -30,7 +29,11 @@ WORKERS, SLOTS, CALLS = 8, 2, 4
 TILE, STRIDE, GUARD = 16, 12, 2
 CALL_SECONDS = 0.15
 """So long that what eight processes take of two cores to read and write their tiles is little beside it."""
-WORK = partial(Sleeper, slots=SLOTS, tile=TILE, calls_per_tile=CALLS, call_seconds=CALL_SECONDS)
+
+
+def asleep(batches: Batches) -> Sleeper:
+    """The work of every worker."""
+    return Sleeper(slots=SLOTS, tile=TILE, calls_per_tile=CALLS, call_seconds=CALL_SECONDS)
 
 
 def seconds(executor: RayExecutor, images: Sequence[ImagePlan]) -> float:
@@ -50,7 +53,7 @@ def measure(smoke: bool) -> Figures:
     try:
         with (
             TemporaryDirectory() as folder,
-            RayExecutor(lambda batch: WORK, CrewSpec(WORKERS, least=WORKERS)) as executor,
+            RayExecutor(asleep, CrewSpec(WORKERS, least=WORKERS)) as executor,
         ):
             images = [make_image(Path(folder) / str(at), grid, bands=1, chunk=64) for at in range(count + 2)]
             # Workers that are still to come would count as idle ones.

@@ -8,8 +8,8 @@ lets pass ends the run.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tiling.errors import TileFailed, TileloomError
-from ..tiling.frontier import Frontier, Item, Verdict
+from ..tiling.frontier import Frontier, Item, Pool, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.paused import drop_paused
 from ..tiling.plan import WeavePlan
@@ -32,20 +32,36 @@ from .worker import Brief, Outcome, Prior, Report, RunReport, Ticket
 Chore = Callable[..., Any]
 """A task of an image that is no tile: opening, surveying, publishing. It is picklable, and may be done twice."""
 
-# Images that are opened or published at a time, for every worker.
-_ASIDE = 2
+ASIDE = 2
+"""Images that are opened or published at a time, for every worker."""
+
+
+class ClassGone(TileloomError):
+    """The workers that an image was bound to are gone: it may be bound to others, and then begins anew."""
+
+
+@dataclass(frozen=True)
+class Berth:
+    """Workers of one numeric class, for all that the image asks for from then on: resumed with what they work with.
+
+    ``began`` is the class that it was begun with, if it was.
+    """
+
+    began: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Chores:
     """Tasks that may be done side by side: resumed with what they come to, in their order.
 
-    With a ``brief`` each is called with the image opened. ``told`` hears of each as it is done.
+    With a ``brief`` each is called with the image opened. ``told`` hears of each as it is done. ``anywhere``: they
+    make no pixel of a result, so that workers of any class may do them.
     """
 
     tasks: Sequence[Chore]
     brief: Brief | None = None
     told: Callable[[Any], None] = lambda _: None
+    anywhere: bool = False
 
 
 @dataclass(eq=False)
@@ -80,17 +96,21 @@ class Tiles:
                 drop_paused(self.brief.plan.root, report.tile, before)
 
 
-Task = Chores | Tiles | Lockstep
-Course = Generator[Task, Any, None]
+Step = Berth | Chores | Tiles | Lockstep
+Course = Generator[Step, Any, None]
 
 
 @dataclass(eq=False)
 class Errand:
-    """One chore on its way, of the image with this number; workers that died over it, and of it, alone with it."""
+    """One chore on its way, of the image with this number; workers that died over it, and of it, alone with it.
+
+    Those of its ``pool`` may do it, and all where that is None.
+    """
 
     image: int
     task: Chore
     brief: Brief | None
+    pool: Pool
     _step: _ChoresLeft
     _at: int
     deaths: int = 0
@@ -116,6 +136,12 @@ class _TilesLeft:
 class _UnderWay:
     course: Course
     step: _ChoresLeft | _TilesLeft | Weaving | None = None
+    pool: Pool = None
+
+    @property
+    def waits_for(self) -> Pool:
+        """The workers without whom it does not go on; None where all are alike to it."""
+        return None if isinstance(self.step, _ChoresLeft) and self.step.chores.anywhere else self.pool
 
 
 class Agenda:
@@ -132,9 +158,11 @@ class Agenda:
         self._frontier = frontier
         self._on_reports = on_reports
         self._under_way: dict[int, _UnderWay] = {}
-        self._errands: deque[Errand] = deque()
-        self._sent = 0
+        self._errands: defaultdict[Pool, deque[Errand]] = defaultdict(deque)
+        self._sent: Counter[Pool] = Counter()
         self._begun = 0
+        self.waiting: dict[int, Berth] = {}
+        """Images that wait for workers, in the order in which they began; whoever has workers binds them."""
         self.ended: list[int] = []
         """Images that have come to their end and of which workers still know; whoever has workers empties it."""
 
@@ -158,22 +186,49 @@ class Agenda:
     @property
     def backlog(self) -> int:
         """Tiles and chores that could be done now if somebody were free."""
-        return self._frontier.ready + len(self._errands)
+        return self._frontier.ready + sum(map(len, self._errands.values()))
 
-    def useful(self, slots: int) -> int:
-        """How many workers of so many slots could be busy now, with tiles and chores."""
-        tiles, chores = self._frontier.ready + self._frontier.leased, len(self._errands) + self._sent
+    @property
+    def bound(self) -> Counter[str]:
+        """How many images wait for workers of a pool, or are worked at by them."""
+        return Counter(pool for at in self._under_way.values() if (pool := at.waits_for) is not None)
+
+    def useful(self, slots: int, pool: Pool = None) -> int:
+        """How many workers of a pool, with so many slots, could be busy now with tiles and chores."""
+        tiles, chores = self._frontier.load(pool), len(self._errands[pool]) + self._sent[pool]
         # A worker does its chores one by one, however many tiles it has room for.
-        return ceil(tiles / slots) + ceil(chores / _ASIDE) + sum(len(one.left) for one in self.weavings)
+        return ceil(tiles / slots) + ceil(chores / ASIDE) + self._blocks(pool)
 
     @property
     def weavings(self) -> list[Weaving]:
         """The levels under way in lock-step."""
         return [at.step for at in self._under_way.values() if isinstance(at.step, Weaving)]
 
+    def _blocks(self, pool: Pool) -> int:
+        """The blocks in lock-step that a pool has not finished."""
+        return sum(len(weaving.left) for weaving in self.weavings if weaving.pool == pool)
+
+    def load(self, pool: Pool) -> tuple[int, int]:
+        """What there is to do for a pool: tiles that could be done, and images that are opened or published."""
+        steps = [at.step for at in self._under_way.values() if at.pool == pool]
+        return self._frontier.load(pool), sum(not isinstance(step, _TilesLeft | Weaving) for step in steps)
+
+    def hungry(self, pool: Pool, *, slots: int, workers: int) -> bool:
+        """Whether what there is to do for a pool could not keep so many slots busy."""
+        tiles, aside = self.load(pool)
+        enough = tiles >= 2 * slots or self._blocks(pool) >= 2 * max(1, workers)
+        return not enough and aside < ASIDE * max(1, workers)
+
     def admit(self, *, slots: int, workers: int) -> None:
         """Begin courses as long as those under way could not keep so many slots busy."""
-        while self._coming is not None and self._wants(slots, workers):
+        self._begin_while(partial(self.hungry, None, slots=slots, workers=workers))
+
+    def stock(self, images: int) -> None:
+        """Begin courses until so many are bound to no workers."""
+        self._begin_while(lambda: sum(at.pool is None for at in self._under_way.values()) < images)
+
+    def _begin_while(self, wanted: Callable[[], bool]) -> None:
+        while self._coming is not None and wanted():
             course = next(self._coming, None)
             if course is None:
                 self._coming = None
@@ -183,28 +238,38 @@ class Agenda:
             self._under_way[number] = _UnderWay(course)
             self._go_on(number, partial(next, course))
 
-    def _wants(self, slots: int, workers: int) -> bool:
-        aside = sum(not isinstance(at.step, _TilesLeft | Weaving) for at in self._under_way.values())
-        blocks = sum(len(one.left) for one in self.weavings)
-        enough = self._frontier.ready + self._frontier.leased >= 2 * slots or blocks >= 2 * max(1, workers)
-        return not enough and aside < _ASIDE * max(1, workers)
+    def bind(self, image: int, work: object, pool: Pool = None) -> None:
+        """Give a waiting image its workers: those of a pool, or all; its course is told what they work with."""
+        del self.waiting[image]
+        self._under_way[image].pool = pool
+        self._resume(image, work)
 
-    def errand(self) -> Errand | None:
-        """The next chore, if there is one."""
-        if not self._errands:
+    def release(self, pool: str) -> None:
+        """The workers of a pool are gone: the courses of all images that need them learn so."""
+        for image, at in list(self._under_way.items()):
+            if at.waits_for == pool:
+                at.pool = None
+                self.ended.append(image)
+                self._raise(image, ClassGone("the workers that it was bound to are gone"))
+
+    def errand(self, pool: Pool = None) -> Errand | None:
+        """The next chore for one of a pool, if there is one."""
+        queue = self._errands[pool] or self._errands[None]
+        if not queue:
             return None
-        self._sent += 1
-        return self._errands.popleft()
+        errand = queue.popleft()
+        self._sent[errand.pool] += 1
+        return errand
 
     def give_back(self, errand: Errand) -> None:
         """A chore was not done; it comes first again."""
-        self._sent -= 1
+        self._sent[errand.pool] -= 1
         if self._current(errand):
-            self._errands.appendleft(errand)
+            self._errands[errand.pool].appendleft(errand)
 
     def did(self, errand: Errand, found: Any) -> None:  # noqa: ANN401  whatever the chore finds
         """A chore is done."""
-        self._sent -= 1
+        self._sent[errand.pool] -= 1
         if not self._current(errand):
             return
         step = errand._step
@@ -220,7 +285,7 @@ class Agenda:
 
     def failed(self, errand: Errand, error: Exception) -> None:
         """A chore raised an error, which its course learns of; its other chores are called off."""
-        self._sent -= 1
+        self._sent[errand.pool] -= 1
         if self._current(errand):
             self._raise(errand.image, error)
 
@@ -228,13 +293,18 @@ class Agenda:
         """Whether anybody still waits for what was handed out."""
         return self._current(task) if isinstance(task, Errand) else self.knows(task[0])
 
+    def may(self, pool: Pool, task: Item | Errand) -> bool:
+        """Whether one of a pool may do what was handed out and is waited for."""
+        needed = task.pool if isinstance(task, Errand) else self._under_way[task[0]].pool
+        return needed in (None, pool)
+
     def _current(self, errand: Errand) -> bool:
         at = self._under_way.get(errand.image)
         return at is not None and at.step is errand._step
 
-    def take(self, n: int) -> list[Item]:
-        """Up to ``n`` tiles that can be restored now, leased."""
-        return self._frontier.take(n)
+    def take(self, n: int, pool: Pool = None) -> list[Item]:
+        """Up to ``n`` tiles that can be restored now by those of a pool, leased."""
+        return self._frontier.take(n, pool=pool)
 
     def return_tiles(self, items: Iterable[Item]) -> None:
         """Leased tiles that were not worked to an end."""
@@ -355,7 +425,8 @@ class Agenda:
 
     def refuse_standstill(self) -> None:
         """Raise where courses are left and nothing can be done for any: they would wait for ever."""
-        if self._under_way and not (self.backlog or self._sent or self._frontier.leased or self.weavings):
+        idle = not (self.waiting or self.backlog or self._sent.total() or self._frontier.leased or self.weavings)
+        if self._under_way and idle:
             names = [
                 at.step.tiles.brief.plan.name for at in self._under_way.values() if isinstance(at.step, _TilesLeft)
             ]
@@ -369,10 +440,11 @@ class Agenda:
         course, step = self._under_way[image].course, self._under_way[image].step
         if isinstance(step, _TilesLeft):
             self._frontier.drop(image)
-        self._errands = deque(errand for errand in self._errands if errand.image != image)
+        for pool, queue in self._errands.items():
+            self._errands[pool] = deque(errand for errand in queue if errand.image != image)
         self._go_on(image, partial(course.throw, error))
 
-    def _go_on(self, image: int, resume: Callable[[], Task]) -> None:
+    def _go_on(self, image: int, resume: Callable[[], Step]) -> None:
         """Let a course say what is next, until that is something to be waited for."""
         at = self._under_way[image]
         at.step = None
@@ -386,14 +458,20 @@ class Agenda:
             del self._under_way[image]
             raise
         if isinstance(asked, Lockstep):
-            at.step = Weaving(image, asked)
+            at.step = Weaving(image, asked, at.pool)
+            return
+        if isinstance(asked, Berth):
+            self.waiting[image] = asked
             return
         if isinstance(asked, Tiles):
             at.step = _TilesLeft(asked)
-            self._frontier.add(asked.brief.plan.name, asked.plan, state=asked.states, number=image)
+            self._frontier.add(asked.brief.plan.name, asked.plan, state=asked.states, number=image, pool=at.pool)
             self._tiles_settled(image)
             return
         at.step = step = _ChoresLeft(asked, [None] * len(asked.tasks), len(asked.tasks))
-        self._errands.extend(Errand(image, task, asked.brief, step, n) for n, task in enumerate(asked.tasks))
+        pool = at.waits_for
+        self._errands[pool].extend(
+            Errand(image, task, asked.brief, pool, step, n) for n, task in enumerate(asked.tasks)
+        )
         if not asked.tasks:
             self._resume(image, [])

@@ -9,7 +9,8 @@ import platform
 import re
 import signal
 import threading
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil, inf
 from socket import create_connection
 from typing import Any
 
@@ -133,21 +134,47 @@ def _refuse_missing_accelerators(spec: CrewSpec) -> None:
 
 
 def _refuse_nodes_without_room(spec: CrewSpec) -> None:
-    """Refuse workers for which no node is large enough, on a cluster to which no other nodes come."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    sizes = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes]
-    if any(cpus >= spec.cpus and gpus >= spec.gpus for cpus, gpus in sizes):
+
+    def grows() -> bool:
+        told = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")
+        return may_grow(told and told["active_nodes"], [node["NodeID"] for node in nodes])
+
+    refuse_workers_without_room(spec, [node["Resources"] for node in nodes], grows=grows, where=str(spec.address))
+
+
+def refuse_workers_without_room(
+    spec: CrewSpec, nodes: Sequence[Mapping[str, float]], *, grows: Callable[[], bool], where: str
+) -> None:
+    """Refuse workers for which no node's resources suffice, on a cluster to which no other nodes come."""
+    large = [node for node in nodes if node.get("CPU", 0) >= spec.cpus and node.get("GPU", 0) >= spec.gpus]
+    # A node that does not say what memory it has may have any.
+    if any(node.get("memory", inf) >= spec.memory for node in large) or grows():
         return
-    if _grows({f"node_{node['NodeID']}" for node in nodes}):
-        return
-    there = ", ".join(sorted({f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sizes}))
+    if large:
+        there = ", ".join(sorted({_gigabytes(node["memory"]) for node in large}))
+        raise InputError(
+            f"a worker needs about {_gigabytes(spec.memory)} of memory, and no node of the cluster at {where} that has "
+            f"its CPUs and GPUs has so much ({there}): lower batch, lanes or tile, or add a larger node"
+        )
+    there = ", ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
     raise InputError(
-        f"a worker needs {spec.cpus:g} CPUs and {spec.gpus:g} GPUs, and no node of the cluster at {spec.address} has "
+        f"a worker needs {spec.cpus:g} CPUs and {spec.gpus:g} GPUs, and no node of the cluster at {where} has "
         f"so many ({there}): ask for less with cluster.cpus and cluster.gpus, or add a node"
     )
 
 
-def _grows(names: set[str]) -> bool:
-    """Whether nodes may come by themselves: those of a cluster without node types are named after themselves."""
-    told = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")
-    return not told or not names >= set(told["active_nodes"])
+def may_grow(active: Iterable[str] | None, nodes: Iterable[str]) -> bool:
+    """Whether nodes may come by themselves, by the names of the ``active`` node types that an autoscaler tells.
+
+    Those of a cluster without node types are named after the nodes themselves. A dashboard spells names its own way.
+    """
+    return active is None or not {_plain(f"node_{node}") for node in nodes} >= set(map(_plain, active))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -14,9 +14,10 @@ import ray
 from ray.exceptions import RayError, RaySystemError, RayTaskError, RuntimeEnvSetupError
 
 from ..tiling.errors import TileloomError, lacks_memory
-from ..tiling.frontier import Item
+from ..tiling.frontier import Item, Pool
+from .classes import Description, differences, pool_of
 from .connect import COLOURS, connect, last_line, refuse_silence
-from .executor import CrewSpec, Description, WorkFor
+from .executor import Batches, CrewSpec, MakeWork
 from .nodes import draining, kinds_of
 from .timesheet import Shift, Timesheet
 from .usage import Activity, Doing
@@ -43,6 +44,7 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 class Hand:
     """An actor and what it was given: tiles, calls by method and the moment they were made, ``images`` it knows.
 
+    Where the job takes workers of any numeric class, its ``pool`` is that of its own.
     ``heard`` and ``used`` are when it last answered and last had something to do, ``leaving`` since when it goes.
     One that was silent for a while is ``asked`` what it is about, which is ``doing`` until it is heard again.
     """
@@ -53,6 +55,7 @@ class Hand:
     held: set[Item] = field(default_factory=set)
     shift: Shift | None = None
     slots: int = 0
+    pool: Pool = None
     images: set[int] = field(default_factory=set)
     heard: float = 0.0
     used: float = field(default_factory=monotonic)
@@ -101,33 +104,45 @@ class Lost:
 
 
 class Crew:
-    """As many actors as there is work for, within what a job asks for; all of one numeric class and batch.
+    """As many actors as there is work for, within what a job asks for; all of one numeric class, unless any will do.
 
-    ``wanted`` is how many the work at hand could use. Those beyond it are let go when they have rested for a while,
-    so that their nodes go, and are hired again as actors that wait for a place, so that nodes come.
+    ``wanted`` is how many of each pool the work at hand could use, None being those of whichever. Those beyond it are
+    let go when they have rested for a while, so that their nodes go, and are hired again as actors that wait for a
+    place, so that nodes come.
     """
 
     description: Description
 
-    def __init__(self, work_for: WorkFor, spec: CrewSpec, *, say: Callable[[str], None], actor: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        make_work: MakeWork,
+        spec: CrewSpec,
+        *,
+        batches: Batches,
+        say: Callable[[str], None],
+        actor: Any,  # noqa: ANN401  Ray's classes have no type
+    ) -> None:
         """Connect, start one worker, and with the batch that it has the others; ``actor`` is Ray's class of them."""
-        self._spec, self._say, self._actor = spec, say, actor
+        self._make_work, self._spec, self._say, self._actor = make_work, spec, say, actor
+        self.batches = dict(batches)
+        self.classes: dict[str, Description] = {}
         self._numbers = count(1)
         self._deaths = 0
         self._hiring = 0.0
         self._manned = self._said = monotonic()
         self._going: set[str] = set()
         self._complaints: set[str] = set()
-        self.wanted = 1
+        self.wanted: Mapping[Pool, int] = {None: 1}
         self._needed = self._looked = monotonic()
         self.timesheet = Timesheet()
         self.hands: list[Hand] = []
+        self._late: dict[Any, Hand] = {}
         self._started = connect(spec)
         try:
-            self._least, self._most, self._make_work = 1, 1, work_for(None)
+            self._least, self._most = 1, 1
             while not any(hand.slots for hand in self.hands):
                 list(self.listen())
-            self._most, self._make_work = spec.workers, work_for(self.description.batch)
+            self._most = spec.workers
             self._least = self._most if spec.least is None else min(spec.least, self._most)
         except BaseException:
             self.close()
@@ -158,24 +173,28 @@ class Crew:
     @property
     def favoured(self) -> list[Hand]:
         """Those of them that are given work: no more than can use it, so that the others come to rest."""
-        return self.ready[: self._wanted]
+        room = {pool: max(self._least, wanted) for pool, wanted in self.wanted.items()}
+        return [hand for hand in self.ready if _seated(hand, room)]
 
     @property
     def _wanted(self) -> int:
-        return max(self._least, min(self.wanted, self._most))
+        return max(self._least, min(sum(self.wanted.values()), self._most))
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
         while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
-        if not calls:
+        asked = [*calls, *self._late]
+        if not asked:
             sleep(TICK)
-        done, _ = ray.wait(list(calls), num_returns=1, timeout=TICK) if calls else ([], [])
+        done, _ = ray.wait(asked, num_returns=1, timeout=TICK) if asked else ([], [])
         if done:
-            done, _ = ray.wait(list(calls), num_returns=min(len(calls), _MANY), timeout=0)
+            done, _ = ray.wait(asked, num_returns=min(len(asked), _MANY), timeout=0)
+        for call in self._late.keys() & set(done):
+            self._heard_late(call)
         # An actor that died is first heard of by the call that waits all the time: what it did before comes first.
-        for call in sorted(done, key=lambda call: calls[call].calls[call][0] == "watch"):
+        for call in sorted(calls.keys() & set(done), key=lambda call: calls[call].calls[call][0] == "watch"):
             if calls[call] in self.hands:
                 yield from self._heard(calls[call], call)
         for hand in list(self.hands):
@@ -230,6 +249,7 @@ class Crew:
 
     def _strike_off(self, hand: Hand, reason: str) -> Lost:
         self.hands.remove(hand)
+        self._late.update((call, hand) for call, (method, _) in hand.calls.items() if method == "advance")
         if hand.shift:
             hand.shift.ended = monotonic()
         with suppress(RaySystemError):
@@ -263,7 +283,7 @@ class Crew:
             hand.shift = Shift(hand.name, told.node)
             self.timesheet.begin(hand.shift, kinds_of(told.node))
             hand.shift.told(hand.shift.usage, told.now, heard)
-            hand.call("load")
+            hand.call("load", self.batches)
             hand.call("watch")
             self._complain(told.problem)
         elif method == "watch":
@@ -280,15 +300,32 @@ class Crew:
                 hand.shift.told(told.usage, told.now, heard)
             yield Heard(hand, call, told, failed)
 
+    def _heard_late(self, call: Any) -> None:  # noqa: ANN401  Ray's own type has no name
+        """What somebody had done who was struck off since: it counts, and others do it again all the same."""
+        hand, heard = self._late.pop(call), monotonic()
+        # Most such calls end with their actor, and whatever they raise is nobody's concern any more.
+        with suppress(RayError):
+            told = ray.get(call)
+            self.timesheet.late += len(told.reports)
+            if hand.shift:
+                hand.shift.told(told.usage, told.now, heard)
+
     def _loaded(self, hand: Hand, description: Description) -> None:
-        """A worker has its network: the first one says what all must be, the others must be so."""
+        """A worker has its network: the first one says what all must be, unless they may be of any class."""
+        if self.batches.setdefault(description.device, description.batch) != description.batch:
+            # Several began on such devices at once, and their trials came out otherwise.
+            hand.call("load", self.batches)
+            return
         if not hasattr(self, "description"):
             self.description = description
-        differences = _differences(self.description.numeric_class, description.numeric_class)
-        if differences:
+        if self._spec.classes == "any":
+            hand.pool = pool_of(description.numeric_class)
+            self.classes.setdefault(hand.pool, description)
+        elif other := differences(self.description.numeric_class, description.numeric_class):
             raise TileloomError(
-                f"{hand.name} on node {hand.node[:8]} computes otherwise than the others ({differences}), and bytes "
-                "would depend on who does what: give the job workers of one kind"
+                f"{hand.name} on node {hand.node[:8]} computes otherwise than the others ({other}), and bytes "
+                "would depend on who does what: give the job workers of one kind, or let it take those of any with "
+                "cluster.classes"
             )
         hand.slots, hand.used = description.slots, monotonic()
 
@@ -375,10 +412,13 @@ def _silence(hand: Hand, doing: Doing) -> str:
     return f"{told}: {doing.said}" if doing.said else told
 
 
-def _differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """What a worker has otherwise, in words."""
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    return ", ".join(f"{name}: {theirs.get(name)} in place of {ours.get(name)}" for name in names)
+def _seated(hand: Hand, room: dict[Pool, int]) -> bool:
+    """Whether there is room for a hand in its own pool or among those of whichever, which it then takes."""
+    for pool in dict.fromkeys((hand.pool, None)):
+        if room.get(pool, 0) > 0:
+            room[pool] -= 1
+            return True
+    return False
 
 
 def _brief(reason: str) -> str:

@@ -6,29 +6,35 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from platform import node
 from time import monotonic, perf_counter
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..tiling.errors import lacks_memory
 from ..tiling.frontier import Frontier
 from ..tiling.work import Work
 from .agenda import Agenda, Course, Errand
+from .classes import Description, describe
 from .loom import TELL_SECONDS, Loom
 from .placement import Placement
 from .timesheet import Shift, Timesheet
 from .worker import Report, Worker
 
-WorkFor = Callable[[int | None], Callable[[], Work]]
-"""What makes a worker's work with a batch, or with one that it finds where that is None."""
+Batches = Mapping[str, int]
+"""The batches that were found on devices, by the devices' models."""
+
+MakeWork = Callable[[Batches], Work]
+"""What makes a worker's work, with the batch of its device or, where that is not known, one that it finds."""
 
 
 @dataclass(frozen=True)
 class CrewSpec:
-    """What a job asks of a cluster: how many workers, and what each has to itself.
+    """What a job asks of a cluster: how many workers, what each has to itself, and the ``memory`` that it needs.
 
     ``address`` None starts Ray on this machine, for this job alone. ``patience`` is the seconds that one call
     may take, ``capacity`` those that may pass without any worker; ``restarts`` is how often workers may die.
     Those beyond ``least`` (None: all stay) end after ``idle`` seconds without anything to do. A worker's machine
-    that will be taken away says so at ``drain_url``; its tiles are saved within ``drain_seconds``.
+    that will be taken away says so at ``drain_url``; its tiles are saved within ``drain_seconds``. Workers must be of
+    ``one`` numeric class, or may be of ``any``: after ``class_wait`` seconds without any of its class an image begins
+    anew under another.
     """
 
     workers: int = 1
@@ -42,17 +48,9 @@ class CrewSpec:
     idle: float = 60.0
     drain_url: str | None = None
     drain_seconds: float = 100.0
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a job has to know of its workers' work; bytes for all the slots of one worker."""
-
-    numeric_class: Mapping[str, str]
-    batch: int
-    slots: int
-    memory: int
-    device_memory: int | None
+    memory: int = 0
+    classes: Literal["one", "any"] = "one"
+    class_wait: float = 600.0
 
 
 def unheard(reports: list[Report]) -> None:
@@ -64,7 +62,12 @@ class Executor(Protocol):
 
     @property
     def description(self) -> Description:
-        """What every one of its workers works with."""
+        """What its workers work with; where they are of several classes, those of the first."""
+        ...
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of its workers, by their devices."""
         ...
 
     @property
@@ -86,11 +89,6 @@ class Executor(Protocol):
         ...
 
 
-def describe(work: Work) -> Description:
-    """What a job has to know of a worker's work."""
-    return Description(work.numeric_class, work.batch_shape[0], work.slots, work.memory(work.slots), work.device_memory)
-
-
 class LocalExecutor:
     """One worker in this process: the oracle that every other executor must equal."""
 
@@ -109,6 +107,11 @@ class LocalExecutor:
         """What the worker works with."""
         return describe(self._worker.work)
 
+    @property
+    def batches(self) -> Batches:
+        """That of the worker."""
+        return {self.description.device: self.description.batch}
+
     def why(self) -> list[str]:
         """How far levels in lock-step are; of all else the worker is whoever asks."""
         return self._placement.why(lambda _: self._worker.name)
@@ -121,8 +124,7 @@ class LocalExecutor:
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
                 agenda.admit(slots=worker.work.slots, workers=1)
-                while errand := agenda.errand():
-                    self._do(errand, agenda)
+                self._do_chores(agenda)
                 tickets = [agenda.ticket(item) for item in agenda.take(worker.free)]
                 for image in {ticket.image for ticket in tickets}:
                     worker.open(image, agenda.tiles(image).brief)
@@ -139,6 +141,14 @@ class LocalExecutor:
         if self._loom.busy:
             for weaving in agenda.woven(self._loom.advance(TELL_SECONDS)):
                 self._placement.settled(weaving)
+
+    def _do_chores(self, agenda: Agenda) -> None:
+        while True:
+            for image in list(agenda.waiting):
+                agenda.bind(image, self.description)
+            if (errand := agenda.errand()) is None:
+                return
+            self._do(errand, agenda)
 
     def _do(self, errand: Errand, agenda: Agenda) -> None:
         try:

@@ -30,8 +30,16 @@ class Placement(Generic[H]):
         """Whoever holds a block."""
         return {holder for held in self._held.values() for holder in held.values()}
 
-    def place(self, weavings: Iterable[Weaving], holders: Sequence[H]) -> None:
-        """Give every block that nobody has to one of ``holders``, and tell those that have some what is over."""
+    def place(
+        self,
+        weavings: Iterable[Weaving],
+        holders: Sequence[H],
+        may: Callable[[H, Weaving], bool] = lambda holder, weaving: True,
+    ) -> None:
+        """Give every block that nobody has to one of ``holders``, and tell those that have some what is over.
+
+        ``may`` tells who is able to hold blocks of a level.
+        """
         self._under_way = {weaving.weave: weaving for weaving in weavings}
         for weave in self._held.keys() - self._under_way:
             for holder in set(self._held.pop(weave).values()):
@@ -39,9 +47,10 @@ class Placement(Generic[H]):
         for weaving in self._under_way.values():
             held = self._held.setdefault(weaving.weave, {})
             free = [block for block in range(weaving.task.lattice.count) if block not in held]
-            if free:
+            able = [holder for holder in holders if may(holder, weaving)]
+            if free and able:
                 weaving.begin_again(free)
-                self._give(weaving, held, self._split(free, holders))
+                self._give(weaving, held, self._split(free, able))
 
     def _split(self, blocks: Sequence[int], holders: Sequence[H]) -> dict[H, Sequence[int]]:
         """A run of blocks for each holder, so that all have as many as can be."""

@@ -10,23 +10,26 @@ to it alone counts as its own failure: its companions are spared, and no bytes d
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heapreplace
 from math import inf
 from time import monotonic
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from ..tiling.errors import TileloomError
-from ..tiling.frontier import Frontier, Item
+from ..tiling.frontier import Frontier, Item, Pool
 from .agenda import Agenda, Course, Errand
+from .berths import Berths
+from .classes import Description
 from .crew import Crew, Hand, Heard, Lost
-from .executor import CrewSpec, Description, WorkFor, unheard
+from .executor import Batches, CrewSpec, MakeWork, unheard
 from .loom import Mail, Share
 from .metrics import Metrics
 from .placement import Placement
 from .tile_actor import Letter, RemoteTileActor, Told
 from .timesheet import Timesheet
+from .weaving import Weaving
 from .worker import Outcome, Report
 
 # Calls under way at one hand: one computes, one waits behind it.
@@ -48,15 +51,19 @@ class RayExecutor:
 
     def __init__(
         self,
-        work_for: WorkFor,
+        make_work: MakeWork,
         spec: CrewSpec,
         *,
+        batches: Batches = MappingProxyType({}),
         say: Callable[[str], None] = lambda _: None,
         actor: Any = RemoteTileActor,  # noqa: ANN401  Ray's classes have no type
     ) -> None:
-        """Start the workers; ``say`` is told of losses and of waiting for room."""
-        self._crew = Crew(work_for, spec, say=say, actor=actor)
+        """Start the workers, with batches where these are known; ``say`` is told of losses and of waiting for room."""
+        self._crew = Crew(make_work, spec, batches=batches, say=say, actor=actor)
         self._most, self._say = spec.workers, say
+        self._berths = (
+            Berths(self._crew, most=spec.workers, wait=spec.class_wait, say=say) if spec.classes == "any" else None
+        )
         self._metrics = Metrics()
         self._deaths: Counter[Item] = Counter()
         self._suspects: deque[Item | Errand] = deque()
@@ -79,8 +86,13 @@ class RayExecutor:
 
     @property
     def description(self) -> Description:
-        """What every worker works with."""
+        """What every worker works with; where they are of several classes, the first of them."""
         return self._crew.description
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of the workers, by their devices."""
+        return self._crew.batches
 
     @property
     def complete(self) -> bool:
@@ -93,8 +105,9 @@ class RayExecutor:
         return self._crew.timesheet
 
     def why(self) -> list[str]:
-        """What the workers wait for, a line each."""
-        return self._crew.why() + self._placement.why(lambda hand: hand.name)
+        """What workers wait for, and images that wait for such as are not there, a line each."""
+        images = self._berths.why() if self._berths else []
+        return self._crew.why() + images + self._placement.why(lambda hand: hand.name)
 
     def run(
         self, courses: Iterable[Course], frontier: Frontier, *, on_reports: Callable[[list[Report]], None] = unheard
@@ -108,10 +121,7 @@ class RayExecutor:
         self._placement.place((), ())
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
-                slots = self.description.slots
-                # As many images as all workers could be busy with, so that the backlog tells how many are wanted.
-                agenda.admit(slots=slots * self._most, workers=len(self._crew.ready))
-                self._crew.wanted = agenda.useful(slots)
+                self._admit(agenda)
                 self._hand_out(agenda)
                 self._weave(agenda)
                 reports: list[Report] = []
@@ -126,6 +136,8 @@ class RayExecutor:
                         for weaving in agenda.woven(event.told.woven if event.hand.leaving is None else ()):
                             self._placement.settled(weaving)
                 self.timesheet.late += agenda.settle(reports)
+                if self._berths:
+                    self._berths.give_up(agenda)
                 self._forget(agenda)
                 if self._metrics.due:
                     self._metrics.tell(self.timesheet, backlog=agenda.backlog)
@@ -138,15 +150,27 @@ class RayExecutor:
             self._placement.lost(hand)
         ready = self._crew.favoured
         # Blocks do not move to whoever comes later, so all that are wanted are waited for, but not for ever.
-        if len(ready) >= min(self._most, agenda.useful(self.description.slots)):
+        if self._berths or len(ready) >= min(self._most, agenda.useful(self.description.slots)):
             self._waited = -inf
         elif self._waited == -inf or not ready:
             self._waited = monotonic()
         if ready and monotonic() - self._waited > _GATHER:
-            self._placement.place(agenda.weavings, ready)
+            self._placement.place(agenda.weavings, ready, _may_hold)
         for hand in self._placement.holders:
             if not hand.under_way("weave"):
                 hand.call("weave")
+
+    def _admit(self, agenda: Agenda) -> None:
+        """Begin images, and say how many workers could be busy with all that there is to do."""
+        if self._berths:
+            self._berths.assign(agenda)
+            return
+        slots = self.description.slots
+        # As many images as all workers could be busy with, so that the backlog tells how many are wanted.
+        agenda.admit(slots=slots * self._most, workers=len(self._crew.ready))
+        for image in list(agenda.waiting):
+            agenda.bind(image, self.description)
+        self._crew.wanted = {None: agenda.useful(slots)}
 
     def _done(self, event: Heard, agenda: Agenda) -> None:
         errand = self._errands.pop(event.call)
@@ -158,10 +182,14 @@ class RayExecutor:
             agenda.did(errand, event.told.found)
 
     def _forget(self, agenda: Agenda) -> None:
-        """Let the hands forget the images that have come to their end."""
+        """Let the hands forget the images that have come to their end, and what of them was to run alone."""
         ended, agenda.ended = set(agenda.ended), []
         if self._trial and not agenda.wants(self._trial):
             self._reserved = self._trial = None
+        for task in [task for task in self._suspects if not agenda.wants(task)]:
+            self._suspects.remove(task)
+            if isinstance(task, Errand):
+                agenda.give_back(task)
         for hand in self._crew.ready if ended else ():
             hand.held = {item for item in hand.held if item[0] not in ended}
             if known := hand.images & ended:
@@ -221,29 +249,38 @@ class RayExecutor:
         """Give chores, fill every hand's slots, then the mailboxes; keep calls under way where there is work."""
         self._send_errands(agenda)
         self._isolate(agenda)
-        hands = [hand for hand in self._crew.favoured if hand is not self._reserved]
         given: dict[Hand, list[Item]] = {hand: [] for hand in self._crew.ready if hand is not self._reserved}
+        pools: dict[Pool, list[Hand]] = {}
+        for hand in self._crew.favoured:
+            if hand is not self._reserved:
+                pools.setdefault(hand.pool, []).append(hand)
+        for pool, hands in pools.items():
+            for item, hand in self._dealt(pool, hands, agenda):
+                given[hand].append(item)
+        for hand, items in given.items():
+            self._send(hand, items, agenda)
+
+    def _dealt(self, pool: Pool, hands: Sequence[Hand], agenda: Agenda) -> Iterator[tuple[Item, Hand]]:
+        """The tiles of a pool, each with the hand that is to have it."""
         for ahead in (0, _AHEAD):
             if ahead and not (self._crew.complete and all(len(hand.held) >= hand.slots for hand in hands)):
                 # Whoever comes, or has room, would look for the tickets in others' mailboxes.
-                break
+                return
             room = _Room(hands, ahead)
-            for item in agenda.take(room.places):
+            for item in agenda.take(room.places, pool):
                 if self._deaths[item] >= _SUSPECT:
                     self._suspects.append(item)
                     continue
                 hand = self._best(item, room, agenda)
                 room.fill(hand, item)
-                given[hand].append(item)
-        for hand, items in given.items():
-            self._send(hand, items, agenda)
+                yield item, hand
 
     def _send_errands(self, agenda: Agenda) -> None:
         """Every hand has a chore or two, as long as there are any."""
         for hand in sorted(self._crew.favoured, key=lambda hand: len(hand.calls)):
             while hand is not self._reserved and hand.under_way("do") < _CALLS:
-                if (errand := agenda.errand()) is None:
-                    return
+                if (errand := agenda.errand(hand.pool)) is None:
+                    break
                 self._call(hand, errand)
 
     def _best(self, item: Item, room: _Room, agenda: Agenda) -> Hand:
@@ -257,19 +294,18 @@ class RayExecutor:
 
     def _isolate(self, agenda: Agenda) -> None:
         """Keep a hand free for the next suspect, and give it that once it is empty."""
-        for task in [task for task in self._suspects if not agenda.wants(task)]:
-            self._suspects.remove(task)
-            if isinstance(task, Errand):
-                agenda.give_back(task)
-        if self._suspects and self._reserved is None and self._crew.ready:
-            self._reserved = min(self._crew.ready, key=lambda hand: len(hand.held))
+        if self._suspects and self._reserved is None:
+            fit = (hand for hand in self._crew.ready if self._next_suspect(hand, agenda))
+            self._reserved = min(fit, key=lambda hand: len(hand.held), default=None)
         if self._reserved is None:
             return
-        if self._trial is None and (not self._suspects or self._reserved.leaving is not None):
+        suspect = self._next_suspect(self._reserved, agenda)
+        if self._trial is None and (suspect is None or self._reserved.leaving is not None):
             self._reserved = None
             return
-        if self._trial is None and not self._reserved.held and not self._reserved.under_way("do"):
-            self._trial = self._suspects.popleft()
+        if self._trial is None and suspect and not self._reserved.held and not self._reserved.under_way("do"):
+            self._suspects.remove(suspect)
+            self._trial = suspect
             if isinstance(self._trial, Errand):
                 self._call(self._reserved, self._trial)
                 return
@@ -277,6 +313,10 @@ class RayExecutor:
             self._send(self._reserved, [self._trial], agenda)
             return
         self._send(self._reserved, [], agenda)
+
+    def _next_suspect(self, hand: Hand, agenda: Agenda) -> Item | Errand | None:
+        """The first of the tasks to be run alone that a hand may do."""
+        return next((task for task in self._suspects if agenda.may(hand.pool, task)), None)
 
     def _call(self, hand: Hand, errand: Errand) -> None:
         if errand.brief:
@@ -292,6 +332,10 @@ class RayExecutor:
             hand.call("give", Letter([agenda.ticket(item) for item in items], briefs))
         while hand.held and hand.under_way("advance") < min(_CALLS, len(hand.held)):
             hand.call("advance")
+
+
+def _may_hold(hand: Hand, weaving: Weaving) -> bool:
+    return hand.pool == weaving.pool
 
 
 def _post(hand: Hand, mail: Mail) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -23,16 +23,19 @@ from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
 
 from ..tiling.errors import InputError, TileloomError
-from .connect import ANSWER, last_line, show_token, unreachable
+from .connect import ANSWER, last_line, may_grow, refuse_workers_without_room, show_token, unreachable
+from .executor import CrewSpec
 from .submission import ID, Submission
 
 # Seconds that a driver has to end after it was asked to; Ray would kill it after three.
 _LEAVE = 30
 # Seconds between two looks at a submission that is to end.
 _LOOK = 0.5
-# A node that has it is where drivers belong; each takes a tenth, so that ten of them fit.
+# A node that has it is where drivers belong; each takes a tenth, so that ten of them fit. Ray would choose the head.
 _DRIVER = "driver"
 _SHARE = 0.1
+# Nodes of which it is asked what they have.
+_NODES = 10_000
 # Of the package's own folder, as a source tree has more in there.
 _FILES = ("__init__.py", "py.typed", "constraints.txt")
 _JOB = "job.yaml"
@@ -83,14 +86,19 @@ class Submissions:
             raise InputError(f"the cluster at {self.address} knows no {name}: `tileloom list` names those it does")
         return found
 
-    def submit(self, digest: str, job: str, options: Sequence[str], *, output: str) -> tuple[Submission, bool]:
+    def submit(
+        self, digest: str, job: str, options: Sequence[str], *, output: str, crew: CrewSpec
+    ) -> tuple[Submission, bool]:
         """Start a job unless it is pending or running; which submission it is, and whether it is a new one.
 
-        ``job`` is the text of the job file, ``options`` are those of the `run` that runs it, ``output`` is its name.
+        ``job`` is the text of the job file, ``options`` are those of the `run` that runs it, ``output`` is its name,
+        ``crew`` the workers that it wants: such as can never be had are refused here, not by its driver.
         """
         last = self.latest(digest)
         if last and not last.over:
             return last, False
+        nodes = self._nodes()
+        refuse_workers_without_room(crew, list(nodes.values()), grows=lambda: self._may_grow(nodes), where=self.address)
         name = f"tileloom-{digest}-{last.number + 1 if last else 1}"
         with TemporaryDirectory() as folder:
             working = Path(folder, "job")
@@ -107,7 +115,7 @@ class Submissions:
                     entrypoint=f"python -m tileloom.jobs.cli run {shlex.join([_JOB, *options])}",
                     runtime_env=environment,
                     metadata={"output": output},
-                    entrypoint_resources=self._driver_resources(),
+                    entrypoint_resources={_DRIVER: _SHARE} if any(_DRIVER in one for one in nodes.values()) else None,
                 )
         return self.find(name), new
 
@@ -149,11 +157,17 @@ class Submissions:
             sleep(_LOOK)
         return found
 
-    def _driver_resources(self) -> dict[str, float] | None:
-        """What puts the driver where the cluster wants drivers; Ray's own choice is the head."""
-        nodes = list_nodes(self.address, limit=10_000, raise_on_missing_output=False)
-        there = any(node.state == "ALIVE" and _DRIVER in node.resources_total for node in nodes)
-        return {_DRIVER: _SHARE} if there else None
+    def _nodes(self) -> dict[str, dict[str, float]]:
+        """What each node has in all, by its id."""
+        with self._asking():
+            found = list_nodes(self.address, limit=_NODES, raise_on_missing_output=False)
+        return {node.node_id: node.resources_total for node in found if node.state == "ALIVE"}
+
+    def _may_grow(self, nodes: Iterable[str]) -> bool:
+        with self._asking():
+            told = self._client._do_request("GET", "/api/cluster_status").json()
+        report = (told.get("data", {}).get("clusterStatus") or {}).get("autoscalerReport")
+        return may_grow(report and report["activeNodes"], nodes)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from signal import SIGTERM, signal
 from threading import Event
@@ -14,9 +15,9 @@ from typing import Any
 
 import ray
 
-from ..tiling.work import Work
 from .agenda import Chore
-from .executor import Description, describe
+from .classes import Description, describe
+from .executor import Batches, MakeWork
 from .loom import TELL_SECONDS, Halo, Loom, Mail, Woven
 from .nodes import goes_away
 from .usage import Doing, Usage
@@ -71,7 +72,7 @@ class TileActor:
     Calls of ``work`` compute, those of ``control`` never wait, that of ``watch`` comes back when the actor must go.
     """
 
-    def __init__(self, name: str, make_work: Callable[[], Work], drain_url: str | None = None) -> None:
+    def __init__(self, name: str, make_work: MakeWork, drain_url: str | None = None) -> None:
         """Nothing yet: what goes wrong while the network is loaded is told by the first call."""
         self._name, self._make_work, self._drain_url = name, make_work, drain_url
         self._worker: Worker[Any] | None = None
@@ -117,9 +118,11 @@ class TileActor:
         return Warned("it was told to end", with_machine=False)
 
     @ray.method(concurrency_group="work")
-    def load(self) -> Description:
-        """Load the network; tells what a job has to know of its work."""
-        self._worker = Worker(self._make_work, name=self._name)
+    def load(self, batches: Batches) -> Description:
+        """Load the network, with the batch of its device where that is known; what a job has to know of its work."""
+        # Whoever loads again must not hold two.
+        self._worker = None
+        self._worker = Worker(partial(self._make_work, batches), name=self._name)
         self._loom = Loom(self._worker, _send)
         return describe(self._worker.work)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from ..tiling.frontier import Pool
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.lockstep import Lattice
 from .loom import Weave, Woven
@@ -34,9 +35,9 @@ class Lockstep:
 class Weaving:
     """A level under way: what is committed of it, and what is left."""
 
-    def __init__(self, image: int, task: Lockstep) -> None:
-        """Go on from the last step that the ledger knows all blocks to have committed."""
-        self.task = task
+    def __init__(self, image: int, task: Lockstep, pool: Pool = None) -> None:
+        """Go on from the last step that the ledger knows all blocks to have committed, by workers of a pool."""
+        self.task, self.pool = task, pool
         self.weave: Weave = image, task.level
         self.step: int = task.ledger.facts.get(self._fact, 0)
         self.left = set(range(task.lattice.count))

@@ -4,7 +4,7 @@
 
     OUTPUT/ID.zarr                       an image's result, as if it had been restored alone
     OUTPUT/report.csv                    a line for every image that has ended, written when a run ends
-    OUTPUT/.tileloom/archive.json        the job, its manifest, the batch that all images have
+    OUTPUT/.tileloom/archive.json        the job, its manifest, the batches of its devices
     OUTPUT/.tileloom/journal/            which images have ended, and how
 
 A redo of what is stale begins a new generation. What images came to in earlier ones counts no more, so that a redo that
@@ -17,7 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from csv import DictWriter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from io import StringIO
 from os import PathLike, path
@@ -153,14 +153,14 @@ class ImageRecord:
 class ArchiveState:
     """What stands in an archive's folder; ``parts`` is what decides the bytes of all results.
 
-    ``generation`` counts the redos of what is stale.
+    ``batches`` are those that were found, by the devices' models. ``generation`` counts the redos of what is stale.
     """
 
     output: Place
     manifest: str
     spec: dict[str, Any]
     parts: dict[str, Any]
-    batch: int | None = None
+    batches: dict[str, int] = field(default_factory=dict)
     generation: int = 0
 
     @classmethod
@@ -175,14 +175,14 @@ class ArchiveState:
             raise InputError(f"{output} exists and is no archive of tileloom: choose another output or remove it")
         try:
             stored = json.loads(file.read())
-            told = (stored[name] for name in ("manifest", "spec", "parts", "batch", "generation"))
-            return cls(output, *told)
+            manifest, spec, parts, generation = (stored[name] for name in ("manifest", "spec", "parts", "generation"))
+            return cls(output, manifest, spec, parts, stored.get("batches", {}), generation)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} is damaged: run the job's own file again, into another output") from error
 
     def save(self) -> None:
         """Make this the folder's archive."""
-        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "output"}
+        told = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "output"}
         write_json(self.output / HIDDEN / ARCHIVE, told)
 
     def archive(self) -> Archive:
@@ -299,7 +299,7 @@ def write_report(output: Place, register: Register, manifest: Manifest) -> None:
             calls[record.id] += record.calls
             last[record.id] = at
     text = StringIO()
-    columns = [field.name for field in fields(ImageRecord) if field.name not in ("row", "generation")]
+    columns = [own.name for own in fields(ImageRecord) if own.name not in ("row", "generation")]
     lines = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     lines.writeheader()
     for at, record in enumerate(register.records()):

@@ -335,6 +335,7 @@ def _status_lines(found: JobStatus) -> Iterator[str]:
             f"{level.todo} to do, {level.degraded} degraded"
         )
     yield f"published: {found.shards_published} of {found.shards} files"
+    yield from (f"begun anew: {why}" for why in found.anew)
     yield from (f"degraded: {tile}" for tile in found.degraded)
     if found.degraded:
         yield f"run these again with: tileloom retry {quote(found.output)}"

@@ -249,7 +249,13 @@ def _archive_lines(summary: ArchiveSummary) -> Iterator[str]:
         f"{summary.seconds:.1f} s"
     )
     yield from _workers(summary.workforce, saved=summary.calls_saved)
-    for how, images in (("degraded", summary.degraded), ("failed", summary.failed), ("stopped", summary.stopped)):
+    ends = {
+        "degraded": summary.degraded,
+        "failed": summary.failed,
+        "stopped": summary.stopped,
+        "begun anew by workers of another numeric class": summary.anew,
+    }
+    for how, images in ends.items():
         yield from (f"{how}: {image}" for image in images[:MOST_NAMED])
         if len(images) > MOST_NAMED:
             yield f"{how}: and {len(images) - MOST_NAMED} more, see tileloom status {output}"
@@ -268,6 +274,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     )
     if summary.workforce:
         yield from _workers(summary.workforce, saved=report.spared)
+    yield from (f"begun anew: {why}" for why in summary.anew)
     for tile in summary.degraded:
         yield f"degraded: {tile}"
     if summary.degraded:

@@ -79,7 +79,9 @@ def submit(
         *(["--trust-model"] if trust_model else []),
     ]
     submissions = cluster_at(address)
-    found, new = submissions.submit(wanted.digest, yaml.safe_dump(wanted.text()), options, output=str(wanted.output))
+    crew = (wanted.job if isinstance(wanted, Archive) else wanted).crew
+    text, output = yaml.safe_dump(wanted.text()), str(wanted.output)
+    found, new = submissions.submit(wanted.digest, text, options, output=output, crew=crew)
     if redo and not new:
         raise InputError(
             f"{found.id} is {found.state}, and --redo would not change it: wait for it, or end it with "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 from time import perf_counter
 from typing import Any
 
+from ..cluster.agenda import Berth, ClassGone
+from ..cluster.classes import Description
 from ..cluster.executor import Executor
 from ..cluster.worker import Brief, RunReport
 from ..models.kinds import identity_of
@@ -40,7 +42,10 @@ class Redo(Flag):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to; in an archive, whose workers do all its images, one image's has no ``workforce``."""
+    """What a run came to; in an archive, whose workers do all its images, one image's has no ``workforce``.
+
+    ``anew`` tells of the generations that were begun since no worker of the numeric class before was there.
+    """
 
     output: Place
     bill: Bill
@@ -50,6 +55,7 @@ class Summary:
     calls_per_tile: int
     fill: float
     seconds: float
+    anew: tuple[str, ...] = ()
     workforce: Workforce | None = None
 
     @property
@@ -71,6 +77,7 @@ class Summary:
             "halo_bytes": self.report.sent,
             "calls_per_tile": self.calls_per_tile,
             "batch_fill": round(self.fill, 4),
+            "begun_anew": list(self.anew),
             "seconds": round(self.seconds, 3),
             **(self.workforce.as_json() if self.workforce else {}),
         }
@@ -97,13 +104,39 @@ def image_course(
     *,
     redo: Redo,
     available: int | None,
+    bound: Callable[[Description], None] = lambda _: None,
 ) -> Phase[Summary]:
-    """Go on with an image where it was left, to its end."""
+    """Go on with an image where it was left, to its end; ``bound`` is told of its workers before it is begun.
+
+    Where all workers of its class are gone it begins anew with those of another.
+    """
+    while True:
+        try:
+            return (
+                yield from _go_on(compiled, digests, executor, watcher, redo=redo, available=available, bound=bound)
+            )
+        except ClassGone:
+            # The generation that a redo asks for is there.
+            redo = Redo.NOTHING
+
+
+def _go_on(
+    compiled: Compiled,
+    digests: Digests,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    redo: Redo,
+    available: int | None,
+    bound: Callable[[Description], None],
+) -> Phase[Summary]:
     began = perf_counter()
     spec, output = compiled.spec, place(compiled.spec.output)
     output.sweep()
-    stored, work = JobState.load(output), executor.description
-    parts = _parts(compiled, digests, work.batch, work.numeric_class)
+    stored = JobState.load(output)
+    work = yield from _workers(compiled, digests, stored, executor, redo)
+    bound(work)
+    parts = _parts(compiled, digests, work)
     state = _generation(compiled, stored, parts, redo)
     compiled = replace(compiled, image=replace(compiled.image, root=str(state.root)))
     brief = Brief(compiled.image, settings_bytes(parts))
@@ -117,9 +150,9 @@ def image_course(
             if own is None
             else bill_of(compiled, solve, 0, device_bytes=workers_a_device(spec) * needs)
         )
-        if not state.begun:
+        ledger = state.ledger()
+        if not ledger.begun:
             refuse_unaffordable(bill, output, max_memory=spec.max_memory, available=available, device_memory=own)
-    ledger = state.ledger()
     if compiled.image.lattices:
         report = yield from weave(compiled, brief, state, ledger, bits=bits, watcher=watcher)
     else:
@@ -137,6 +170,7 @@ def image_course(
         calls_per_tile=compiled.calls_per_tile,
         fill=executor.timesheet.usage.fill,
         seconds=perf_counter() - began,
+        anew=state.anew,
     )
     save_report(summary)
     state.tidy()
@@ -150,16 +184,41 @@ def save_report(summary: Summary) -> None:
     write_json(summary.output / HIDDEN / "report.json", summary.as_json())
 
 
-def _parts(compiled: Compiled, digests: Digests, batch: int, numeric_class: Mapping[str, str]) -> dict[str, Any]:
+def _workers(
+    compiled: Compiled, digests: Digests, stored: JobState | None, executor: Executor, redo: Redo
+) -> Phase[Description]:
+    """The workers that the image is bound to: preferably of the class that it was begun with."""
+    first = executor.description
+    if stored is None or compiled.spec.cluster.classes == "one":
+        work: Description = yield Berth()
+        return work
+    own = stored.numeric_class
+    here = replace(first, numeric_class=own, batch=_batch_begun(compiled.spec, stored))
+    differences = changed(stored.parts, _parts(compiled, digests, here))
+    if differences and Redo.STALE not in redo:
+        # Before it waits for anybody.
+        raise _changed(compiled.spec, differences)
+    if not differences and Redo.FAILED not in redo and len(stored.ledger().shards) == compiled.image.result.files:
+        # A finished image needs no workers, of whichever class.
+        return here
+    work = yield Berth(own if here.batch == stored.parts["batch"] else None)
+    return work
+
+
+def _batch_begun(spec: JobSpec, stored: JobState) -> int:
+    return int(stored.parts["batch"]) if spec.batch == "auto" else spec.batch
+
+
+def _parts(compiled: Compiled, digests: Digests, work: Description) -> dict[str, Any]:
     """All that decides the result's bytes, by the name a person would look for."""
     return {
         **compiled.spec.identity(),
         **networks_of(compiled.spec),
         **compiled.resolved,
-        "batch": batch,
+        "batch": work.batch,
         "input": digests.input,
         "mask": digests.mask,
-        "numeric class": dict(numeric_class),
+        "numeric class": dict(work.numeric_class),
     }
 
 
@@ -187,15 +246,23 @@ def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, An
     state = JobState(place(spec.output), spec.model_dump(mode="json"), parts, compiled.contract)
     if stored is None:
         return state
-    differences = changed(stored.parts, parts)
-    if differences and Redo.STALE not in redo:
-        raise JobChanged(
-            f"{spec.output} was begun by another job ({told_of(differences)}): "
-            "add --redo stale to redo what this changes, or choose another output"
-        )
-    if not differences and Redo.FAILED not in redo:
-        return replace(state, generation=stored.generation, inherits=stored.inherits)
-    return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits))
+    differences, anew = changed(stored.parts, parts), stored.anew
+    classes = changed(stored.numeric_class, state.numeric_class)
+    if classes and spec.cluster.classes == "any" and _batch_begun(spec, stored) == stored.parts["batch"]:
+        # What else has changed was looked at before the image had its workers.
+        anew = (*anew, f"no worker of the numeric class before was there: {told_of(classes)}")
+    elif differences and Redo.STALE not in redo:
+        raise _changed(spec, differences)
+    elif not differences and Redo.FAILED not in redo:
+        return replace(state, generation=stored.generation, inherits=stored.inherits, anew=anew)
+    return replace(state, generation=stored.generation + 1, inherits=(stored.root.name, *stored.inherits), anew=anew)
+
+
+def _changed(spec: JobSpec, differences: list[str]) -> JobChanged:
+    return JobChanged(
+        f"{spec.output} was begun by another job ({told_of(differences)}): "
+        "add --redo stale to redo what this changes, or choose another output"
+    )
 
 
 @contextmanager

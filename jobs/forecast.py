@@ -91,6 +91,19 @@ def slots_of(spec: JobSpec, contract: Contract) -> int:
     return least_batch(spec, contract) * max(1, lanes)
 
 
+def worker_bytes(compiled: Compiled) -> int:
+    """Bytes of its machine's memory that a worker on a cluster takes at the least.
+
+    Where it has an accelerator, what its tiles in flight take is in that one's memory.
+    """
+    spec = compiled.spec
+    lanes = max(1, round(spec.crew.cpus)) if spec.lanes == "auto" else spec.lanes
+    in_flight = 0 if spec.cluster.gpus else least_batch(spec, compiled.contract) * lanes
+    nothing = (0,) * len(compiled.image.plan.levels)
+    planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=compiled.image.bands)
+    return bill_of(compiled, nothing, work_bytes=planned).memory_bytes
+
+
 def workers_a_device(spec: JobSpec) -> int:
     """Workers that share the memory of one accelerator."""
     return max(1, int(1 / spec.cluster.gpus)) if spec.cluster.workers and spec.cluster.gpus else 1

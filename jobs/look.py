@@ -20,7 +20,7 @@ from ..tiling.frontier import TileState
 from ..tiling.inputs import CHUNK, boxes
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.place import Located, Place, place
-from ..tiling.pyramid import Pyramid, PyramidSpec
+from ..tiling.pyramid import Pyramid
 from .archive import Archive, Ended, Register, is_archive, load, stored_archive
 from .compile import Compiled, compile_job, reach_stores
 from .manifest import Manifest
@@ -52,7 +52,10 @@ class LevelStatus:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How far a result has come; there are no levels before the survey is finished."""
+    """How far a result has come; there are no levels before the survey is finished.
+
+    ``anew`` tells of the generations that were begun since no worker of the numeric class before was there.
+    """
 
     output: str
     phase: Phase
@@ -61,6 +64,7 @@ class JobStatus:
     degraded: tuple[DegradedTile, ...]
     shards_published: int
     shards: int
+    anew: tuple[str, ...]
 
     @property
     def troubled(self) -> bool:
@@ -156,7 +160,7 @@ def job_status(state: JobState) -> JobStatus:
         states = tile_states(bits, ledger)
         spans = [plan.tiles(level) for level in range(len(plan.levels))]
         levels = tuple(_level(level, states[at.start : at.stop]) for level, at in enumerate(spans))
-    shards = _shards(compiled.image.result)
+    shards = compiled.image.result.files
     return JobStatus(
         output=str(state.output),
         phase=_phase(levels, published=len(ledger.shards) == shards),
@@ -165,6 +169,7 @@ def job_status(state: JobState) -> JobStatus:
         degraded=tuple(degraded_tiles(plan, ledger)),
         shards_published=len(ledger.shards),
         shards=shards,
+        anew=state.anew,
     )
 
 
@@ -186,15 +191,6 @@ def _phase(levels: tuple[LevelStatus, ...], *, published: bool) -> Phase:
     if any(level.todo for level in levels):
         return Phase.RESTORING
     return Phase.DONE if published else Phase.PUBLISHING
-
-
-def _shards(spec: PyramidSpec) -> int:
-    """Files of a whole pyramid."""
-    total = 0
-    for level in range(spec.levels):
-        (_, height, width), (_, rows, cols) = spec.shape(level), spec.shards(level)
-        total += -(-height // rows) * -(-width // cols)
-    return total
 
 
 def verify_output(state: JobState, watcher: Watcher) -> Verification:

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Event, Lock, Thread
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,8 @@ from .pace import STEPS, Pace, Pulse
 from .progress import Watcher
 from .timeline import Timeline
 
+# Seconds after which a sign is repeated where nothing else happens, as in a long task of this very process.
+_BEAT = EVERY_SECONDS
 # Seconds between two looks at the pace.
 _LOOK = 1.0
 # What is kept for whoever asks: messages, and lines on what is waited for, of an archive one an image.
@@ -44,6 +47,8 @@ class Lookout:
         self._pace = Pace()
         self._looked = self._signed = 0.0
         self._steps = self._stepped = 0
+        self._signing, self._over = Lock(), Event()
+        self._beats = Thread(target=self._beat, name="sign of life", daemon=True)
         self.tiles = 0
         """Tiles that were finished in this run."""
         self.retries = 0
@@ -52,12 +57,15 @@ class Lookout:
     def __enter__(self) -> Self:
         logging.getLogger(_LOGGER).addHandler(self._listener)
         self._sign()
+        self._beats.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger(_LOGGER).removeHandler(self._listener)
+        self._over.set()
+        self._beats.join(EVERY_SECONDS)
         # In a store that has gone away it stays behind, as that of a run that was killed.
         with impatient(), suppress(StoreError):
             forget_now(self._output)
@@ -122,8 +130,18 @@ class Lookout:
             self._timeline = None
             self.say(f"the timeline breaks off here: {error.strerror or error}")
 
+    def _beat(self) -> None:
+        while not self._over.wait(_BEAT):
+            if monotonic() - self._signed > _BEAT:
+                self._sign()
+
     def _sign(self) -> None:
-        self._signed = monotonic()
+        # An older sign must not come after a newer one.
+        with self._signing:
+            self._signed = monotonic()
+            self._write()
+
+    def _write(self) -> None:
         now = Now.of_this_process(phase=self._phase, pulse=self._pulse, waits=self._waits, said=list(self._said))
         # No reason to end a run: if the store stays away, the next commit will be.
         with impatient(), suppress(StoreError):

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from platform import node
 from time import time
 from typing import Any, Self
 
 from ..tiling.errors import InputError
 from ..tiling.place import Located, Place, place
+from ..tiling.process import ended, this_process
 from ..tiling.store import write_json
 from .pace import Pulse, duration
 from .state import HIDDEN
@@ -28,8 +27,7 @@ _MISSED = 3
 class Now:
     """A sign of life: whose and of when, how far the run is, what it waits for, and what it said last."""
 
-    host: str
-    pid: int
+    process: dict[str, Any]
     time: float
     phase: str
     pulse: Pulse | None
@@ -39,7 +37,7 @@ class Now:
     @classmethod
     def of_this_process(cls, *, phase: str, pulse: Pulse | None, waits: list[str], said: list[str]) -> Self:
         """A sign of life of the run that this process drives."""
-        return cls(node(), os.getpid(), time(), phase, pulse, waits, said)
+        return cls(this_process(), time(), phase, pulse, waits, said)
 
     def as_json(self) -> dict[str, Any]:
         """The sign as plain JSON."""
@@ -53,21 +51,13 @@ class Now:
     @property
     def alive(self) -> bool:
         """Whether the run goes on: of one on this machine the system knows, of another its signs have to tell."""
-        if self.host != node():
-            return self.age < _MISSED * EVERY_SECONDS
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            # There is such a process, of another user.
-            return True
-        return True
+        over = ended(self.process)
+        return self.age < _MISSED * EVERY_SECONDS if over is None else not over
 
     @property
     def who(self) -> str:
         """Whose sign it is, and how old."""
-        return f"process {self.pid} on {self.host}, last heard of {duration(self.age)} ago"
+        return f"process {self.process['pid']} on {self.process['host'][0]}, last heard of {duration(self.age)} ago"
 
 
 def write_now(output: Located, now: Now) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cluster.agenda import Chores, Task, Tiles
+from ..cluster.agenda import Chores, Step, Tiles
 from ..cluster.weaving import Lockstep
 from ..cluster.worker import Brief, Report, RunReport
 from ..tiling.access import ImageAccess
@@ -31,7 +31,7 @@ from .spec import JobSpec
 from .state import JobState, earlier_results, tile_states
 
 R = TypeVar("R")
-Phase = Generator[Task, Any, R]
+Phase = Generator[Step, Any, R]
 OnReports = Callable[[list[Report]], None]
 # Above whatever a policy makes of an image and a tile.
 _PRIORITY_BIT = 70
@@ -133,18 +133,18 @@ def publish(
     watcher: Watcher,
 ) -> Phase[None]:
     """Write the pyramid, every shard once; a new generation lays it out afresh."""
-    if not ledger.facts.get("laid out"):
+    if ledger.facts.get("laid out"):
+        pyramid = Pyramid.open(state.output)
+    else:
         attributes = attributes_of(compiled, parts=state.parts, counts=counts)
-        Pyramid.create(state.output, compiled.image.result, attributes=attributes)
+        pyramid = Pyramid.create(state.output, compiled.image.result, attributes=attributes)
         ledger.commit(facts={"laid out": True})
 
     def told(shard: tuple[int, int, int]) -> None:
         ledger.commit(shards=[shard])
         watcher.advance(1)
 
-    levels = [
-        [shard for shard in level if shard not in ledger.shards] for level in shards_of(Pyramid.open(state.output))
-    ]
+    levels = [[shard for shard in level if shard not in ledger.shards] for level in shards_of(pyramid)]
     watcher.begin("publish", sum(map(len, levels)), unit="shards")
     for level in levels:
         chores = [partial(publish_shard, output=state.output, shard=shard, degraded=degraded) for shard in level]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
 from ..cluster.agenda import Chores, Course
-from ..cluster.executor import Executor, LocalExecutor
+from ..cluster.executor import Batches, Executor, LocalExecutor, MakeWork
 from ..cluster.worker import Report, Worker
 from ..models.build import EngineFactory, JointFactory, PatchFactory
 from ..tiling.place import place
-from ..tiling.work import Work
 from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
-from .forecast import bill_of, workers_a_device
+from .forecast import bill_of, side_by_side, worker_bytes, workers_a_device
 from .lookout import Lookout
 from .phases import OnReports, new_frontier
 from .progress import Watcher
@@ -31,15 +30,15 @@ from .workforce import workforce
 _RAY_EXECUTOR = "..cluster.ray_executor"
 
 
-def work_factory(compiled: Compiled, *, batch: int | None, images: int = 1) -> Callable[[], Work]:
-    """What makes the work of a worker for so many images; it finds a batch of its own where that is None."""
-    engine, lockstep = _engine_factory(compiled, batch=batch, images=images), compiled.spec.lockstep
+def work_factory(compiled: Compiled, *, images: int = 1) -> MakeWork:
+    """What makes the work of a worker for so many images; it finds a batch of its own where that is left open."""
+    engine, lockstep = _engine_factory(compiled, images=images), compiled.spec.lockstep
     if compiled.weave == "patches":
         return PatchFactory(engine, lockstep.memory, lockstep.exchange)
     return JointFactory(engine, lockstep.memory) if compiled.image.lattices else engine
 
 
-def _engine_factory(compiled: Compiled, *, batch: int | None, images: int) -> EngineFactory:
+def _engine_factory(compiled: Compiled, *, images: int) -> EngineFactory:
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
@@ -49,11 +48,11 @@ def _engine_factory(compiled: Compiled, *, batch: int | None, images: int) -> En
         seed=spec.seed,
         tile=compiled.tile,
         bands=compiled.image.bands,
-        batch=batch,
+        batch=None if spec.batch == "auto" else spec.batch,
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
         device_share=1 / workers_a_device(spec),
-        side_by_side=-(-images * int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
+        side_by_side=-(-images * side_by_side(compiled) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
@@ -107,7 +106,7 @@ def run_job(
     with (
         only_run(output),
         Lookout(watcher, output, timeline=timeline) as lookout,
-        executor_of(compiled, batch=_batch(spec, JobState.load(output)), watcher=lookout) as executor,
+        executor_of(compiled, batches=_batches(JobState.load(output)), watcher=lookout) as executor,
     ):
         return _run(compiled, executor, lookout, redo, on_reports, available=available)
 
@@ -120,18 +119,17 @@ def refuse_hopeless(compiled: Compiled) -> None:
 
 
 @contextmanager
-def executor_of(compiled: Compiled, *, batch: int | None, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
-    """Who works: this process, or workers on a cluster; with a batch of their own where none is given."""
-    spec = compiled.spec
-
-    def work_for(found: int | None) -> Callable[[], Work]:
-        return work_factory(compiled, batch=batch or found, images=images)
-
+def executor_of(compiled: Compiled, *, batches: Batches, images: int = 1, watcher: Watcher) -> Iterator[Executor]:
+    """Who works: this process, or workers on a cluster; with the batches that their devices were begun with."""
+    spec, make_work = compiled.spec, work_factory(compiled, images=images)
+    # Those of a job that names its batch are all the same.
+    known = batches if spec.batch == "auto" else {}
     if spec.cluster.workers is None:
-        yield LocalExecutor(Worker(work_for(None)))
+        yield LocalExecutor(Worker(partial(make_work, known)))
         return
     ray = import_module(_RAY_EXECUTOR, __package__)
-    with ray.RayExecutor(work_for, spec.crew, say=watcher.say) as executor:
+    crew = replace(spec.crew, memory=worker_bytes(compiled))
+    with ray.RayExecutor(make_work, crew, batches=known, say=watcher.say) as executor:
         yield executor
 
 
@@ -155,7 +153,7 @@ def _run(
         on_reports(reports)
 
     def only() -> Course:
-        [digests] = yield Chores([partial(digests_of, compiled.spec)])
+        [digests] = yield Chores([partial(digests_of, compiled.spec)], anywhere=True)
         summary = yield from image_course(compiled, digests, executor, lookout, redo=redo, available=available)
         force = workforce(executor.timesheet, compiled.spec.cluster.prices, retries=lookout.retries)
         summary = replace(summary, workforce=force)
@@ -166,8 +164,6 @@ def _run(
     return found[0]
 
 
-def _batch(spec: JobSpec, stored: JobState | None) -> int | None:
-    """The padded batch: as the job says, or as the output was begun with; None where it is yet to be found."""
-    if spec.batch != "auto":
-        return spec.batch
-    return int(stored.parts["batch"]) if stored else None
+def _batches(stored: JobState | None) -> Batches:
+    """The batch that an output was begun with, by the device that it was begun on."""
+    return {stored.numeric_class["device"]: int(stored.parts["batch"])} if stored else {}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.agenda import Chores
+from ..cluster.classes import Description
 from ..cluster.executor import Executor
 from ..cluster.timesheet import Timesheet
 from ..cluster.worker import Report
@@ -43,7 +44,8 @@ _STORE_IS_AWAY = 3
 class ArchiveSummary:
     """What a run of an archive came to; images by how they ended, those of earlier runs included.
 
-    ``stopped`` are images that could not be written now and are left for the next run.
+    ``stopped`` are images that could not be written now and are left for the next run, ``anew`` those that were begun
+    anew since no worker of the numeric class before was there.
     """
 
     output: Place
@@ -52,6 +54,7 @@ class ArchiveSummary:
     degraded: list[str]
     failed: list[str]
     stopped: list[str]
+    anew: list[str]
     tiles: int
     calls: int
     calls_saved: int
@@ -68,8 +71,8 @@ class ArchiveSummary:
         """The summary as plain JSON."""
         told = {**asdict(self), **self.workforce.as_json()}
         told |= {"output": str(self.output), "seconds": round(self.seconds, 3)}
-        for name, public in (("calls", "network_calls"), ("calls_saved", "network_calls_saved")):
-            told[public] = told.pop(name)
+        public = {"calls": "network_calls", "calls_saved": "network_calls_saved", "anew": "begun_anew"}
+        told |= {name: told.pop(own) for own, name in public.items()}
         told["batch_fill"] = round(told.pop("fill"), 4)
         del told["workforce"]
         return told
@@ -106,10 +109,10 @@ def run_archive(
         (state.output / HIDDEN).sweep()
         # Read again: another run may have ended since, or be fenced off only now.
         stands = register.ended(manifest)
-        weave = _Weave(archive, manifest, register, stands, lookout, first, redo=redo, available=available)
+        weave = _Weave(archive, manifest, register, stands, lookout, first, state, redo=redo, available=available)
         if weave.due:
-            with executor_of(first, batch=state.batch, images=len(weave.due), watcher=lookout) as executor:
-                replace(state, batch=executor.description.batch).save()
+            with executor_of(first, batches=state.batches, images=len(weave.due), watcher=lookout) as executor:
+                state.save()
                 weave.run(executor, on_reports)
         else:
             state.save()
@@ -128,13 +131,12 @@ def _state(archive: Archive, stored: ArchiveState | None, generation: int) -> Ar
             f"{archive.output} was begun by another job ({told_of(differences)}): "
             "add --redo stale to redo what this changes, or choose another output"
         )
-    before = stored.batch if stored else None
     return ArchiveState(
         archive.output,
         archive.manifest,
         job.model_dump(mode="json"),
         parts,
-        before if job.batch == "auto" else job.batch,
+        stored.batches if stored else {},
         generation,
     )
 
@@ -209,6 +211,7 @@ class _Weave:
         stands: NDArray[np.str_],
         lookout: Lookout,
         first: Compiled,
+        state: ArchiveState,
         *,
         redo: Redo,
         available: int | None,
@@ -216,6 +219,8 @@ class _Weave:
         """Nothing is begun yet; ``stands`` is how each image stands, which is brought up to date."""
         self._archive, self._manifest, self._register, self._stands = archive, manifest, register, stands
         self._lookout, self._first, self._redo, self._available = lookout, first, redo, available
+        self._state = state
+        self._anew: list[str] = []
         self.due = [int(number) for number in manifest.order() if self._is_due(int(number))]
         self._timesheet = Timesheet()
         self._away = 0
@@ -259,11 +264,13 @@ class _Weave:
             reason = str(error) if isinstance(error, TileloomError) else f"{type(error).__name__}: {error}"
             self._ended(number, record(Ended.FAILED, reason=reason, seconds=round(perf_counter() - began, 3)))
             return
+        if summary.anew:
+            self._anew.append(row.id)
         self._ended(
             number,
             record(
                 Ended.DEGRADED if summary.degraded else Ended.DONE,
-                reason="; ".join(map(str, summary.degraded[:3])),
+                reason="; ".join([*map(str, summary.degraded[:3]), *summary.anew]),
                 tiles=sum(summary.bill.solve) - len(summary.degraded),
                 calls=summary.calls,
                 seconds=round(summary.seconds, 3),
@@ -284,13 +291,19 @@ class _Weave:
         with only_run(spec.output):
             first = self._first
             task = partial(lay_out, spec, row.reference, first.contract, trusted=first.trusted)
-            [(compiled, digests)] = yield Chores([task])
+            [(compiled, digests)] = yield Chores([task], anywhere=True)
             refuse_unlike(first, compiled, row.where)
             summary = yield from image_course(
-                compiled, digests, executor, self._rest, redo=redo, available=self._available
+                compiled, digests, executor, self._rest, redo=redo, available=self._available, bound=self._keep_batch
             )
             rmse = (yield from rmse_course(compiled, row.reference)) if row.reference else None
         return summary, rmse
+
+    def _keep_batch(self, work: Description) -> None:
+        """What a device's batch was found to be stands before the first image that has it."""
+        if self._state.batches.get(work.device) != work.batch:
+            self._state = replace(self._state, batches={**self._state.batches, work.device: work.batch})
+            self._state.save()
 
     def _ended(self, number: int, record: ImageRecord) -> None:
         self._over += 1
@@ -326,6 +339,7 @@ class _Weave:
             degraded=named(Ended.DEGRADED),
             failed=named(Ended.FAILED),
             stopped=self._stopped_images,
+            anew=self._anew,
             tiles=self._lookout.tiles,
             calls=usage.calls,
             calls_saved=self._saved,

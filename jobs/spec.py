@@ -161,6 +161,12 @@ class ClusterSpec(_Strict):
         default=100.0,
         description="Seconds that a worker whose machine is taken away has to save its tiles; then they begin anew.",
     )
+    classes: Annotated[Literal["one", "any"], Meant("one or any")] = Field(
+        default="one", description="Numeric classes of workers: one alone, or any, an image then by workers of one."
+    )
+    class_wait: Positive = Field(
+        default=600.0, description="Seconds that an image waits for workers of its class before it begins anew."
+    )
     prices: Prices | None = Field(
         default=None,
         description="Price an hour of a machine, by its accelerator, instance type or any of its labels or resources.",

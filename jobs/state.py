@@ -48,7 +48,8 @@ class JobState:
     ``parts`` is all that decides the result's bytes, by name: the job's fields, digests of the inputs,
     the numeric class of the machine. ``contract`` holds the model's terms, so that to look at a result is
     not to load a model. ``inherits`` names the folders of the earlier generations that this one may
-    build on, newest first, until it is finished.
+    build on, newest first, until it is finished. ``anew`` tells of the generations that were begun since no worker
+    of the numeric class before was there.
     """
 
     output: Place
@@ -57,29 +58,37 @@ class JobState:
     contract: Contract
     generation: int = 0
     inherits: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, output: Located) -> Self | None:
         """The job that began this output; None where there is no output yet."""
         output = place(output)
-        if not output.exists():
-            return None
         path = output / HIDDEN / JOB
-        if (output / HIDDEN / ARCHIVE).is_file():
-            raise InputError(f"{output} holds an archive, which is no result of one image: choose another output")
-        if not path.is_file():
-            # A run that was killed before its job stood leaves its lock, and perhaps half a file.
-            if output.is_folder() and all(found.name == HIDDEN for found in output.children()):
-                return None
-            raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
+        # What is most often asked of an output is asked first: stores may be far.
         try:
-            stored = json.loads(path.read())
+            content = path.read()
+        except (FileNotFoundError, NotADirectoryError):
+            cls._refuse_another(output)
+            return None
+        try:
+            stored = json.loads(content)
             contract = Contract.restored(stored["contract"])
-            return cls(
-                output, stored["spec"], stored["parts"], contract, stored["generation"], tuple(stored["inherits"])
-            )
+            spec, parts, generation = (stored[name] for name in ("spec", "parts", "generation"))
+            inherits, anew = tuple(stored["inherits"]), tuple(stored.get("anew", ()))
+            return cls(output, spec, parts, contract, generation, inherits, anew)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged: choose another output or remove {output}") from error
+
+    @staticmethod
+    def _refuse_another(output: Place) -> None:
+        """Refuse an output that holds something other than a job."""
+        found = {one.name for one in output.children()}
+        # A run that was killed before its job stood leaves its lock, and perhaps half a file.
+        if HIDDEN in found and (output / HIDDEN / ARCHIVE).is_file():
+            raise InputError(f"{output} holds an archive, which is no result of one image: choose another output")
+        if found - {HIDDEN} or (not found and output.is_file()):
+            raise InputError(f"{output} exists and is no tileloom result: choose another output or remove it")
 
     def save(self) -> None:
         """Make this the output's job."""
@@ -91,6 +100,7 @@ class JobState:
                 "contract": self.contract.stored(),
                 "generation": self.generation,
                 "inherits": list(self.inherits),
+                "anew": list(self.anew),
             },
         )
 
@@ -100,9 +110,10 @@ class JobState:
         self.root.remove()
 
     @property
-    def begun(self) -> bool:
-        """Whether anything was committed in this generation."""
-        return (self.root / "ledger").is_folder()
+    def numeric_class(self) -> Mapping[str, str]:
+        """That of the workers of this generation."""
+        found: Mapping[str, str] = self.parts["numeric class"]
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -138,8 +149,8 @@ class JobState:
         """Remove older generations, now that this one is finished."""
         if self.inherits:
             replace(self, inherits=()).save()
-        for folder in (self.output / HIDDEN).children():
-            if folder != self.root and folder.is_folder():
+        for folder in (self.output / HIDDEN).folders():
+            if folder != self.root:
                 folder.remove()
 
     def drop_scratch(self, ledger: Ledger) -> None:
@@ -163,9 +174,8 @@ def only_run(output: Located) -> Iterator[None]:
     created = list(takewhile(lambda folder: not folder.exists(), (output, *output.parents)))
     with hold(output / HIDDEN, of=str(output)) as taken_over:
         if taken_over:
-            for folder in (output / HIDDEN).children():
-                if folder.is_folder():
-                    fence(folder if folder.name == JOURNAL else folder / "ledger")
+            for folder in (output / HIDDEN).folders():
+                fence(folder if folder.name == JOURNAL else folder / "ledger")
         try:
             yield
         except BaseException:
@@ -216,8 +226,8 @@ class DegradedTile:
 
 def degraded_tiles(plan: WeavePlan, ledger: Ledger) -> list[DegradedTile]:
     """What the ledger lists as given up."""
-    given_up = {entry.tile: entry for entry in ledger.entries() if entry.status is Status.DEGRADED}
-    return [DegradedTile(plan.key(tile), str(plan.owns(tile)), entry.reason) for tile, entry in given_up.items()]
+    given_up = ledger.degraded.items()
+    return [DegradedTile(plan.key(tile), str(plan.owns(tile)), entry.reason) for tile, entry in given_up]
 
 
 def earlier_results(state: JobState, count: int) -> Callable[[int], tuple[Prior, ...]]:

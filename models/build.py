@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TypeVar
 
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
@@ -12,7 +13,7 @@ from .ancestral import Ddpm
 from .contract import Contract, Model, label_of, split_model
 from .ddim import Ddim, DdnmImplicit
 from .denoiser import Condition, Denoiser, Pull
-from .device import CPU, best_device, own_memory
+from .device import CPU, best_device, device_class, own_memory
 from .engine import Engine, memory_of
 from .folder_network import load_folder
 from .gaussian import Gaussian
@@ -62,11 +63,12 @@ def denoiser_of(model: Model, *, device: str = CPU, trusted: bool = False) -> De
 class EngineFactory:
     """Makes the engine of a job; ``tile`` in pixels a side, ``model`` a name or weights file and its options.
 
-    ``batch`` and ``lanes`` are found by a trial where they are None, within ``affordable`` bytes of the
-    machine's memory (None: no limit), or this share of the accelerator's, and for no more tiles than can ever
-    run ``side_by_side``. ``jumps`` are parameters of :func:`~tileloom.models.schedule.jump_times` besides the
-    first family's; ``eta`` None is the sampler's own. ``identity`` stands for the weights in what is saved of
-    tiles in the middle of their schedules. ``trusted``: a model that is code may be run.
+    ``batch`` and ``lanes`` are found by a trial where they are None and the device's batch is not among those that
+    the work is made with, within ``affordable`` bytes of the machine's memory (None: no limit), or this share of
+    the accelerator's, and for no more tiles than can ever run ``side_by_side``. ``jumps`` are parameters of
+    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
+    ``identity`` stands for the weights in what is saved of tiles in the middle of their schedules. ``trusted``: a
+    model that is code may be run.
     """
 
     model: Mapping[str, object] = field(default_factory=lambda: {"name": "gaussian"})
@@ -91,8 +93,8 @@ class EngineFactory:
     identity: str = ""
     trusted: bool = False
 
-    def __call__(self) -> Engine:
-        """Load the network and fix the batch."""
+    def __call__(self, batches: Mapping[str, int] = MappingProxyType({})) -> Engine:
+        """Load the network and fix the batch; ``batches`` are those found before, by the devices' models."""
         device = best_device()
         denoiser, solver = self.denoiser(device), self.solver(device)
 
@@ -103,9 +105,15 @@ class EngineFactory:
             shape = (batch, self.bands, self.tile, self.tile)
             return memory_of(denoiser, shape, lanes=lanes, states=batch * lanes)
 
-        return self.fitted(make, needs, device)
+        return self.fitted(make, needs, device, batches)
 
-    def fitted(self, make: Callable[[int, int], M], needs: Callable[[int, int], int], device: str) -> M:
+    def fitted(
+        self,
+        make: Callable[[int, int], M],
+        needs: Callable[[int, int], int],
+        device: str,
+        batches: Mapping[str, int],
+    ) -> M:
         """What is made with the batch and lanes of the job, or with those found by a trial; ``needs`` are its bytes."""
         fewest, most = self._contract.batch_limits
         own = own_memory(device)
@@ -115,7 +123,8 @@ class EngineFactory:
             idle = self.side_by_side is not None and batch > 1 and batch * lanes > self.side_by_side
             return not idle and (most is None or batch <= most) and (limit is None or needs(batch, lanes) <= limit)
 
-        batch = self.batch or (fewest if fewest > 1 else None)
+        known = batches.get(device_class(device)["device"])
+        batch = self.batch or known or (fewest if fewest > 1 else None)
         if self._contract.batches:
             found = fastest_shape(make, batch=batch, lanes=self.lanes, device=device, worthwhile=worthwhile)
         else:
@@ -190,9 +199,9 @@ class JointFactory:
     engine: EngineFactory
     room: int
 
-    def __call__(self) -> JointWork:
-        """Load the network and fix the batch."""
-        return JointWork(self.engine(), self.engine.solver(best_device()), room=self.room)
+    def __call__(self, batches: Mapping[str, int] = MappingProxyType({})) -> JointWork:
+        """Load the network and fix the batch; ``batches`` are those found before, by the devices' models."""
+        return JointWork(self.engine(batches), self.engine.solver(best_device()), room=self.room)
 
 
 @dataclass(frozen=True)
@@ -203,8 +212,8 @@ class PatchFactory:
     room: int
     exchange: Exchange
 
-    def __call__(self) -> PatchWork:
-        """Load the network and fix the batch."""
+    def __call__(self, batches: Mapping[str, int] = MappingProxyType({})) -> PatchWork:
+        """Load the network and fix the batch; ``batches`` are those found before, by the devices' models."""
         device = best_device()
         model = self.engine.denoiser(device)
         if not isinstance(model, PatchDenoiser):
@@ -216,7 +225,7 @@ class PatchFactory:
         def needs(batch: int, lanes: int) -> int:
             return memory_of_halves(model.network, batch=batch, lanes=lanes, patches=batch * lanes)
 
-        halves = self.engine.fitted(make, needs, device)
+        halves = self.engine.fitted(make, needs, device, batches)
         return PatchWork(
             halves,
             self.engine.solver(device),

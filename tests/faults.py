@@ -240,8 +240,8 @@ def break_work(monkeypatch, **faults):
     def factory(compiled, **more):
         make = work_factory(compiled, **more)
 
-        def make_faulty():
-            made.append(Faulty(make(), **faults))
+        def make_faulty(batches):
+            made.append(Faulty(make(batches), **faults))
             return made[-1]
 
         return make_faulty

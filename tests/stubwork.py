@@ -38,7 +38,7 @@ class StubFactory:
     batch: int | None = 2
     pause: float = 0.0
 
-    def __call__(self):
+    def __call__(self, batches=None):
         return StubWork(self)
 
 
@@ -143,7 +143,8 @@ class StubWork:
 
     def finish(self, state):
         self._note("finished")
-        return np.sin(state.window).astype(np.float32)
+        # Another class has other bits.
+        return np.sin(state.window + (self.numeric_class["kind"] == "odd")).astype(np.float32)
 
     def pack(self, state):
         return bytes([state.steps]) + state.window.tobytes()

@@ -87,10 +87,10 @@ def test_a_plan_says_that_a_trial_will_tell(spec, tmp_path, capfd):
 def test_a_batch_has_to_fit_beside_what_the_job_takes_anyway(spec, monkeypatch):
     monkeypatch.setattr(bill, "_available_memory", lambda: 10**9)
     compiled = compile_job(spec)
-    affordable = run.work_factory(compiled, batch=None).affordable
+    affordable = run.work_factory(compiled).affordable
     assert 0 < affordable < 10**9 - bill.BASE_BYTES
     limited = replace(compiled, spec=spec.model_copy(update={"max_memory": 5 * 10**8}))
-    assert run.work_factory(limited, batch=None).affordable == affordable - 5 * 10**8
+    assert run.work_factory(limited).affordable == affordable - 5 * 10**8
 
 
 def test_an_accelerator_that_is_too_small_is_refused(spec, tmp_path):

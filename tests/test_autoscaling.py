@@ -58,7 +58,7 @@ def test_nodes_come_with_the_tiles_and_go_with_them(tmp_path, address):
 def rest(executor):
     """Let a crew that nothing is wanted of come to rest, and its nodes go."""
     crew = executor._crew
-    crew.wanted = 0
+    crew.wanted = {}
     while crew.hands:
         list(crew.listen())
     while nodes():

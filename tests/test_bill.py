@@ -16,8 +16,9 @@ from tileloom.jobs.bill import (
     refuse_unaffordable,
 )
 from tileloom.jobs.compile import compile_job
-from tileloom.jobs.forecast import forecast, survey_image
+from tileloom.jobs.forecast import forecast, survey_image, worker_bytes
 from tileloom.jobs.progress import Silent
+from tileloom.jobs.spec import ClusterSpec
 from tileloom.models.contract import Contract
 from tileloom.models.kinds import contract_of
 from tileloom.models.networks import load_denoiser
@@ -132,3 +133,20 @@ def test_too_little_memory_or_disk_is_refused(tmp_path, monkeypatch):
     huge = bill(compiled, inputs_bytes=2**62)
     with pytest.raises(InputError, match="choose another output or free some space"):
         refuse_unaffordable(huge, Path(tmp_path), max_memory=2**62)
+
+
+def test_a_worker_on_a_cluster_takes_what_its_tiles_in_flight_do(tmp_path):
+    """On its own cores, as many lanes as it has of these; with an accelerator they are in that one's memory."""
+
+    compiled = compiled_job(tmp_path, batch=3, lanes="auto")
+
+    def asked(**told):
+        cluster = ClusterSpec(workers=2, **told)
+        return worker_bytes(replace(compiled, spec=compiled.spec.model_copy(update={"cluster": cluster})))
+
+    contract = contract_of({"name": "gaussian", "length": 4.0})
+    four = planned_bytes(contract, in_flight=3 * 4, tile=16, bands=2)
+    nothing = asked(address="auto", gpus=1)
+    assert nothing > BASE_BYTES
+    assert asked(address="auto", cpus=4) - nothing == four - contract.weight_bytes
+    assert asked(address="auto") - nothing == (four - contract.weight_bytes) / 4

@@ -15,6 +15,7 @@ from tileloom.tiling import lock
 from tileloom.tiling.errors import LedgerTaken
 from tileloom.tiling.lock import hold
 from tileloom.tiling.place import place
+from tileloom.tiling.process import host, this_process
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_the_holder_gives_signs_of_life(folder):
         while len(beats) < 3:
             beats.add(json.loads(held.read())["beat"])
         told = json.loads(held.read())
-    assert (told["pid"], told["host"]) == (os.getpid(), lock._host())
+    assert (told["pid"], told["host"]) == (os.getpid(), host())
 
 
 def test_a_silent_holder_elsewhere_is_taken_over_after_three_beats(folder, monkeypatch):
@@ -84,14 +85,14 @@ def test_a_dead_holder_here_is_taken_over_at_once(folder, monkeypatch):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     monkeypatch.setattr(lock.time, "sleep", lambda _: pytest.fail("waited for the dead"))
-    left_behind(folder, host=lock._host(), pid=ended.pid, started="1")
+    left_behind(folder, host=host(), pid=ended.pid, started="1")
     with hold(folder, of="out.zarr") as taken_over:
         assert taken_over
 
 
 def test_another_process_with_the_number_of_a_dead_one_is_not_the_holder(folder, monkeypatch):
     monkeypatch.setattr(lock.time, "sleep", lambda _: pytest.fail("waited for a stranger"))
-    left_behind(folder, host=lock._host(), pid=os.getppid(), started="1")
+    left_behind(folder, host=host(), pid=os.getppid(), started="1")
     with hold(folder, of="out.zarr") as taken_over:
         assert taken_over
 
@@ -99,7 +100,7 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_the_holder(folder,
 def test_a_living_but_silent_process_here_is_watched(folder, monkeypatch):
     slept = []
     monkeypatch.setattr(lock.time, "sleep", slept.append)
-    left_behind(folder, host=lock._host(), pid=os.getpid(), started=lock._started(os.getpid()))
+    left_behind(folder, host=host(), pid=os.getpid(), started=this_process()["started"])
     with hold(folder, of="out.zarr") as taken_over:
         assert taken_over
     assert len(slept) == lock.MISSED

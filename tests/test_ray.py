@@ -16,7 +16,8 @@ from tileloom.cluster.agenda import Chores
 from tileloom.cluster.crew import Hand, Lost
 from tileloom.cluster.executor import CrewSpec, LocalExecutor
 from tileloom.cluster.ray_executor import RayExecutor
-from tileloom.cluster.worker import Brief, Worker
+from tileloom.cluster.tile_actor import Letter
+from tileloom.cluster.worker import Brief, Ticket, Worker
 from tileloom.tiling.errors import TileloomError
 from tileloom.tiling.frontier import Frontier, OnError
 from tileloom.tiling.grid import Grid
@@ -114,7 +115,7 @@ def here(factory, say):
 
 def on_ray(factory, say, *, workers=2, **more):
     spec = CrewSpec(**{"workers": workers, "cpus": 0.5, "patience": 60, "capacity": 60, **more})
-    return RayExecutor(lambda batch: factory, spec, say=say)
+    return RayExecutor(factory, spec, say=say)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_a_suspect_is_not_blamed_for_a_worker_that_was_dead_before_it_came(tmp_p
 
     def watched(factory, say):
         spec = CrewSpec(workers=2, cpus=0.5, patience=60, capacity=60)
-        executor = Watched(lambda batch: factory, spec, say=say)
+        executor = Watched(factory, spec, say=say)
         return executor
 
     run = woven(tmp_path / "run", watched, retries=0)
@@ -268,6 +269,28 @@ def test_no_worker_is_idle_while_another_has_more_than_it_can_do(tmp_path):
     run = woven(tmp_path / "run", on_ray, workers=3, pause=0.05)
     counts = Counter((run.folder / "faults" / "finished").read_text().split())
     assert len(counts) == 3
+
+
+def test_what_a_worker_had_done_when_it_was_given_up_is_counted_and_done_again(tmp_path, expected):
+    """It had finished the first tile, and nobody had heard of that."""
+    heard = []
+
+    def struck(factory, say):
+        executor = on_ray(factory, say)
+        crew, image = executor._crew, make_image(factory.faults / "other", GRIDS[0], bands=BANDS, chunk=32)
+        [hand] = crew.hands
+        ray.get(hand.call("give", Letter([Ticket(0, 0)], {0: Brief(image, b"job")})))
+        ray.wait([hand.call("advance")], timeout=60)
+        before = hand.shift.usage.tiles
+        assert crew._strike_off(hand, "told to").hand is hand
+        while crew._late:
+            heard.extend(crew.listen())
+        assert (executor.timesheet.late, before, hand.shift.usage.tiles) == (1, 0, 1)
+        return executor
+
+    run = woven(tmp_path / "run", struck)
+    assert heard == []
+    assert_same(run, expected)
 
 
 def test_a_tile_that_fails_by_itself_is_tried_again_as_in_one_process(tmp_path, expected):

@@ -117,6 +117,30 @@ def test_what_was_saved_on_a_machine_that_went_outlives_the_driver(reference, mo
     assert_same_bytes(slow, alone)
 
 
+def test_a_worker_that_is_drained_in_the_middle_of_schedules_loses_no_call(reference, moved):
+    """Workers are told to go once many have tiles, until some were saved; their successors go on in the same run."""
+    settled, paused, struck = [], [], set()
+
+    def strike(reports):
+        settled.extend(reports)
+        paused.extend(report for report in reports if report.outcome is Outcome.PAUSED)
+        if reports and len(settled) > 20 and not paused:
+            for pid in set(actors(os.getpid())) - struck:
+                os.kill(pid, signal.SIGTERM)
+                struck.add(pid)
+
+    slow = moved.model_copy(update={"steps": 60})
+    summary = run_job(slow, Silent(), on_reports=strike)
+    assert paused
+    assert summary.report.paused == len(paused)
+    told = summary.as_json()
+    assert told["network_calls_saved"] > 0
+    assert told["network_calls"] == summary.report.done * summary.calls_per_tile
+    alone = beside(reference, Path(slow.output).parent / "alone").model_copy(update={"steps": 60})
+    restore(alone)
+    assert_same_bytes(slow, alone)
+
+
 def children():
     """Every process that descends from this one."""
     parents = {}

@@ -154,8 +154,8 @@ def _with_work(monkeypatch, wrap):
     made, make = [], run.work_factory
 
     def factory(*args, **options):
-        def build():
-            made.append(wrap(make(*args, **options)()))
+        def build(batches):
+            made.append(wrap(make(*args, **options)(batches)))
             return made[-1]
 
         return build
@@ -225,7 +225,7 @@ def test_several_images_in_one_queue(seed, tmp_path):
     mixed = [
         replace(one, image=replace(one.image, root=str(tmp_path / f"mixed-{at}"))) for at, one in enumerate(compiled)
     ]
-    work = Shuffled(replace(run.work_factory(mixed[0], batch=BATCH), lanes=2)(), seed=seed)
+    work = Shuffled(replace(run.work_factory(mixed[0]), lanes=2)(), seed=seed)
     order = []
     LocalExecutor(Worker(lambda: work)).run(
         _courses(mixed),

@@ -203,6 +203,7 @@ def test_every_key_can_be_set(tmp_path):
             **{"workers": 4, "address": "auto", "cpus": 2, "gpus": 0.5},
             **{"patience": 60, "capacity": 30, "restarts": 3, "least": 1, "idle": 5, "drain_seconds": 25},
             **{"drain_url": "http://169.254.169.254/preempted", "prices": {"A100": 1.8}},
+            **{"classes": "any", "class_wait": 60},
         },
         "max_memory": "1.5GiB",
     }

@@ -15,7 +15,6 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from tests.commandline import tileloom, written
 from tests.test_packaging import package_files
 from tileloom.cluster import connect, submissions
-from tileloom.cluster.executor import CrewSpec
 from tileloom.jobs import commands_look, commands_submit
 from tileloom.jobs.spec import load_job
 from tileloom.tiling.errors import InputError, TileloomError
@@ -54,9 +53,15 @@ class FakeClient:
         self.submitted = []
         self.files = {}
         self.refuse = None
+        self.active = None
 
     def get_address(self):
         return "http://head:8265"
+
+    def _do_request(self, method, path):
+        assert (method, path) == ("GET", "/api/cluster_status")
+        report = {"autoscalerReport": {"activeNodes": dict.fromkeys(self.active, 1)}} if self.active else None
+        return SimpleNamespace(json=lambda: {"data": {"clusterStatus": report}})
 
     def list_jobs(self):
         return self.jobs
@@ -83,7 +88,7 @@ class FakeClient:
 @pytest.fixture
 def nodes(monkeypatch):
     """The nodes that the cluster has."""
-    found = [SimpleNamespace(state="ALIVE", resources_total={"CPU": 4.0})]
+    found = [SimpleNamespace(node_id="a1b", state="ALIVE", resources_total={"CPU": 4.0})]
     monkeypatch.setattr(submissions, "list_nodes", lambda *_, **__: found)
     return found
 
@@ -216,7 +221,7 @@ def test_no_secret_goes_along(cluster, job, capfd, monkeypatch):
     [("ALIVE", {"driver": 1.0}, {"driver": 0.1}), ("ALIVE", {"CPU": 2.0}, None), ("DEAD", {"driver": 1.0}, None)],
 )
 def test_a_driver_goes_where_the_cluster_wants_it(cluster, nodes, job, capfd, state, resources, asked):
-    nodes.append(SimpleNamespace(state=state, resources_total=resources))
+    nodes.append(SimpleNamespace(node_id="c2d", state=state, resources_total=resources))
     client = cluster()
     tileloom(capfd, "submit", job)
     assert client.submitted[0]["entrypoint_resources"] == asked
@@ -421,38 +426,6 @@ def test_an_address_that_is_given_goes_before_that_of_the_environment():
     with answering(200, b'{"ray_version": "2.9.3"}') as url, pytest.raises(InputError, match=url):
         submissions.connect(url)
     assert os.environ["RAY_API_SERVER_ADDRESS"] == url
-
-
-# --- workers that nobody has room for ---
-
-
-@pytest.fixture
-def hand_made(monkeypatch):
-    """A cluster of two nodes; what its autoscaler calls them may be said."""
-
-    def use(names):
-        nodes = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}} for name in ("aa", "bb")]
-        report = None if names is None else json.dumps({"autoscaler_report": {"active_nodes": dict.fromkeys(names, 1)}})
-        monkeypatch.setattr(connect.ray, "nodes", lambda: nodes)
-        monkeypatch.setattr(connect, "_internal_kv_get", lambda _: report)
-
-    return use
-
-
-@pytest.mark.parametrize("names", [None, ["head", "worker"], ["node_aa", "worker"]])
-def test_a_cluster_that_may_grow_is_waited_for(hand_made, names):
-    hand_made(names)
-    connect._refuse_nodes_without_room(CrewSpec(gpus=2, address="auto"))
-
-
-def test_a_cluster_that_cannot_grow_must_have_a_node_that_is_large_enough(hand_made):
-    hand_made(["node_aa", "node_bb"])
-    connect._refuse_nodes_without_room(CrewSpec(workers=9, cpus=2, gpus=1, address="auto"))
-    with pytest.raises(InputError) as said:
-        connect._refuse_nodes_without_room(CrewSpec(gpus=2, address="auto"))
-    assert str(said.value).startswith(
-        "a worker needs 1 CPUs and 2 GPUs, and no node of the cluster at auto has so many (2 CPUs and 1 GPUs): ask for"
-    )
 
 
 def test_an_error_of_ray_is_told_by_its_last_line():

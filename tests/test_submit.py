@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.request import Request, urlopen
 
 import pytest
 import zarr
@@ -180,13 +181,27 @@ def test_a_job_is_submitted_attached_to_cancelled_and_goes_on(head, job, slow_co
     assert not [path for path in written_by_ray if SECRET.encode() in path.read_bytes()]
 
 
-def test_a_job_that_is_asked_wrongly_ends_so_for_whoever_follows(head, job):
+def test_a_job_whose_workers_can_never_be_had_is_not_submitted(head, job):
+    """A head says a few seconds after its start that no other nodes come."""
+    asked = Request(f"{head.url}/api/cluster_status", headers={"Authorization": f"Bearer {TOKEN}"})
+    until = time.monotonic() + 60
+    while b"autoscalerReport" not in urlopen(asked).read():
+        assert time.monotonic() < until
+        time.sleep(0.5)
     said = cli(head, "submit", job[0], "--follow", "--cluster-gpus", 1, "--address", head.url)
-    assert said.code == 2
-    assert (
-        "error: a worker needs 0.5 CPUs and 1 GPUs, and no node of the cluster at auto has so many "
+    assert (said.code, said.out) == (2, "")
+    assert said.errors[-1] == (
+        f"error: a worker needs 0.5 CPUs and 1 GPUs, and no node of the cluster at {head.url} has so many "
         "(2 CPUs and 0 GPUs): ask for less with cluster.cpus and cluster.gpus, or add a node"
-    ) in said.out.splitlines()
+    )
+
+
+def test_a_job_that_is_asked_wrongly_ends_so_for_whoever_follows(head, job, tmp_path):
+    (tmp_path / "out.zarr").mkdir()
+    (tmp_path / "out.zarr" / "other").write_text("another's")
+    said = cli(head, "submit", job[0], "--follow", "--address", head.url)
+    assert said.code == 2
+    assert any("out.zarr exists and is no tileloom result" in line for line in said.out.splitlines())
 
 
 @pytest.mark.parametrize("where", ["url", "gcs"])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 import yaml
@@ -21,20 +22,22 @@ from tileloom.jobs.pace import Pulse
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.tiling.errors import InputError, StoreError
+from tileloom.tiling.place import place
+from tileloom.tiling.process import this_process
 
 PULSE = Pulse(tiles=3, left=9, calls=12, tiles_per_second=0.5, calls_per_second=2, fill=1, workers=1, nodes=1)
 
 
 def sign(**facts):
-    told = {"host": now.node(), "pid": os.getpid(), "time": now.time(), "phase": "restore, 12 tiles", "pulse": PULSE}
+    told = {"process": this_process(), "time": now.time(), "phase": "restore, 12 tiles", "pulse": PULSE}
     return Now(**{**told, "waits": ["4 tiles ready"], "said": ["worker 1 was lost"], **facts})
 
 
-def dead_pid():
-    """The number of a process that has ended."""
+def dead():
+    """A process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return process.pid
+    return {**this_process(), "pid": process.pid}
 
 
 @pytest.fixture
@@ -66,19 +69,29 @@ def test_a_damaged_sign_is_named(tmp_path, text):
         read_now(tmp_path)
 
 
-def test_who_is_alive(monkeypatch):
+def test_who_is_alive():
     assert sign().alive
     assert sign(time=now.time() - 3600).alive
-    assert not sign(pid=dead_pid()).alive
-    elsewhere = {"host": "elsewhere", "pid": dead_pid()}
-    assert sign(**elsewhere).alive
-    assert not sign(**elsewhere, time=now.time() - 16).alive
+    assert not sign(process=dead()).alive
+    # Its number has gone to another one since.
+    assert not sign(process={**this_process(), "started": "1"}).alive
+    elsewhere = {**dead(), "host": ["elsewhere", ""]}
+    assert sign(process=elsewhere).alive
+    assert not sign(process=elsewhere, time=now.time() - 16).alive
+    # A container of the same name, whose processes have other numbers.
+    container = {**this_process(), "host": [this_process()["host"][0], "pid:[1]"]}
+    assert sign(process=container).alive
+    assert not sign(process=container, time=now.time() - 16).alive
 
-    def not_ours(pid, number):
-        raise PermissionError
 
-    monkeypatch.setattr(os, "kill", not_ours)
-    assert sign().alive
+def test_a_run_is_signed_while_one_task_takes_long(tmp_path, monkeypatch):
+    """Nothing tells the lookout of anything meanwhile."""
+    monkeypatch.setattr(lookout, "_BEAT", 0.01)
+    with Lookout(Silent(), place(tmp_path)):
+        first = read_now(tmp_path)
+        while read_now(tmp_path).time == first.time:
+            assert read_now(tmp_path).age < 60
+    assert read_now(tmp_path) is None
 
 
 def test_why_of_a_run_that_goes_on(spec, capfd, every_look):
@@ -92,7 +105,7 @@ def test_why_of_a_run_that_goes_on(spec, capfd, every_look):
     summary = run_job(spec, Silent(), on_reports=ask)
     said = seen["text"]
     assert said.code == 0
-    running = f"running: process {os.getpid()} on {now.node()}, last heard of 0 s ago: restore, "
+    running = f"running: process {os.getpid()} on {gethostname()}, last heard of 0 s ago: restore, "
     assert running in said.out
     assert "\npace: 0 tiles/s" in said.out
     assert "waiting for level 0 row 0 column 1" in said.out
@@ -136,10 +149,10 @@ def test_a_phase_without_tiles_is_named(spec, capfd, stop, next_):
 
 def test_a_run_that_was_killed_is_not_taken_for_one_that_goes_on(spec, capfd):
     faults.run(spec, stop=("restore", 4))
-    pid = dead_pid()
-    write_now(Path(spec.output), sign(pid=pid, time=now.time() - 720))
+    process = dead()
+    write_now(Path(spec.output), sign(process=process, time=now.time() - 720))
     said = tileloom(capfd, "status", spec.output, "--why")
-    told = f"process {pid} on {now.node()}, last heard of 12 min 0 s ago"
+    told = f"process {process['pid']} on {gethostname()}, last heard of 12 min 0 s ago"
     assert f"nobody runs it; the last run did not end by itself: {told}\nnext: " in said.out
     restore(spec)
     assert read_now(Path(spec.output)) is None

@@ -95,10 +95,10 @@ def test_a_task_without_an_image_is_just_called(worker):
 def test_a_worker_that_does_chores_alone_hears_which_images_have_ended(worker, tmp_path):
     told_to_end = signal.getsignal(signal.SIGTERM)
     try:
-        actor = TileActor("worker", lambda: worker.work)
+        actor = TileActor("worker", lambda batches: worker.work)
     finally:
         signal.signal(signal.SIGTERM, told_to_end)
-    actor.load()
+    actor.load({})
     briefs = {at: Brief(make_image(tmp_path / f"chore {at}", GRID, bands=BANDS, chunk=16), b"") for at in (0, 1)}
     for at, brief in briefs.items():
         assert actor.do(at, attrgetter("image.name"), brief).found == "image"

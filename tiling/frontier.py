@@ -1,4 +1,4 @@
-"""The scheduler: the surface between finished and unfinished tiles of many images, in one queue.
+"""The scheduler: the surface between finished and unfinished tiles of many images, in one queue a pool of workers.
 
 Pure bookkeeping. It knows neither tensors nor processes nor clocks, so that the simulator can drive
 the very same object. A tile costs two bytes here (its state, and how many of its needs are open);
@@ -13,6 +13,7 @@ A tile's way::
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -27,6 +28,9 @@ from .plan import Plan
 
 Item = tuple[int, int]
 """(image handle, tile)."""
+
+Pool = str | None
+"""Which workers may have a tile, where some are not like the others: those of a numeric class. None: all are alike."""
 
 Policy = Callable[[int, int, int], int]
 """(image handle, rank, tile) to a priority: the lowest is handed out first, ties by image, then tile."""
@@ -93,6 +97,7 @@ class Counts:
 class _Image:
     name: str
     plan: Plan
+    pool: Pool
     state: bytearray
     pending: bytearray
     left: int
@@ -136,14 +141,18 @@ class Frontier:
         self._images: dict[int, _Image] = {}
         self._next = 0
         # One int a ready tile, priority above image above tile: compares faster than a tuple and takes a third of it.
-        self._ready: list[int] = []
+        self._ready: defaultdict[Pool, list[int]] = defaultdict(list)
+        self._taken: Counter[Pool] = Counter()
         self._leases: dict[Item, str] = {}
         self._failures: dict[Item, int] = {}
 
-    def add(self, name: str, plan: Plan, *, state: NDArray[np.uint8], number: int | None = None) -> int:
+    def add(
+        self, name: str, plan: Plan, *, state: NDArray[np.uint8], number: int | None = None, pool: Pool = None
+    ) -> int:
         """Queue an image; ``state`` holds a :class:`TileState` a tile (copied).
 
-        Returns the image's handle: the ``number`` that it is to have, or the next one.
+        Returns the image's handle: the ``number`` that it is to have, or the next one. Its tiles are handed out to
+        whoever takes from its ``pool``.
         """
         if state.shape != (plan.count,) or state.dtype != np.uint8:
             raise InputError(
@@ -161,7 +170,7 @@ class Frontier:
         if handle in self._images:
             raise ValueError(f"this frontier has an image {handle} already")
         self._next = max(self._next, handle + 1)
-        image = _Image(name, plan, bytearray(state), bytearray(pending), int(np.count_nonzero(open_)))
+        image = _Image(name, plan, pool, bytearray(state), bytearray(pending), int(np.count_nonzero(open_)))
         self._images[handle] = image
         relays = []
         for tile in map(int, first):
@@ -176,22 +185,24 @@ class Frontier:
 
     def drop(self, image: int) -> None:
         """Forget an image: nothing more of it is handed out, and late reports on it are ignored."""
-        self._image(image)
+        at = self._image(image)
+        self._unqueue(image, at)
         del self._images[image]
-        self._unqueue(image)
+        self._taken[at.pool] -= sum(item[0] == image for item in self._leases)
         for table in (self._leases, self._failures):
             for item in [item for item in table if item[0] == image]:
                 del table[item]
 
-    def take(self, n: int, holder: str = "") -> list[Item]:
-        """Up to ``n`` ready tiles, the policy's first choice first, leased to ``holder``."""
-        ready, leases = self._ready, self._leases
+    def take(self, n: int, holder: str = "", *, pool: Pool = None) -> list[Item]:
+        """Up to ``n`` ready tiles of a pool, the policy's first choice first, leased to ``holder``."""
+        ready, leases = self._ready[pool], self._leases
         taken = []
         for _ in range(min(n, len(ready))):
             code = heappop(ready) & _ITEM
             item = code >> _TILE_BITS, code & _TILE
             leases[item] = holder
             taken.append(item)
+        self._taken[pool] += len(taken)
         return taken
 
     def done(self, items: Iterable[Item]) -> bool:
@@ -229,7 +240,7 @@ class Frontier:
             return Verdict.RETRY
         if self._on_error is OnError.STOP:
             image.stopped = f"{image.label(tile)} failed {failures} times, last: {reason}"
-            self._unqueue(handle)
+            self._unqueue(handle, image)
             return Verdict.STOPPED
         image.reasons[tile] = reason
         self._finish(handle, image, tile, TileState.DEGRADED)
@@ -251,12 +262,16 @@ class Frontier:
     @property
     def idle(self) -> bool:
         """Whether nothing is ready to be handed out."""
-        return not self._ready
+        return not self.ready
 
     @property
     def ready(self) -> int:
         """Tiles ready to be handed out."""
-        return len(self._ready)
+        return sum(map(len, self._ready.values()))
+
+    def load(self, pool: Pool) -> int:
+        """Tiles of a pool that are ready, or handed out and not settled."""
+        return len(self._ready[pool]) + self._taken[pool]
 
     @property
     def leased(self) -> int:
@@ -288,7 +303,7 @@ class Frontier:
     def counts(self, image: int) -> Counts:
         """Where the image's tiles are; takes time in proportion to the image."""
         at = self._image(image)
-        ready = sum((code & _ITEM) >> _TILE_BITS == image for code in self._ready)
+        ready = sum((code & _ITEM) >> _TILE_BITS == image for code in self._ready[at.pool])
         leased = sum(item[0] == image for item in self._leases)
         return Counts(
             waiting=at.left - ready - leased,
@@ -315,10 +330,10 @@ class Frontier:
     def why(self) -> list[str]:
         """What the unfinished tiles wait for, one line each for the queue and for every image with some."""
         lines = []
-        if self._ready:
-            lines.append(f"{_tiles(len(self._ready))} ready and waiting for a worker")
+        if self.ready:
+            lines.append(f"{_tiles(self.ready)} ready and waiting for a worker")
         open_: dict[int, list[int]] = {handle: [] for handle in self._images}
-        for handle, tile in chain(self._leases, (_item(code) for code in self._ready)):
+        for handle, tile in chain(self._leases, map(_item, chain.from_iterable(self._ready.values()))):
             open_[handle].append(tile)
         for handle, image in self._images.items():
             if image.left and image.stopped is not None:
@@ -345,8 +360,11 @@ class Frontier:
     def _settle(self, item: Item) -> _Image | None:
         """End a lease; None if its image was dropped."""
         image = self._images.get(item[0])
-        if image is not None and self._leases.pop(item, None) is None:
+        if image is None:
+            return None
+        if self._leases.pop(item, None) is None:
             raise ValueError(f"{image.label(item[1])} is not leased: it was never taken, or is settled already")
+        self._taken[image.pool] -= 1
         return image
 
     def _finish(self, handle: int, image: _Image, tile: int, state: TileState) -> None:
@@ -373,11 +391,12 @@ class Frontier:
 
     def _push(self, handle: int, image: _Image, tile: int) -> None:
         priority = self._policy(handle, image.plan.rank(tile), tile)
-        heappush(self._ready, priority << _ITEM_BITS | handle << _TILE_BITS | tile)
+        heappush(self._ready[image.pool], priority << _ITEM_BITS | handle << _TILE_BITS | tile)
 
-    def _unqueue(self, handle: int) -> None:
-        self._ready = [code for code in self._ready if (code & _ITEM) >> _TILE_BITS != handle]
-        heapify(self._ready)
+    def _unqueue(self, handle: int, image: _Image) -> None:
+        left = [code for code in self._ready[image.pool] if (code & _ITEM) >> _TILE_BITS != handle]
+        heapify(left)
+        self._ready[image.pool] = left
 
 
 def _item(code: int) -> Item:

@@ -52,6 +52,11 @@ class Journal:
         # Two runs can do the same work with the same outcome: their segments must differ all the same.
         self._run = uuid4().hex[:16]
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is any segment, as far as is known here."""
+        return bool(self._next)
+
     def segments(self, *, only_whole: bool = False) -> Iterator[dict[str, Any]]:
         """Every segment, in order; a damaged one is left out or raises :class:`CorruptChunk`."""
         after = 0
@@ -76,20 +81,27 @@ class Journal:
 
 
 class Ledger:
-    """The committed facts of one generation of a job; tiles stay on disk and are streamed."""
+    """The committed facts of one generation of a job; tiles stay on disk and are streamed, save the degraded ones."""
 
     def __init__(self, folder: Located) -> None:
         """Open the ledger and read all but its tiles."""
         self._journal = Journal(folder)
         self.facts: dict[str, Any] = {}
         self.shards: set[tuple[int, int, int]] = set()
+        self.degraded: dict[int, Entry] = {}
         for segment in self._journal.segments():
             self._apply(segment)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is any segment."""
+        return self._journal.begun
+
     def entries(self) -> Iterator[Entry]:
         """Every committed tile, in order of commitment; a later line replaces an earlier one."""
-        for segment in Journal(self._journal.folder).segments():
-            yield from _entries(segment)
+        if self.begun:
+            for segment in Journal(self._journal.folder).segments():
+                yield from _entries(segment)
 
     def commit(
         self,
@@ -110,6 +122,10 @@ class Ledger:
     def _apply(self, segment: dict[str, Any]) -> None:
         self.shards.update((level, row, col) for level, row, col in segment["shards"])
         self.facts.update(segment["facts"])
+        for entry in _entries(segment):
+            self.degraded.pop(entry.tile, None)
+            if entry.status is Status.DEGRADED:
+                self.degraded[entry.tile] = entry
 
 
 def fence(folder: Located) -> None:

@@ -13,7 +13,6 @@ import fcntl
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from uuid import uuid4
 from .errors import LedgerTaken, StoreError
 from .patience import impatient
 from .place import Folder, Place
+from .process import ended, this_process
 
 HEARTBEAT = 5.0
 """Seconds between two signs of life."""
@@ -34,7 +34,6 @@ MISSED = 3
 """So many beats a holder must have missed before it is taken over."""
 
 _PREFIX = "lock-"
-_PROC = Path("/proc")
 _log = logging.getLogger("tileloom.store")
 # Other processes that this one has taken over.
 _gone: list[dict[str, Any]] = []
@@ -78,15 +77,15 @@ def _locked(folder: Path, of: str) -> Iterator[bool]:
 
 @contextmanager
 def _beating(folder: Place, of: str) -> Iterator[bool]:
-    holder = _process() | {"run": uuid4().hex}
+    holder = this_process() | {"run": uuid4().hex}
     mine, taken_over = _claim(folder, holder, of)
-    ended = threading.Event()
-    beats = threading.Thread(target=_beat, args=(mine, holder, ended), name=f"lock of {of}", daemon=True)
+    over = threading.Event()
+    beats = threading.Thread(target=_beat, args=(mine, holder, over), name=f"lock of {of}", daemon=True)
     beats.start()
     try:
         yield taken_over
     finally:
-        ended.set()
+        over.set()
         beats.join(HEARTBEAT)
         # A lock that cannot be removed now is one whose holder is gone.
         with impatient(), suppress(StoreError):
@@ -114,22 +113,22 @@ def _wait_for_its_end(lock: Place, of: str) -> None:
     """Return once the holder of a lock is known to be gone; refuse as soon as it is seen to be alive."""
     with suppress(FileNotFoundError):
         seen = lock.read()
-        holder = {key: json.loads(seen)[key] for key in _process()}
+        holder = {key: json.loads(seen)[key] for key in this_process()}
         # A process may hold many outputs: it is watched once.
-        if holder in _gone or _dead(holder):
+        if holder in _gone or ended(holder):
             return
         _log.warning("another run holds %s: watching for a sign of life", of)
         for _ in range(MISSED):
             time.sleep(HEARTBEAT)
             if lock.read() != seen:
                 raise _refusal(of)
-        if holder != _process():
+        if holder != this_process():
             _gone.append(holder)
 
 
-def _beat(lock: Place, holder: dict[str, Any], ended: threading.Event) -> None:
+def _beat(lock: Place, holder: dict[str, Any], over: threading.Event) -> None:
     for beat in count(1):
-        if ended.wait(HEARTBEAT):
+        if over.wait(HEARTBEAT):
             return
         # A store that is away is the run's own concern, at its next commit.
         with impatient(), suppress(StoreError):
@@ -138,30 +137,3 @@ def _beat(lock: Place, holder: dict[str, Any], ended: threading.Event) -> None:
 
 def _record(holder: dict[str, Any], beat: int) -> bytes:
     return json.dumps({**holder, "beat": beat}).encode()
-
-
-def _process() -> dict[str, Any]:
-    """This process, told from any other that ever was."""
-    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def _dead(holder: dict[str, Any]) -> bool:
-    """Whether a lock's holder is a process of this machine that has ended."""
-    return holder["host"] == _host() and holder["started"] is not None and _started(holder["pid"]) != holder["started"]
-
-
-def _host() -> list[str]:
-    """This machine, and which of its processes can be seen from here: containers may share a machine's name."""
-    seen = _PROC / "self" / "ns" / "pid"
-    return [socket.gethostname(), os.readlink(seen) if seen.exists() else ""]
-
-
-def _started(pid: int) -> str | None:
-    """When a process was started, in the system's own units; None where there is none, or nobody tells."""
-    try:
-        told = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    # The name before it, in brackets, may hold anything.
-    state, *rest = told.rpartition(")")[2].split()
-    return None if state == "Z" else rest[18]

@@ -90,6 +90,10 @@ class Place(ABC):
         """What lies right inside, by name; nothing where there is no folder."""
 
     @abstractmethod
+    def folders(self) -> list[Self]:
+        """The folders right inside, by name."""
+
+    @abstractmethod
     def files(self) -> Iterator[Stored]:
         """Every file below, in a fixed order."""
 
@@ -208,6 +212,10 @@ class Folder(Place):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def folders(self) -> list[Self]:
+        """The folders right inside, by name."""
+        return [found for found in self.children() if found.is_folder()]
+
     def files(self) -> Iterator[Stored]:
         """Every file below: those right inside first, then folder by folder."""
         for parent, folders, files in os.walk(self.path):
@@ -323,7 +331,7 @@ class Prefix(Place):
 
     def exists(self) -> bool:
         """Whether there is an object, or anything below."""
-        return self.is_file() or self.is_folder()
+        return self.is_folder() or self.is_file()
 
     def is_file(self) -> bool:
         """Whether there is an object."""
@@ -338,9 +346,17 @@ class Prefix(Place):
 
     def children(self) -> list[Self]:
         """What lies right inside, by name."""
+        folders, objects = self._inside()
+        return [type(self)(self.root, key) for key in sorted({*folders, *objects})]
+
+    def folders(self) -> list[Self]:
+        """The prefixes right inside, by name."""
+        return [type(self)(self.root, key) for key in sorted(self._inside()[0])]
+
+    def _inside(self) -> tuple[list[str], list[str]]:
+        """Keys of the prefixes and of the objects right inside."""
         found = self._ask(lambda store: obstore.list_with_delimiter(store, self.key or None))
-        keys = {*found["common_prefixes"], *(one["path"] for one in found["objects"])}
-        return [type(self)(self.root, key.rstrip("/")) for key in sorted(keys)]
+        return [key.rstrip("/") for key in found["common_prefixes"]], [one["path"] for one in found["objects"]]
 
     def files(self) -> Iterator[Stored]:
         """Every object below by its key. The store's own tag stands for its content, which need not be read."""

@@ -79,6 +79,12 @@ class PyramidSpec:
         return chunk, chunk * per_side
 
     @property
+    def files(self) -> int:
+        """Shards of all levels, which are a file each."""
+        shards = ((self.shape(level), self.shards(level)) for level in range(self.levels))
+        return sum(-(-height // rows) * -(-width // cols) for (_, height, width), (_, rows, cols) in shards)
+
+    @property
     def levels(self) -> int:
         """Levels down to the first that fits one chunk."""
         levels = 1

@@ -115,7 +115,7 @@ class TileWork(Protocol[S]):
 
     @property
     def numeric_class(self) -> dict[str, str]:
-        """What a tile's bits depend on besides the job: device, instruction set, library versions, precision."""
+        """What bits depend on besides the job: versions, precision and such; ``device`` is the device's model."""
         ...
 
     def memory(self, batch: int) -> int:

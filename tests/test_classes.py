@@ -1,0 +1,288 @@
+"""Workers of several numeric classes: each image is one class's alone, and its bytes are those of that class."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.archives import archive
+from tests.crews import EVEN, ODD, crew_of
+from tests.pipeline import assert_same_bytes, beside, job, measure, scene
+from tileloom.cluster.classes import Description
+from tileloom.cluster.executor import CrewSpec
+from tileloom.cluster.ray_executor import RayExecutor
+from tileloom.jobs.look import job_status
+from tileloom.jobs.progress import Silent
+from tileloom.jobs.run import Redo, run_job
+from tileloom.jobs.state import JobState
+from tileloom.jobs.why import why
+from tileloom.tiling.errors import JobChanged, TileloomError
+from tileloom.tiling.place import place
+
+WORKERS = {"workers": 2, "cpus": 1, "classes": "any"}
+QUICK, PATIENT = {**WORKERS, "class_wait": 0.02}, {**WORKERS, "class_wait": 1000}
+ONE = {**WORKERS, "classes": "one"}
+ROWS = [f"{letter}{number}" for number in range(3) for letter in "abc"]
+
+
+class Listening(Silent):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def class_of(spec):
+    return JobState.load(spec.output).numeric_class["kind"]
+
+
+def scratch(spec):
+    """The folders of an output's generations."""
+    return [folder for folder in (place(spec.output) / ".tileloom").children() if folder.is_folder()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the images of all archives are."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """An archive that had workers of one class alone, for each class."""
+    found = {}
+    for kind in (EVEN, ODD):
+        found[kind] = archive(folder, name=kind, rows=ROWS, cluster=ONE)
+        with crew_of(kind, kind):
+            assert found[kind].run().whole
+    assert class_of(found[ODD].spec("a0")) == ODD
+    with pytest.raises(AssertionError):
+        assert_same_bytes(found[ODD].spec("a0"), found[EVEN].spec("a0"))
+    return found
+
+
+def assert_each_is_one_classes(place, alone, rows=ROWS):
+    """Every image has the bytes of a job of its class; which class that is, by image."""
+    classes = {row: class_of(place.spec(row)) for row in rows}
+    for row, kind in classes.items():
+        assert_same_bytes(place.spec(row), alone[kind].spec(row))
+    return classes
+
+
+def test_images_are_shared_out_among_classes_that_all_stay_busy(folder, alone):
+    there = archive(folder, name="shared", rows=ROWS, cluster=PATIENT)
+    with crew_of(EVEN, ODD) as crews:
+        summary = there.run()
+    assert summary.whole
+    assert summary.anew == []
+    classes = list(assert_each_is_one_classes(there, alone).values())
+    assert min(classes.count(EVEN), classes.count(ODD)) >= 2
+    assert all(shift.usage.tiles for shift in crews[0].timesheet.shifts)
+    assert list(there.state()["batches"].values()) == [2]
+
+
+def test_other_classes_are_refused_where_one_is_asked_for(folder):
+    there = archive(folder, name="refused", rows=ROWS, cluster=ONE)
+    with (
+        crew_of(EVEN, ODD),
+        pytest.raises(TileloomError, match=r"computes otherwise than the others \(kind: odd in place of even\)"),
+    ):
+        there.run()
+
+
+def test_images_whose_class_died_out_begin_anew_under_another(folder, alone):
+    there, watcher = archive(folder, name="anew", rows=ROWS, cluster=QUICK), Listening()
+    seen = []
+
+    def strike(reports):
+        seen.extend(reports)
+        if len(seen) > 20:
+            crews[0].kill(ODD)
+
+    with crew_of(EVEN, ODD) as crews:
+        summary = there.run(watcher, on_reports=strike)
+    assert summary.whole
+    assert summary.anew
+    classes = assert_each_is_one_classes(there, alone)
+    assert {classes[row] for row in summary.anew} == {EVEN}
+    for row in summary.anew:
+        spec = there.spec(row)
+        state = JobState.load(spec.output)
+        assert state.generation == 1
+        assert [folder.name for folder in scratch(spec)] == [state.root.name]
+        assert job_status(state).anew == ("no worker of the numeric class before was there: kind: odd -> even",)
+        assert there.report()[row]["reason"] == state.anew[0]
+    assert any("no worker of the numeric class with kind: odd for 0.02 s" in line for line in watcher.said)
+    assert json.loads((there.output / ".tileloom" / "report.json").read_text())["begun_anew"] == summary.anew
+
+
+def test_a_class_that_comes_back_in_time_goes_on_with_its_images(folder, alone):
+    """The dead worker's successor is of the same class; no image begins anew."""
+    there, seen = archive(folder, name="back", rows=ROWS, cluster=PATIENT), []
+
+    def strike(reports):
+        seen.extend(reports)
+        if len(seen) > 20 and len(crews[0].timesheet.lost) == 0:
+            crews[0].timesheet.lost["struck"] += 1
+            crews[0].kill(ODD)
+
+    with crew_of(EVEN, ODD, ODD) as crews:
+        summary = there.run(on_reports=strike)
+    assert (summary.whole, summary.anew) == (True, [])
+    assert ODD in assert_each_is_one_classes(there, alone).values()
+
+
+def test_what_images_wait_for_is_said(folder, monkeypatch):
+    there, seen, waits = archive(folder, name="waits", rows=ROWS, cluster=PATIENT), [], []
+
+    class Enough(Exception):
+        pass
+
+    def strike(reports):
+        seen.extend(reports)
+        if len(seen) > 20:
+            crews[0].kill(ODD)
+            waits.extend(why(there.archive.output).now.waits)
+            if any("numeric class" in line for line in waits):
+                raise Enough
+
+    monkeypatch.setattr("tileloom.jobs.lookout.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("tileloom.jobs.lookout._LOOK", 0.0)
+    with crew_of(EVEN, ODD) as crews, pytest.raises(Enough):
+        there.run(on_reports=strike)
+    [line] = {line.partition(" waiting")[2] for line in waits if "numeric class" in line}
+    assert line.startswith(" for a worker of the numeric class begun with (kind: odd), of which there was none for 0 s")
+    assert line.endswith("after 1000 s begun anew under another")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A job of one image that an odd worker began, and the tiles that it has done."""
+    y = measure(scene(3, 64, 80), "sr:4").astype(np.float32)
+    spec = job(tmp_path, y, task="sr:4", range=[-1, 1], stride=8, guard=4, batch=2, levels=2, cluster=PATIENT)
+    done = []
+
+    def stop(reports):
+        done.extend(reports)
+        if len(done) > 6:
+            raise KeyboardInterrupt
+
+    with crew_of(ODD), pytest.raises(KeyboardInterrupt):
+        run_job(spec, Silent(), on_reports=stop)
+    return spec, len(done)
+
+
+def waiting(spec, seconds):
+    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"class_wait": seconds})})
+
+
+def whole(spec, folder, kind):
+    other = beside(spec, folder / kind).model_copy(
+        update={"cluster": spec.cluster.model_copy(update={"classes": "one"})}
+    )
+    with crew_of(kind):
+        run_job(other, Silent())
+    return other
+
+
+def test_a_resumed_image_goes_on_with_the_class_that_its_ledger_names(begun, tmp_path):
+    spec, done = begun
+    with crew_of(EVEN, ODD):
+        summary = run_job(spec, Silent())
+    assert 0 < summary.report.done <= sum(summary.bill.solve) - done
+    assert (summary.anew, class_of(spec)) == ((), ODD)
+    assert_same_bytes(spec, whole(spec, tmp_path, ODD))
+
+
+def test_a_resumed_image_whose_class_does_not_come_begins_anew(begun, tmp_path):
+    spec, _ = begun
+    watcher = Listening()
+    with crew_of(EVEN, EVEN):
+        summary = run_job(waiting(spec, 0.02), watcher)
+    assert (summary.report.done, summary.report.inherited) == (sum(summary.bill.solve), 0)
+    assert summary.anew == ("no worker of the numeric class before was there: kind: odd -> even",)
+    assert summary.as_json()["begun_anew"] == list(summary.anew)
+    assert len(scratch(spec)) == 1
+    assert_same_bytes(spec, whole(spec, tmp_path, EVEN))
+    assert any("images that were begun with it begin anew under another" in line for line in watcher.said)
+
+
+def test_what_an_image_came_to_under_its_first_class_counts_when_that_comes_back(begun, tmp_path):
+    """Odd, even, odd: in the third generation the tiles of the first are taken over, none of the second."""
+    spec, done = begun
+
+    def stop(reports):
+        if reports:
+            raise KeyboardInterrupt
+
+    with crew_of(EVEN), pytest.raises(KeyboardInterrupt):
+        run_job(waiting(spec, 0.02), Silent(), on_reports=stop)
+    assert class_of(spec) == EVEN
+    with crew_of(ODD):
+        summary = run_job(waiting(spec, 0.02), Silent())
+    assert summary.report.inherited >= done
+    assert len(summary.anew) == 2
+    assert_same_bytes(spec, whole(spec, tmp_path, ODD))
+
+
+def test_a_finished_image_needs_no_worker_of_its_class(begun):
+    spec, _ = begun
+    with crew_of(ODD):
+        run_job(spec, Silent())
+    with crew_of(EVEN):
+        summary = run_job(spec, Silent())
+    assert (summary.calls, class_of(spec)) == (0, ODD)
+
+
+def test_a_changed_job_is_refused_before_it_waits(begun):
+    spec, _ = begun
+    with crew_of(EVEN), pytest.raises(JobChanged, match=r"was begun by another job \(seed: 0 -> 5\)"):
+        run_job(spec.model_copy(update={"seed": 5}), Silent())
+    with crew_of(EVEN), pytest.raises(JobChanged, match="batch: 2 -> 3"):
+        run_job(spec.model_copy(update={"batch": 3}), Silent())
+    with crew_of(EVEN):
+        summary = run_job(spec.model_copy(update={"batch": 3}), Silent(), redo=Redo.STALE)
+    assert (summary.report.inherited, summary.anew) == (0, ())
+
+
+def test_an_image_of_another_class_is_refused_as_ever_where_one_is_asked_for(begun):
+    spec, _ = begun
+    one = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"classes": "one"})})
+    with crew_of(EVEN), pytest.raises(JobChanged, match=r"numeric class\.kind: odd -> even"):
+        run_job(one, Silent())
+
+
+@dataclass(frozen=True)
+class Trying:
+    """Makes works with the batch that they are told, or with the next one that a trial is said to find."""
+
+    trials: Iterator
+
+    def __call__(self, batches):
+        device, batch = next(self.trials)
+        batch = batches.get(device, batch)
+        told = {"device": device, "batch_shape": str(batch)}
+        return SimpleNamespace(numeric_class=told, batch_shape=(batch,), slots=batch, memory=int, device_memory=None)
+
+
+def test_a_class_has_the_batch_that_its_first_worker_found():
+    """The last two begin side by side on small devices; the later one loads again, with what the other found."""
+    trials = iter([("large", 16), ("small", 2), ("small", 4)])
+    with crew_of("a", "b") as crews, RayExecutor(Trying(trials), CrewSpec(3, classes="any")) as executor:
+        crew = crews[0]
+        crew.hire()
+        assert executor.batches == {"large": 16, "small": 2}
+        late = crew.hands[1]
+        late.slots = 0
+        other = Description({"device": "small", "batch_shape": "4", "kind": "b"}, 4, 4, 0, None)
+        crew._loaded(late, other)
+        assert (late.slots, late.under_way("load")) == (0, 1)
+        assert list(crew.listen()) == []
+        assert (late.slots, late.under_way("load")) == (2, 0)
+        assert len(crew.classes) == 2
