@@ -24,7 +24,7 @@ class BlocksFactory:
     phases: int = 2
     pause: float = 0.0
 
-    def __call__(self):
+    def __call__(self, batches=None):
         return StubBlocks(self)
 
 
