@@ -12,7 +12,6 @@ from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import survey_image
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.spec import from_options
-from tileloom.models.contract import GaussianSpec
 from tileloom.tiling import access, source
 from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
@@ -218,10 +217,10 @@ def test_rows_without_an_id_are_refused_by_the_name_they_would_have(tmp_path, ca
 def test_a_drawn_field_has_the_models_own_spread_and_correlation(tmp_path, weave):
     model = {"name": "gaussian", "length": 6.0, "std": 0.4}
     spec = drawn(
-        tmp_path, "300x300", weave=weave, bands=1, dtype="float32", range=[-1, 1], tile=32, steps=50, model=model
+        tmp_path, "200x200", weave=weave, bands=1, dtype="float32", range=[-1, 1], tile=32, steps=50, model=model
     )
     restore(spec)
     (image,) = result(spec).astype(np.float64)
-    assert image.std() == pytest.approx(GaussianSpec(**{k: model[k] for k in ("length", "std")}).std, rel=0.12)
+    assert image.std() == pytest.approx(model["std"], rel=0.15)
     near = np.mean(image[:, 6:] * image[:, :-6]) / image.var()
     assert near == pytest.approx((1 + 3**0.5) * np.exp(-(3**0.5)), abs=0.12)
