@@ -29,6 +29,8 @@ from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
+# A byte each is held while a job is planned.
+MOST_TILES = 2**31
 # Tiles along a side of a block, about, where the job leaves that open.
 _BLOCK_TILES = 4
 DEFAULT_BANDS = 3
@@ -235,6 +237,11 @@ def _levels(
             align = grid_align(chain[level].align, spec.factor if level + 1 < count else None)
             grids.append(Grid(*size, tile, stride, guard, align))
             size = grids[-1].rows.length // spec.factor, grids[-1].cols.length // spec.factor
+        if grids[0].count > MOST_TILES:
+            raise InputError(
+                f"{spec.input} would be cut into {grids[0].count} tiles, and at most {MOST_TILES} can be: "
+                "choose a larger tile and stride"
+            )
         enough = (
             grids[-1].count <= FEW_TILES or spec.weave == "naive" if spec.levels == "auto" else count == spec.levels
         )

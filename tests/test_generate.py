@@ -8,6 +8,7 @@ import zarr
 
 from tests.commandline import QUICK, tileloom, written
 from tests.pipeline import job, restore, result, root_of
+from tileloom.jobs.bill import coarser_bytes
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.forecast import survey_image
 from tileloom.jobs.progress import Silent
@@ -57,6 +58,9 @@ def test_coarse_levels_settle_the_far_reaches_of_a_blank_image(tmp_path, weave):
 
 def test_a_levels_inputs_are_never_written(tmp_path):
     spec = drawn(tmp_path, "60x44", levels=2)
+    compiled = compile_job(spec)
+    assert len(compiled.image.lifts) == 1
+    assert coarser_bytes(compiled.image) == 0
     restore(spec)
     assert not list(root_of(spec).glob("inputs-*"))
 
@@ -121,6 +125,11 @@ def test_a_huge_image_is_planned_without_reading_it(tmp_path, monkeypatch):
     bits = survey_image(compiled, Silent())
     assert np.all(bits == OWNS | KEEPS)
     assert len(bits) == compiled.image.plan.count > 30000
+
+
+def test_more_tiles_than_can_be_counted_are_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"cut into .* tiles, and at most .* can be: choose a larger tile"):
+        compile_job(drawn(tmp_path, "99999999x99999999"))
 
 
 # --- refusals ---
