@@ -60,7 +60,8 @@ A task says what was done to the image, first to last, in a list or in one text 
 | `generate` | nothing: there is no image yet, and no other part |
 
 `outpaint` makes the result larger than the image, whose own pixels come back inside of it as they were. A mask has the
-size of the given image all the same.
+size of the given image all the same. Where an edge shows around it, margins need to settle against the image: they do
+so with `sampler: ddim-ddnm` and an `eta` of 0.2 at no further network call, or with `travel` at many.
 
 ## From nothing
 
@@ -76,6 +77,22 @@ bands: 3
 Its size is width x height. The result is `uint8` unless `dtype` says otherwise, and has as many bands as `bands` says,
 or else as the model has, or three. `seed` and `id` decide which image is drawn; its attributes say that it was
 generated.
+
+## Weaves
+
+| `weave` | how tiles agree |
+|---|---|
+| `msr` | a tile takes the finished pixels of its west and north neighbours, exactly |
+| `joint` | all tiles advance together, and their overlaps are fused at every step |
+| `naive` | not at all, so that every border shows |
+
+With `msr` hardly any memory is needed, and a front of tiles moves over the image: one image may be too small to keep
+many workers busy. With `joint` there is no such order, but the state of the whole image is held by its workers, they
+trade halos at every step, and all tiles of a level are run, however little there is to restore.
+
+`tileloom plan` compares `msr` with `joint` for a job's own workers: network calls one after the other, state of a
+worker, bytes between workers. `lockstep.block`, `lockstep.every` and `lockstep.memory` are for `joint` alone;
+[why it works in blocks](decisions/lockstep.md) is a page of its own.
 
 ## Archives
 

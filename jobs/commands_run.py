@@ -52,6 +52,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
     epilog=example(
         "tileloom restore scene.tif scene.zarr --task sr:4",
         "tileloom restore scene.tif scene.zarr --task sr:2,inpaint --mask clouds.tif --seed 7",
+        "tileloom restore photo.png wider.zarr --task outpaint:64,0,64,0 --sampler ddim-ddnm --eta 0.2",
         "tileloom restore gray.png photo.zarr --task colorize --model gaussian --model-option length=8",
         "tileloom restore scene.tif scene.zarr --task sr:4 --model net.pt2 --trust-model",
     ),

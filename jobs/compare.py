@@ -100,7 +100,8 @@ def _judged(msr: WeaveCost, joint: WeaveCost, *, workers: int, slots: int) -> Co
     elif joint.calls > msr.calls / _WORTH:
         better, why = MSR, "it runs only the tiles that have something to restore, and joint all windows"
     else:
-        better, why = MSR, "it is done about as soon, and needs neither state nor halos"
+        sooner = msr.calls_one_by_one < _WORTH * joint.calls_one_by_one
+        better, why = MSR, f"it is done {'sooner' if sooner else 'about as soon'}, and needs neither state nor halos"
     return Comparison(workers, slots, msr, joint, better, why)
 
 

@@ -30,6 +30,8 @@ from ..tiling.source import Source, SourceFacts, open_mask, open_source
 from .spec import JobSpec
 
 FEW_TILES = 4
+# A byte each is held while a job is planned.
+MOST_TILES = 2**31
 Weave = Literal["msr", "joint", "patches", "naive"]
 # Tiles along a side of a block, about, where the job leaves that open; patches of a network that exchanges them.
 _BLOCK_TILES, _BLOCK_PATCHES = 4, 8
@@ -260,6 +262,11 @@ def _levels(
             align = grid_align(chain[level].align, spec.factor if level + 1 < count else None)
             grids.append(Grid(*size, tile, stride, guard, lcm(align, tile) if weave == "patches" else align))
             size = grids[-1].rows.length // spec.factor, grids[-1].cols.length // spec.factor
+        if grids[0].count > MOST_TILES:
+            raise InputError(
+                f"{spec.input} would be cut into {grids[0].count} tiles, and at most {MOST_TILES} can be: "
+                "choose a larger tile and stride"
+            )
         enough = (
             grids[-1].count <= FEW_TILES or weave in ("naive", "patches")
             if spec.levels == "auto"

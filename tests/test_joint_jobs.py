@@ -94,11 +94,12 @@ def test_the_bill_counts_the_calls_that_the_run_makes_and_has_room_for_what_is_s
         == summary.calls
         == compiled.calls_per_tile * sum(lattice.windows.count for lattice in compiled.image.lattices)
     )
-    assert summary.bill.tiles == summary.bill.solve == tuple(grid.count for grid in compiled.grids)
+    blocks = tuple(lattice.count for lattice in compiled.image.lattices)
+    assert summary.bill.tiles == summary.bill.solve == blocks
     assert max(sizes) <= 1.02 * summary.bill.scratch_bytes
     found = forecast(compiled, survey_image(compiled, Silent()))
     assert (found.tile, found.stride, found.guard) == (TILE, 8, 0)
-    assert found.side_by_side == compiled.grids[0].count
+    assert found.side_by_side == compiled.image.lattices[0].windows.count
     assert found.bill.calls == summary.calls
 
 

@@ -71,6 +71,10 @@ def test_a_step_trades_what_crosses_between_the_jobs_workers(tmp_path):
     expected = traffic(compiled.image.lattices[0], pattern_of(compiled), 4)
     assert told.phase_bytes == expected.phases
     assert told.total_bytes == 3 * expected.step > 0
+    kept = [
+        billed(spec.model_copy(update={"lockstep": LockstepSpec(every=every)})).lockstep.kept_bytes for every in (1, 10)
+    ]
+    assert kept == [2 * expected.most_sent, 3 * expected.most_sent]
     alone = billed(joint_job(tmp_path)).lockstep
     assert (alone.exchanges[0].total_bytes, alone.kept_bytes) == (0, 0)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .box import Box
 from .errors import InputError
 
-_NAME = re.compile(r"blank:([1-9]\d{0,8})x([1-9]\d{0,8})")
+_NAME = re.compile(r"blank:([1-9]\d{0,7})x([1-9]\d{0,7})")
 _CHUNK = 256
 
 
