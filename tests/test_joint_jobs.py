@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import faults
+from tests.archives import SIZES, archive
 from tests.commandline import tileloom
 from tests.images import flip_byte
 from tests.pipeline import (
@@ -285,3 +286,29 @@ def test_blocks_are_no_larger_than_the_image_where_the_job_leaves_that_open(size
     for lattice in compile_job(spec).image.lattices:
         longer = max(lattice.windows.rows.length, lattice.windows.cols.length)
         assert TILE <= lattice.blocks.tile < max(longer, TILE) + lattice.cell
+
+
+# --- archives ---
+
+
+def test_each_image_of_an_archive_is_what_it_would_be_alone(tmp_path):
+    place = archive(tmp_path, weave="joint", lockstep={"block": 24})
+    summary = place.run()
+    assert (summary.done, summary.whole) == (3, True)
+    for image in SIZES:
+        alone = beside(place.spec(image), tmp_path / "alone")
+        restore(alone)
+        assert_same_bytes(place.spec(image), alone)
+
+
+@pytest.mark.slow
+def test_an_archive_on_workers_has_the_bytes_of_one_process(tmp_path):
+    told = {"weave": "joint", "lockstep": {"block": 24}}
+    here, there = (
+        archive(tmp_path, **told),
+        archive(tmp_path, name="there", cluster={"workers": 2, "cpus": 0.5}, **told),
+    )
+    here.run()
+    assert there.run().whole
+    for image in SIZES:
+        assert_same_bytes(there.spec(image), here.spec(image))
