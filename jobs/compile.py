@@ -48,30 +48,9 @@ class Compiled:
     trusted: bool = False
 
     @property
-    def grids(self) -> tuple[Grid, ...]:
-        """The tiles that the network is shown, by level: those of the plan, unless these are blocks of them."""
-        return tuple(lattice.windows for lattice in self.image.lattices) or self.image.plan.levels
-
-    @property
     def tile(self) -> int:
         """Pixels along a side of a tile."""
-        return self.grids[0].tile
-
-    @property
-    def side_by_side(self) -> int:
-        """Tiles that can be restored at once, at most; where they are fused, all of a level."""
-        if self.image.lattices:
-            return max(grid.count for grid in self.grids)
-        return int(self.image.plan.width_profile().max())
-
-    def shown(self, solve: tuple[int, ...]) -> tuple[int, ...]:
-        """Tiles a level that the network is shown, where so many of the plan's have something to restore.
-
-        Where tiles are fused, one calls for all of its level.
-        """
-        if not self.image.lattices:
-            return solve
-        return tuple(grid.count if blocks else 0 for grid, blocks in zip(self.grids, solve, strict=True))
+        return (self.image.lattices[0].windows if self.image.lattices else self.image.plan.levels[0]).tile
 
 
 def reach_stores(spec: JobSpec) -> None:

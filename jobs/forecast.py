@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from ..tiling.access import SURVEY_TILES
 from ..tiling.errors import CorruptChunk, InputError
 from ..tiling.inputs import KEEPS, OWNS, boxes, survey
 from ..tiling.observe import observe
-from ..tiling.plan import WeavePlan
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.source import open_mask, open_source
 from .archive import Archive
@@ -25,11 +24,6 @@ from .quality import check_reference
 from .spec import JobSpec
 from .state import fresh_states
 from .task import describe
-
-# Float32 a pixel and band that blocks hold at once, at most: the noisy pixels, overlapping windows, what is known.
-_FUSED_WINDOWS = 8
-# Copies of a level in lock-step that are saved at once, at most: the settled step, and two that blocks are ahead.
-_STEPS_SAVED = 3
 
 
 @dataclass(frozen=True)
@@ -95,38 +89,24 @@ def bill_of(compiled: Compiled, solve: tuple[int, ...], work_bytes: int | None =
         in_flight = least_batch(spec, compiled.contract) * most_lanes(spec)
         planned = planned_bytes(compiled.contract, in_flight=in_flight, tile=compiled.tile, bands=image.bands)
         work_bytes = workers_here(spec) * planned
-    inputs_bytes = coarser_bytes(image, compiled.source)
-    bill = make_bill(
-        WeavePlan(compiled.grids, factor=image.plan.factor) if image.lattices else image.plan,
+    return make_bill(
+        image.plan,
         image.result,
-        solve=compiled.shown(solve),
+        solve=solve,
         calls_per_tile=compiled.calls_per_tile,
         work_bytes=work_bytes,
-        inputs_bytes=inputs_bytes,
+        inputs_bytes=coarser_bytes(image, compiled.source),
         device_bytes=device_bytes,
-    )
-    return _in_lockstep(bill, compiled, inputs_bytes) if image.lattices else bill
-
-
-def _in_lockstep(bill: Bill, compiled: Compiled, inputs_bytes: int) -> Bill:
-    """The bill of tiles that wait for none of their level, are saved on their way, and are in memory together."""
-    spec, box = compiled.spec, compiled.grids[0].box
-    held = min(spec.lockstep.memory, 4 * _FUSED_WINDOWS * compiled.image.bands * box.area)
-    return replace(
-        bill,
-        critical_path=len(compiled.grids),
-        scratch_bytes=bill.scratch_bytes + _STEPS_SAVED * (bill.scratch_bytes - inputs_bytes),
-        memory_bytes=bill.memory_bytes + workers_here(spec) * held,
     )
 
 
 def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     """The forecast of a job whose tiles have these survey bits."""
     spec, image = compiled.spec, compiled.image
-    grid = compiled.grids[0]
+    plan, grid = image.plan, image.plan.levels[0]
     batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
-    solve = tiles_to_solve(bits, image.plan)
+    solve = tiles_to_solve(bits, plan)
     return Forecast(
         input=spec.input,
         output=spec.output,
@@ -139,11 +119,11 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         stride=grid.stride,
         guard=grid.guard,
         levels=tuple(
-            LevelForecast(level, at.height, at.width, at.rows.count, at.cols.count, count)
-            for level, (at, count) in enumerate(zip(compiled.grids, compiled.shown(solve), strict=True))
+            LevelForecast(level, at.height, at.width, at.rows.count, at.cols.count, solve[level])
+            for level, at in enumerate(plan.levels)
         ),
         calls_per_tile=compiled.calls_per_tile,
-        side_by_side=compiled.side_by_side,
+        side_by_side=int(plan.width_profile().max()),
         batch=batch,
         lanes=lanes,
         trial=trial,

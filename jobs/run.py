@@ -51,7 +51,7 @@ def _engine_factory(compiled: Compiled, *, batch: int | None, images: int) -> En
         lanes=_lanes(spec),
         affordable=_affordable(compiled),
         device_share=1 / workers_a_device(spec),
-        side_by_side=-(-images * compiled.side_by_side // (spec.cluster.workers or 1)),
+        side_by_side=-(-images * int(plan.width_profile().max()) // (spec.cluster.workers or 1)),
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,

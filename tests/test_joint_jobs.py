@@ -27,11 +27,8 @@ from tests.pipeline import (
 )
 from tests.victim import Victims
 from tileloom.jobs.compile import compile_job
-from tileloom.jobs.forecast import forecast, survey_image
-from tileloom.jobs.progress import Silent
 from tileloom.models.cells import CellWork
 from tileloom.models.gaussian import Gaussian
-from tileloom.tiling.canvas import Canvas
 from tileloom.tiling.errors import InputError, TileFailed
 from tileloom.tiling.ledger import Ledger
 
@@ -76,27 +73,6 @@ def test_blocks_lanes_and_memory_change_no_pixel(kind, tmp_path):
     summary = restore(small)
     assert summary.report.done == 4 * 5
     np.testing.assert_array_equal(result(small), expected)
-
-
-@pytest.mark.parametrize("kind", ["sr", "inpaint"])
-def test_the_bill_counts_the_calls_that_the_run_makes_and_has_room_for_what_is_saved(kind, tmp_path, monkeypatch):
-    spec, sizes, write = joint(tmp_path / "job", kind, levels=2, lockstep={"every": 1, "block": 16}), [], Canvas.write
-
-    def weighed(canvas, *given):
-        told = write(canvas, *given)
-        sizes.append(sum(file.stat().st_size for file in root_of(spec).glob("*/c/**/*") if file.is_file()))
-        return told
-
-    monkeypatch.setattr(Canvas, "write", weighed)
-    summary = restore(spec)
-    compiled = compile_job(spec)
-    assert summary.bill.calls == summary.calls == compiled.calls_per_tile * sum(grid.count for grid in compiled.grids)
-    assert summary.bill.tiles == summary.bill.solve == tuple(grid.count for grid in compiled.grids)
-    assert max(sizes) <= 1.02 * summary.bill.scratch_bytes
-    found = forecast(compiled, survey_image(compiled, Silent()))
-    assert (found.tile, found.stride, found.guard) == (TILE, 8, 0)
-    assert found.side_by_side == compiled.grids[0].count
-    assert found.bill.calls == summary.calls
 
 
 @pytest.mark.parametrize("kind", ["sr", "inpaint"])
