@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from heapq import heapify, heapreplace
 from itertools import accumulate, count
 from typing import Any, Generic, TypeVar
 
-from ..tiling.lockstep import Lattice
 from .loom import Mail, Moved, Over, Settled, Share, Weave
 from .weaving import Weaving
 
@@ -25,7 +24,6 @@ class Placement(Generic[H]):
         self._number_of: dict[H, int] = {}
         self._held: dict[Weave, dict[int, H]] = {}
         self._under_way: dict[Weave, Weaving] = {}
-        self._weights: dict[Weave, list[int]] = {}
 
     @property
     def holders(self) -> set[H]:
@@ -44,33 +42,29 @@ class Placement(Generic[H]):
         """
         self._under_way = {weaving.weave: weaving for weaving in weavings}
         for weave in self._held.keys() - self._under_way:
-            del self._weights[weave]
             for holder in set(self._held.pop(weave).values()):
                 self._post(holder, Over(weave))
         for weaving in self._under_way.values():
-            if weaving.weave not in self._weights:
-                self._weights[weaving.weave] = _weights(weaving.task.lattice)
             held = self._held.setdefault(weaving.weave, {})
             free = [block for block in range(weaving.task.lattice.count) if block not in held]
             able = [holder for holder in holders if may(holder, weaving)]
             if free and able:
                 weaving.begin_again(free)
-                self._give(weaving, held, self._split(weaving.weave, free, able))
+                self._give(weaving, held, self._split(free, able))
 
-    def _split(self, weave: Weave, blocks: Sequence[int], holders: Sequence[H]) -> dict[H, Sequence[int]]:
-        """A run of blocks for each holder, so that all have about as much to do."""
-        load = Counter[H]()
-        for other, held in self._held.items():
-            for block, holder in held.items():
-                load[holder] += self._weights[other][block]
-        weights = [self._weights[weave][block] for block in blocks]
-        height = _filled([load[holder] for holder in holders], sum(weights))
-        ends = list(accumulate(max(0.0, height - load[holder]) for holder in holders))
-        found: dict[H, list[int]] = {}
-        for block, weight, end in zip(blocks, weights, accumulate(weights), strict=True):
-            at = min(bisect_left(ends, end - weight / 2), len(holders) - 1)
-            found.setdefault(holders[at], []).append(block)
-        return dict(found)
+    def _split(self, blocks: Sequence[int], holders: Sequence[H]) -> dict[H, Sequence[int]]:
+        """A run of blocks for each holder, so that all have as many as can be."""
+        held = Counter(holder for blocks in self._held.values() for holder in blocks.values())
+        # Numbered, as holders have no order of their own.
+        loads = [(held[holder], n) for n, holder in enumerate(holders)]
+        heapify(loads)
+        more = Counter[int]()
+        for _ in blocks:
+            load, n = loads[0]
+            heapreplace(loads, (load + 1, n))
+            more[n] += 1
+        ends = list(accumulate(more[n] for n in sorted(more)))
+        return {holders[n]: blocks[end - more[n] : end] for n, end in zip(sorted(more), ends, strict=True)}
 
     def _give(self, weaving: Weaving, held: dict[int, H], shares: Mapping[H, Sequence[int]]) -> None:
         stayed = set(held.values())
@@ -119,19 +113,3 @@ class Placement(Generic[H]):
                 self._post(holder, Over(weave))
                 self._held[weave] = {block: other for block, other in held.items() if other is not holder}
         self._number_of.pop(holder, None)
-
-
-def _weights(lattice: Lattice) -> list[int]:
-    """What each block takes, about: its windows, and a little for itself; blocks at the end may be small."""
-    return [1 + len(lattice.begun(block)) for block in range(lattice.count)]
-
-
-def _filled(loads: Sequence[int], more: int) -> float:
-    """How high the lowest loads come up if so much more is spread over them."""
-    low, height = 0, 0.0
-    for n, load in enumerate(sorted(loads), start=1):
-        if n > 1 and height <= load:
-            break
-        low += load
-        height = (low + more) / n
-    return height

@@ -205,7 +205,7 @@ class Scattered(Placement):
         super().__init__(*given)
         self._random = random
 
-    def _split(self, weave, blocks, holders):
+    def _split(self, blocks, holders):
         found = {}
         for block in blocks:
             found.setdefault(holders[self._random.integers(len(holders))], []).append(block)

@@ -174,9 +174,7 @@ def test_what_neighbours_are_sent_is_what_their_windows_see_and_what_ours_say_of
     """Bytes at the transport against theory: no pixel more goes over a border than must."""
     work, lattice = work_of(bands=3), lattice_of(60, 60, 24, align=2)
     cluster = Cluster(work, [Disk(lattice, whole_of(lattice, 3))], looms=9, seed=0)
-    cluster.placement._split = lambda weave, blocks, holders: dict(
-        zip(holders, ([block] for block in blocks), strict=True)
-    )
+    cluster.placement._split = lambda blocks, holders: dict(zip(holders, ([block] for block in blocks), strict=True))
     cluster.run()
     assert len({source for _, _, source in cluster.sent}) == lattice.count == 9
     owner = np.zeros(lattice.windows.box.shape, int)
