@@ -174,6 +174,8 @@ class Crew:
     def favoured(self) -> list[Hand]:
         """Those of them that are given work: no more than can use it, so that the others come to rest."""
         room = {pool: max(self._least, wanted) for pool, wanted in self.wanted.items()}
+        if not self.classes:
+            return self.ready[: room.get(None, 0)]
         return [hand for hand in self.ready if _seated(hand, room)]
 
     @property

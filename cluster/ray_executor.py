@@ -277,11 +277,13 @@ class RayExecutor:
 
     def _send_errands(self, agenda: Agenda) -> None:
         """Every hand has a chore or two, as long as there are any."""
+        spent: set[Pool] = set()
         for hand in sorted(self._crew.favoured, key=lambda hand: len(hand.calls)):
-            while hand is not self._reserved and hand.under_way("do") < _CALLS:
+            while hand.pool not in spent and hand is not self._reserved and hand.under_way("do") < _CALLS:
                 if (errand := agenda.errand(hand.pool)) is None:
-                    break
-                self._call(hand, errand)
+                    spent.add(hand.pool)
+                else:
+                    self._call(hand, errand)
 
     def _best(self, item: Item, room: _Room, agenda: Agenda) -> Hand:
         """The hand with a neighbour's pixels in its cache, if it has room and none is idle; else the emptiest."""

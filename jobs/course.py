@@ -189,7 +189,7 @@ def _workers(
 ) -> Phase[Description]:
     """The workers that the image is bound to: preferably of the class that it was begun with."""
     first = executor.description
-    if stored is None or compiled.spec.cluster.classes == "one":
+    if stored is None or not _takes_any_class(compiled.spec):
         work: Description = yield Berth()
         return work
     own = stored.numeric_class
@@ -203,6 +203,11 @@ def _workers(
         return here
     work = yield Berth(own if here.batch == stored.parts["batch"] else None)
     return work
+
+
+def _takes_any_class(spec: JobSpec) -> bool:
+    """Whether there may be workers of several classes; this process alone is of one."""
+    return spec.cluster.workers is not None and spec.cluster.classes == "any"
 
 
 def _batch_begun(spec: JobSpec, stored: JobState) -> int:
@@ -248,7 +253,7 @@ def _generation(compiled: Compiled, stored: JobState | None, parts: dict[str, An
         return state
     differences, anew = changed(stored.parts, parts), stored.anew
     classes = changed(stored.numeric_class, state.numeric_class)
-    if classes and spec.cluster.classes == "any" and _batch_begun(spec, stored) == stored.parts["batch"]:
+    if classes and _takes_any_class(spec) and _batch_begun(spec, stored) == stored.parts["batch"]:
         # What else has changed was looked at before the image had its workers.
         anew = (*anew, f"no worker of the numeric class before was there: {told_of(classes)}")
     elif differences and Redo.STALE not in redo:

@@ -256,6 +256,10 @@ def test_an_image_of_another_class_is_refused_as_ever_where_one_is_asked_for(beg
     one = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"classes": "one"})})
     with crew_of(EVEN), pytest.raises(JobChanged, match=r"numeric class\.kind: odd -> even"):
         run_job(one, Silent())
+    # This process alone has no workers that one could wait for.
+    here = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"workers": None})})
+    with pytest.raises(JobChanged, match=r"numeric class\.kind: odd -> none"):
+        run_job(here, Silent())
 
 
 @dataclass(frozen=True)
