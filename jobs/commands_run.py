@@ -87,6 +87,7 @@ def restore(
         "tileloom generate 1024x512 drawn.zarr",
         "tileloom generate 4096x4096 drawn.zarr --model gaussian --model-option length=30 --bands 1 --seed 7",
         "tileloom generate 1024x512 drawn.zarr --model net.pt --weave joint --dtype float32 --range 0 1",
+        "tileloom generate 2048x1024 drawn.zarr --model patches.ckpt --style row:17 --sampler ddim",
     ),
 )
 @click.argument("size")

@@ -41,6 +41,11 @@ model_option = click.option(
     metavar="KEY=VALUE",
     help="An option of the model, such as length=8; may be given again.",
 )
+style_option = click.option(
+    "--style",
+    metavar="STYLE",
+    help="How a Patch-DM image looks: row:N of the model's table, sample, or the path of an image or of a code.",
+)
 trust_model = click.option(
     "--trust-model",
     is_flag=True,
@@ -75,7 +80,7 @@ def _job_options(command: Command, wanted: Callable[[str], bool]) -> Command:
     keys = [(key, field) for key, field in _keys(JobSpec, "") if key not in _ARGUMENTS and wanted(key)]
     for key, field in reversed(keys):
         if key == "model":
-            command = model_option(command)
+            command = style_option(model_option(command))
         command = _option(key, field)(command)
     return command
 
@@ -119,6 +124,10 @@ def job_of(options: Mapping[str, Any]) -> JobSpec:
         else:
             given[key] = value
     model_options = given.pop("model_option", ())
+    if style := given.pop("style", None):
+        # Another seed is another image, and so another draw.
+        drawn = f"sample:{given.get('seed', 0)}" if style == "sample" else style
+        model_options = (*model_options, f"style={drawn}")
     if model_options:
         name = given.get("model", JobSpec.model_fields["model"].default["name"])
         given["model"] = model_of(name, model_options)
