@@ -13,7 +13,6 @@ from tileloom.models.checkpoint import parameters_of, with_weights
 from tileloom.models.collage import PatchGrid, collage, cut, pad, stitch
 from tileloom.models.contract import Contract
 from tileloom.models.ddim import Ddim
-from tileloom.models.denoiser import Condition
 from tileloom.models.engine import Engine
 from tileloom.models.latent import BETA, style_schedule, walk_styles
 from tileloom.models.parity import Parity
@@ -75,13 +74,10 @@ def weights_beside(golden):
     return golden.beside(re.sub(r"_(unet|sample|training)_.*", "_weights", golden.name))
 
 
-def network_of(golden, styles=None):
-    """The network of a file, loaded by the product's own strict loader, maybe with a table of these styles."""
+def network_of(golden):
+    """The network of a file, loaded by the product's own strict loader."""
     tensors = state_dict_of(weights_beside(golden))
-    if styles is None:
-        return with_weights(config_of(golden.config, **bands_of(tensors)), tensors)
-    config = config_of(golden.config, **bands_of(tensors), codes=len(styles))
-    return with_weights(config, {**tensors, "encoder.semantic_enc.weight": styles})
+    return with_weights(config_of(golden.config, **bands_of(tensors)), tensors)
 
 
 def same_network(golden, network):
@@ -89,8 +85,7 @@ def same_network(golden, network):
     facts, theirs = golden.config, weights_beside(golden).config
     odd = [name for name in theirs if facts.get(name) != theirs[name]]
     yield golden.compared("config network", len(odd))
-    # A table of styles is the replay's own.
-    own = parameters_of(network.config) - (network.config.codes or 0) * network.config.style_channels
+    own = parameters_of(network.config)
     yield golden.compared("config n_params", abs(facts["n_params"] - own))
     # The way up takes what the way down gave, last first.
     last, mirrored = len(network.input_blocks) - 1, facts["fine_skip_encoder_block"] + facts["fine_skip_decoder_block"]
@@ -272,8 +267,7 @@ def sample(golden):
     """Files *_sample_*: a whole run, the image being one window."""
     facts, name = golden.config, re.search(r"_sample_(ddim|ddpm)(\d+)(_cfg)?(_noclip)?$", golden.name)
     kind, count = name[1], int(name[2])
-    styles, x_T = golden.tensor("cond"), golden["x_T"]
-    network = network_of(golden, styles)
+    x_T, network = golden["x_T"], network_of(golden)
     yield from same_network(golden, network)
     yield grid_of(golden, x_T)[1]
     flags = [facts["cfg"] == bool(name[3]), facts["clip_denoised"] == (not name[4])]
@@ -322,12 +316,12 @@ def _walked(golden, network, steps, kind, image):
     facts, x_T = golden.config, golden.tensor("x_T")
     _, bands, height, width = x_T.shape
     box, config = Box(0, 0, height, width), network.config
-    terms = Contract("golden", bands, config.patch, config.patch, config.patch, classes=config.codes)
-    denoiser = _Heard(network, terms, facts["guidance_w"] if facts["cfg"] else 0.0)
+    terms = Contract("golden", bands, config.patch, config.patch, config.patch)
+    denoiser = _Heard(network, terms, facts["guidance_w"] if facts["cfg"] else 0.0, golden.tensor("cond")[image])
     draws = {step + 1: noise[image] for step, noise in enumerate(golden.tensor("noise"))}
     noise = RecordedNoise(golden.name, {(str(image), box): {0: x_T[image], **draws}})
     notes = Notes()
-    how = {"told": Condition(label=image), **({"eta": facts["eta"]} if kind == "ddim" else {})}
+    how = {"eta": facts["eta"]} if kind == "ddim" else {}
     clip = (-1.0, 1.0) if facts["clip_denoised"] else None
     solver = noting(Ddim if kind == "ddim" else Ddpm, notes)(steps, noise, bands, clip, **how)
     nothing = np.zeros((bands, height, width), bool)
