@@ -54,7 +54,7 @@ BANDS, SCALE = 1, 4
 def workers(work: Callable[[], Work], warm: Callable[[RayExecutor, Path], None]) -> Iterator[RayExecutor]:
     """All workers, none of which is still to come."""
     spec = CrewSpec(WORKERS, least=WORKERS)
-    with TemporaryDirectory() as folder, RayExecutor(lambda batch: work, spec) as executor:
+    with TemporaryDirectory() as folder, RayExecutor(lambda batches: work(), spec) as executor:
         while len(executor.timesheet.present) < WORKERS or not executor.complete:
             warm(executor, Path(folder) / f"warm {perf_counter()}")
         yield executor
