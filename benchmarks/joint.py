@@ -2,8 +2,8 @@
 
 Calls of the network sleep. Perfect is what the slots could do if every tile, or window, were ready at all times. A
 joint level larger than a worker's memory lies in files: ``memory_ratio`` is the peak of a whole job on an image of four
-times the pixels over that on the smaller one, each in a process of its own, with a cap below what the larger one's
-noisy pixels alone take.
+times the pixels over that on the smaller one, each in a process of its own, with a cap of a quarter of what the larger
+one's noisy pixels alone take.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BANDS, SCALE = 1, 4
 def workers(work: Callable[[], Work], warm: Callable[[RayExecutor, Path], None]) -> Iterator[RayExecutor]:
     """All workers, none of which is still to come."""
     spec = CrewSpec(WORKERS, least=WORKERS)
-    with TemporaryDirectory() as folder, RayExecutor(lambda batch: work, spec) as executor:
+    with TemporaryDirectory() as folder, RayExecutor(lambda batches: work(), spec) as executor:
         while len(executor.timesheet.present) < WORKERS or not executor.complete:
             warm(executor, Path(folder) / f"warm {perf_counter()}")
         yield executor
@@ -113,9 +113,9 @@ def alone(*size: int) -> int:
 def measure(smoke: bool) -> Figures:
     """Memory first, while this process is small; then both ways on the same workers' number."""
     (height, width), tile = ((1024, 512), 64) if smoke else ((4096, 4096), 128)
-    room = 4 * BANDS * 2 * height * width
+    room = 4 * BANDS * height * width
     small, large = alone(height, width, tile, room), alone(4 * height, width, tile, room)
-    side, steps = (8, 4) if smoke else (12, 10)
+    side, steps = (8, 3) if smoke else (12, 10)
     told = {"slots": SLOTS, "tile": TILE, "call_seconds": CALL_SECONDS}
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init("local", num_cpus=WORKERS + 1, **quiet)

@@ -194,7 +194,8 @@ class Holder:
     def advance(self, blocks):
         after = self._cluster.work.advance(blocks)
         for block in after:
-            self._cluster.note(self, block)
+            if isinstance(block, Block):
+                self._cluster.note(self, block)
         return after
 
 
@@ -228,7 +229,7 @@ class Cluster:
         self.rounds = []
         self.ahead = 0
         self.holders = [Holder(self, f"loom {n}") for n in range(looms)]
-        self.lost = []
+        self.lost, self.stopped = [], set()
 
     def access(self, image):
         return self.disks[image]
@@ -245,7 +246,7 @@ class Cluster:
 
     @property
     def under_way(self):
-        return [weaving for weaving in self.weavings if weaving.left]
+        return [weaving for weaving in self.weavings if weaving.left and weaving.weave not in self.stopped]
 
     def run(self, disturb=lambda cluster: None):
         """To the end of all levels; ``disturb`` may lose holders before every turn."""

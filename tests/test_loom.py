@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.looms import BLOCKS, Adder, Cluster, Disk, Losses, expected, lattice_of, whole_of
+from tileloom.tiling.errors import CorruptChunk, StoreError, TileFailed
 
 PARTITIONS = 12
 
@@ -211,3 +212,89 @@ def test_two_images_at_once_of_which_one_goes_on_from_a_later_step():
         both.run(Losses(80, 160))
         for disk in (begun, fresh):
             np.testing.assert_array_equal(disk.result, expected(disk.whole, 9, 2))
+
+
+# --- what goes wrong ---
+
+
+class Struck(Adder):
+    """Comes to nothing at some blocks and rounds: by a failure of its own, or by an exception of all."""
+
+    def __init__(self, at, how, **more):
+        super().__init__(**more)
+        self.at, self.how, self.together = at, how, []
+
+    def advance(self, blocks):
+        bad = [block for block, _ in blocks if (block.number, block.round) == self.at]
+        self.together.append(len(blocks))
+        if bad and self.how != "named":
+            raise self.how
+        return [
+            TileFailed(f"block {block.number} came to nothing") if block in bad else after
+            for (block, _), after in zip(blocks, super().advance(blocks), strict=True)
+        ]
+
+
+def test_a_block_that_fails_stops_its_level_and_no_other():
+    images = [disk_of(image="bad", seed=1), disk_of(36, image="good", seed=2)]
+    cluster = Cluster(Struck((4, 5), "named", slots=100), images, looms=1)
+    with pytest.raises(TileFailed, match="block 4 came to nothing"):
+        cluster.run()
+    reached = {image: max(at for of, _, at in cluster.rounds if of == image) for image in (0, 1)}
+    assert reached[0] <= 7
+    bad, good = cluster.weavings
+    cluster.stopped = {bad.weave}
+    cluster.run()
+    np.testing.assert_array_equal(images[1].result, expected(images[1].whole, 7, 2))
+    assert good.report.done == images[1].lattice.count
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_exception_that_names_no_block_is_the_fault_of_the_one_that_raises_it_alone(seed):
+    work = Struck((4, 5), ValueError("struck by lightning"), slots=100)
+    cluster = Cluster(work, [disk_of()], looms=1, seed=seed)
+    with pytest.raises(TileFailed, match="block level 0 row 1 column 1 failed: ValueError: struck by lightning"):
+        cluster.run()
+    assert {block for _, block, at in cluster.rounds if at == 6} <= set(range(9)) - {4}
+
+
+@pytest.mark.parametrize("error", [StoreError("the store is away"), MemoryError()])
+def test_what_is_no_blocks_fault_is_raised_as_it_is(error):
+    with pytest.raises(type(error)):
+        Cluster(Struck((4, 5), error), [disk_of()], looms=1).run()
+
+
+@pytest.mark.parametrize(("method", "words"), [("block", "cannot be read"), ("saved", "cannot be written")])
+def test_an_image_that_cannot_be_read_or_written_says_so(method, words):
+    class Broken(Disk):
+        pass
+
+    def broken(self, *_):
+        raise StoreError(words)
+
+    setattr(Broken, method, broken)
+    lattice = lattice_of(70, 61, 24)
+    with pytest.raises(StoreError, match=words):
+        Cluster(Adder(), [Broken(lattice, whole_of(lattice, 1))], looms=2).run()
+
+
+def test_what_was_removed_of_a_saved_step_is_missed_by_name():
+    disk = disk_of()
+    book = Cluster(Adder(steps=11), [disk]).run(lambda cluster: None).books[0]
+    book.facts["woven level 0"], disk.kept = 4, {}
+    with pytest.raises(CorruptChunk, match="nothing is saved"):
+        Cluster(Adder(steps=11), [disk], books=[book]).run()
+
+
+def test_a_level_that_failed_goes_no_further():
+    cluster = Cluster(Struck((4, 5), "named", slots=1), [disk_of()])
+    cluster.placement.place(cluster.weavings, cluster.holders)
+    [holder] = cluster.holders
+    holder.loom.post(holder.mail.popleft())
+    while not any(told.error for told in holder.loom.advance(0.0)):
+        assert len(cluster.rounds) < 9 * 15
+    before = len(cluster.rounds)
+    for _ in range(20):
+        holder.loom.advance(0.0)
+    assert len(cluster.rounds) == before
+    assert before < 9 * 15 - 20

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.looms import Book, lattice_of
+from tileloom.cluster.agenda import Agenda, Chores
+from tileloom.cluster.executor import unheard
 from tileloom.cluster.loom import Moved, Over, Settled, Share, Woven
 from tileloom.cluster.placement import Placement
 from tileloom.cluster.weaving import Lockstep, Weaving
@@ -182,3 +184,58 @@ def test_what_arrives_early_counts_when_its_time_has_come():
     assert frontier.take(9) == []
     frontier.arrived((0, 1))
     assert frontier.take(9) == [(0, 2)]
+
+
+# --- the agenda ---
+
+
+def agenda_of(*courses):
+    return Agenda(courses, Frontier(), unheard)
+
+
+def test_a_course_is_resumed_with_what_its_level_came_to():
+    found = []
+
+    def course():
+        found.append((yield weaving_of().task))
+
+    with agenda_of(course()) as agenda:
+        agenda.admit(slots=4, workers=1)
+        [weaving] = agenda.weavings
+        assert agenda.useful(4) == 9
+        agenda.refuse_standstill()
+        saved = [(block, 2) for block in range(9)]
+        assert agenda.woven([Woven((0, 0), saved=saved, calls=5)]) == [weaving]
+        assert agenda.woven([Woven((0, 0), finished=[(block, "x") for block in range(8)])]) == []
+        assert agenda.useful(4) == 1
+        assert not found
+        agenda.woven([Woven((0, 0), finished=[(8, "x")], sent=7)])
+        agenda.admit(slots=4, workers=1)
+        assert agenda.over
+        # What comes too late, of a level or of an image that is over, is nobody's.
+        assert agenda.woven([Woven((0, 0), finished=[(8, "x")]), Woven((3, 0), saved=[(0, 2)])]) == []
+    [report] = found
+    assert (report.done, report.calls, report.sent) == (9, 5, 7)
+
+
+def test_what_goes_wrong_with_a_level_is_raised_in_its_course_alone():
+    seen = []
+
+    def failing():
+        try:
+            yield weaving_of().task
+        except TileFailed as error:
+            seen.append(str(error))
+
+    def other():
+        seen.append((yield Chores([lambda: "chore"])))
+
+    with agenda_of(failing(), other()) as agenda:
+        agenda.admit(slots=20, workers=5)
+        agenda.woven([Woven((0, 0), error=TileFailed("struck"))])
+        assert seen == ["struck"]
+        assert agenda.weavings == []
+        errand = agenda.errand()
+        agenda.did(errand, errand.task())
+        assert agenda.over
+    assert seen == ["struck", ["chore"]]
