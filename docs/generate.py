@@ -84,15 +84,16 @@ generated.
 |---|---|
 | `msr` | a tile takes the finished pixels of its west and north neighbours, exactly |
 | `joint` | all tiles advance together, and their overlaps are fused at every step |
+| `patches` | the patches of a [Patch-DM](models.md#patch-dm) network advance together, and exchange features at every step |
 | `naive` | not at all, so that every border shows |
 
 With `msr` hardly any memory is needed, and a front of tiles moves over the image: one image may be too small to keep
-many workers busy. With `joint` there is no such order, but the state of the whole image is held by its workers, they
+many workers busy. With `joint` and `patches` there is no such order, but the state of the whole image is held by its workers, they
 trade halos at every step, and all tiles of a level are run, however little there is to restore.
 
 `tileloom plan` compares `msr` with `joint` for a job's own workers: network calls one after the other, state of a
-worker, bytes between workers. `lockstep.block`, `lockstep.every` and `lockstep.memory` are for `joint` alone;
-[why it works in blocks](decisions/lockstep.md) is a page of its own.
+worker, bytes between workers; for `patches` it tells the bytes of either `lockstep.exchange`, which makes no difference
+to the image. [why it works in blocks](decisions/lockstep.md) is a page of its own.
 
 ## Archives
 
