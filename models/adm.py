@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.errors import InputError
@@ -30,6 +31,7 @@ class _Torso(nn.Module):
         super().__init__()
         width, told = config.model_channels, 4 * config.model_channels
         self.model_channels = width
+        self.stem = config.stem
         self.precision: Precision = "fp32"
         self.channels_last = False
         self.time_embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
@@ -56,6 +58,8 @@ class _Torso(nn.Module):
         return _DTYPES[self.precision]
 
     def _encode(self, x_BCHW: Tensor, emb_BE: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.stem > 1:
+            x_BCHW = F.pixel_unshuffle(x_BCHW, self.stem)
         h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
         for stage in self.input_blocks:
             h_BCHW = stage(h_BCHW, emb_BE)
@@ -77,7 +81,7 @@ class AdmUNet(_Torso):
             self.label_emb = nn.Embedding(config.num_classes, 4 * config.model_channels)
         self.output_blocks = decoder_blocks(config, self.skip_widths)
         width = config.widths[0]
-        self.out = nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels))
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels * config.stem**2))
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
         """Float32 (batch, out channel, row, column) from images in [-1, 1], original timesteps, class labels."""
@@ -101,6 +105,8 @@ class AdmUNet(_Torso):
         for stage in self.output_blocks:
             h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), emb_BE)
         predicted: Tensor = self.out(h_BCHW.float())
+        if self.stem > 1:
+            predicted = F.pixel_shuffle(predicted, self.stem)
         return predicted.contiguous()
 
 

@@ -184,7 +184,7 @@ def _attention(width: int, config: EncoderConfig, level: int) -> list[nn.Module]
 def encoder_blocks(config: EncoderConfig) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the width of each block's output, all of which the way up takes in again."""
     width = config.widths[0]
-    blocks, widths = [Stage([conv3(config.in_channels, width)])], [width]
+    blocks, widths = [Stage([conv3(config.in_channels * config.stem**2, width)])], [width]
     for level, wide in enumerate(config.widths):
         for _ in range(config.num_res_blocks):
             blocks.append(Stage([ResBlock(width, wide, config), *_attention(wide, config, level)]))

@@ -64,7 +64,8 @@ class AdmDenoiser:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
         batch, _, height, width = batch_shape
         config = self.network.config
-        return weights, 4 * batch * height * width * live_channels(config.widths, config.num_res_blocks)
+        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        return weights, 4 * batch * height * width * live
 
 
 def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:

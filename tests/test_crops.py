@@ -169,7 +169,7 @@ def test_classes_come_from_the_image_or_from_a_map(tmp_path):
     zones = np.zeros((1, 40, 50), np.uint8)
     zones[:, 20:] = 3
     zones = str(write_zarr(tmp_path / "zones.zarr", zones))
-    crops = Crops([Scene(image, label=7), Scene(other, classes=zones)], Cutting(6, spans=AS_IS))
+    crops = Crops([Scene(image, label=7), Scene(other, classes=zones)], Cutting(6, spans=AS_IS, classes=8))
     for crop in (crops.take("train", number) for number in range(40)):
         row, _ = at(crop)
         assert crop.label == (7 if crop.where.startswith(image) else 3 if row > 17 else crop.label)
@@ -219,6 +219,12 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path, kind):
 
     with pytest.raises(InputError, match=says):
         Crops(make(scene), Cutting(8)).take("train", 0)
+
+
+def test_a_class_that_is_missing_or_too_high_is_refused(image):
+    for scene, says in ((Scene(image), "has no class"), (Scene(image, label=4), "has class 4")):
+        with pytest.raises(InputError, match=says):
+            Crops([scene], Cutting(8, spans=AS_IS, classes=4)).take("train", 0)
 
 
 def test_an_archive_too_small_to_hold_something_out_is_refused(image):

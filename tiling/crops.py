@@ -8,6 +8,7 @@ a whole crop has valid pixels is as likely as any other, in whichever image.
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .observe import is_nodata
 from .scaling import DEFAULT_RANGES, Scaling
 from .source import Source, open_mask, open_source
 
-Use = Literal["train", "check"]
+Purpose = Literal["train", "check"]
 Spans = tuple[tuple[float, float], ...]
 
 _BLOCK = 256
@@ -68,7 +69,8 @@ class Cutting:
     """How an archive is cut: crops of ``size`` pixels a side, mirrored or turned by quarters where that is allowed.
 
     A share of the archive is ``held_out``: training never sees a pixel of it. ``spans`` are the values of each band
-    that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type.
+    that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type. Where there
+    are ``classes``, every crop shows one of so many.
     """
 
     size: int
@@ -77,6 +79,7 @@ class Cutting:
     flips: bool = False
     turns: bool = False
     spans: Spans | Literal["measure"] | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class Crops:
         self.scenes, self.cutting = tuple(scenes), cutting
         self._cache = ChunkCache(_CACHE)
         self._open: OrderedDict[int, _Opened] = OrderedDict()
+        self._opening = threading.Lock()
         self._starts = {use: key(cutting.seed, f"crops to {use}") for use in ("train", "check")}
         # An image keeps what is held out of it wherever it is moved, and whatever comes beside it.
         self._held = [key(cutting.seed, f"held out {scene.image.rpartition('/')[2]}") for scene in self.scenes]
@@ -191,7 +195,7 @@ class Crops:
         """Whether anything is held out."""
         return len(self._places["check"]) > 0
 
-    def take(self, use: Use, number: int) -> Crop:
+    def take(self, use: Purpose, number: int) -> Crop:
         """A crop to train on, or one of what is held out to check on."""
         scene, box, word = self._place(use, number)
         opened = self._opened(scene)
@@ -256,7 +260,7 @@ class Crops:
         held: NDArray[np.bool_] = unit(words(self._held[scene], rows, cols)) < self.cutting.held_out
         return held
 
-    def _place(self, use: Use, number: int) -> tuple[int, Box, Words]:
+    def _place(self, use: Purpose, number: int) -> tuple[int, Box, Words]:
         """Of the places that are tried, the first that is valid; and a word for all else about the crop."""
         places, size, side = self._places[use], self.cutting.size, _SQUARE * self.cutting.size
         for attempt in range(_TRIES if len(places) else 0):
@@ -276,9 +280,16 @@ class Crops:
         )
 
     def _label(self, scene: int, opened: _Opened, box: Box) -> int | None:
-        if opened.classes is None:
-            return self.scenes[scene].label
-        return int(np.bincount(opened.classes.read(box).ravel()).argmax())
+        told, most = self.scenes[scene], self.cutting.classes
+        if most is None:
+            return None
+        label = told.label if opened.classes is None else int(np.bincount(opened.classes.read(box).ravel()).argmax())
+        if label is None or not 0 <= label < most:
+            given = "has no class" if label is None else f"has class {label} within {box}"
+            raise InputError(
+                f"{told.image}: {given}, and classes are 0 to {most - 1}: give its label, or a map of them"
+            )
+        return label
 
     def _measured(self) -> Spans:
         """For each band the values between which nearly all of it lies."""
@@ -291,10 +302,11 @@ class Crops:
 
     def _opened(self, scene: int) -> _Opened:
         """A scene's open files; those that were not used for long are closed."""
-        opened = self._open.get(scene)
-        if opened is None:
-            opened = self._open[scene] = _Opened.of(self.scenes[scene], self._cache)
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-        self._open.move_to_end(scene)
-        return opened
+        with self._opening:
+            opened = self._open.get(scene)
+            if opened is None:
+                opened = self._open[scene] = _Opened.of(self.scenes[scene], self._cache)
+                if len(self._open) > _OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(scene)
+            return opened

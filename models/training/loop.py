@@ -1,0 +1,237 @@
+"""The loop that trains: crops in, checkpoints, sheets, a log and at last the weights out.
+
+::
+
+    OUTPUT/model.safetensors     the mean weights, whole at any time, as a job's model takes them
+           log.jsonl             a line of scalars every so many steps
+           loss.svg              their curve
+           sheets/00001000.png   pictures
+           checkpoints/          see :mod:`.checkpoints`
+
+A run that goes on reads the newest checkpoint and draws and reads what it would have drawn and read: on a processor
+with the same number of threads, its losses are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from ...tiling.crops import Crops, Purpose
+from ...tiling.errors import TileloomError
+from ...tiling.place import Place
+from ...tiling.weave_picture import write_png
+from ..device import fix_arithmetic
+from ..weights import DESCRIPTION
+from .checkpoints import Checkpoints
+from .learner import Learner
+from .objective import LOSS, Batch, Draws
+from .sheets import curve, sheet
+
+MODEL, LOG, CURVE, SHEETS, CHECKPOINTS = "model.safetensors", "log.jsonl", "loss.svg", "sheets", "checkpoints"
+HELD_OUT = "held out"
+_CHECKED, _SHOWN = 8, 8
+"""Batches that a check is the mean of; pictures in a row of a sheet."""
+_PACE = 0.9
+
+
+class TrainingFailed(TileloomError, ArithmeticError):
+    """A training whose loss is no number any more; the message names the step and the crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long training takes, and what it leaves when.
+
+    All but ``steps`` and ``batch`` are numbers of steps; a log line is the mean since the last. ``check`` tells the
+    loss on what is held out. ``half`` publishes weights in 16 bits.
+    """
+
+    steps: int
+    batch: int
+    log: int = 50
+    check: int = 500
+    sheet: int = 1000
+    checkpoint: int = 500
+    half: bool = True
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How training goes: the loss of late, crops learned from a second, and steps that are left."""
+
+    loss: float
+    crops_per_second: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4g}, {self.crops_per_second:.3g} crops/s"
+
+    def as_json(self) -> dict[str, Any]:
+        """The pace as plain JSON."""
+        return {"loss": self.loss, "crops_per_second": self.crops_per_second, "seconds_left": self.seconds_left}
+
+
+Report = Callable[[int, Mapping[str, float], Sequence[str]], None]
+"""Is told of a step: its scalars, and the places of the files that were written in it."""
+
+
+def ignore(step: int, scalars: Mapping[str, float], files: Sequence[str]) -> None:
+    """A report that nobody reads."""
+
+
+def train(
+    learner: Learner,
+    crops: Crops,
+    course: Course,
+    output: Place,
+    *,
+    seed: int,
+    threads: int = 1,
+    report: Report = ignore,
+) -> int:
+    """Train to the end of a course, from its newest checkpoint on; returns the step at which this run began."""
+    fix_arithmetic()
+    torch.set_num_threads(threads)
+    run = _Run(learner, crops, course, output, seed)
+    began = run.go_on()
+    with ThreadPoolExecutor(1) as pool:
+        # Crops of the next step are read while this one is learned from.
+        ahead = _ahead(pool, run, began)
+        for step in range(began, course.steps):
+            batch, ahead = ahead.result(), _ahead(pool, run, step + 1)
+            files: list[str] = []
+            scalars = run.step(step, batch, files)
+            report(step + 1, scalars, files)
+    return began
+
+
+def _ahead(pool: ThreadPoolExecutor, run: _Run, step: int) -> Future[Batch]:
+    return pool.submit(run.batch, "train", min(step, run.course.steps - 1), run.course.batch)
+
+
+class _Run:
+    """One run of a training: what it has come to, between two checkpoints."""
+
+    def __init__(self, learner: Learner, crops: Crops, course: Course, output: Place, seed: int) -> None:
+        self.learner, self.crops, self.course, self.output, self.seed = learner, crops, course, output, seed
+        self.checkpoints = Checkpoints(output / CHECKPOINTS)
+        self.lines: list[dict[str, float]] = []
+        self.since: list[Mapping[str, float]] = []
+
+    def go_on(self) -> int:
+        """The step that comes next, all as it was left before it."""
+        found = self.checkpoints.newest()
+        if found is None:
+            return 0
+        self.learner.restore(found.tensors)
+        # What was logged after the checkpoint will be logged again.
+        self.lines = [line for line in _read_log(self.output / LOG) if line["step"] <= found.step]
+        self.since = list(found.facts["since"])
+        return found.step
+
+    def step(self, step: int, batch: Batch, files: list[str]) -> Mapping[str, float]:
+        """One step, and all that falls due after it."""
+        scalars = self.learner.learn(batch, Draws(self.seed, step, device=self.learner.device), step)
+        if not math.isfinite(scalars[LOSS]):
+            raise TrainingFailed(
+                f"the loss is {scalars[LOSS]} at step {step + 1}: lower the rate, or look at what was learned from: "
+                f"{', '.join(batch.where)}"
+            )
+        self.since.append(scalars)
+        done, course = step + 1, self.course
+        last = done == course.steps
+        if done % course.log == 0 or last:
+            means = {name: float(np.mean([one[name] for one in self.since])) for name in scalars}
+            self.lines.append({"step": done, **means})
+            self.since = []
+        if self.crops.checks and (done % course.check == 0 or last):
+            self.lines.append({"step": done, HELD_OUT: self._check()})
+        if done % course.sheet == 0 or last:
+            files += self._show(done)
+        if done % course.checkpoint == 0 or last:
+            files += self._commit(done)
+        return scalars
+
+    def batch(self, use: Purpose, step: int, count: int) -> Batch:
+        """The crops of a step."""
+        taken = [self.crops.take(use, step * count + number) for number in range(count)]
+        x_BCHW = torch.from_numpy(np.stack([crop.pixels for crop in taken])).to(self.learner.device)
+        labels = [crop.label for crop in taken if crop.label is not None]
+        y_B = torch.tensor(labels, device=self.learner.device) if len(labels) == count else None
+        return Batch(x_BCHW, y_B, tuple(crop.where for crop in taken))
+
+    def _check(self) -> float:
+        """The loss of the mean weights on the same crops and noise each time."""
+        found = []
+        with self.learner.averaged():
+            for number in range(_CHECKED):
+                draws = Draws(self.seed, -1 - number, device=self.learner.device)
+                batch = self.batch("check", number, self.course.batch)
+                found.append(float(self.learner.objective.loss(batch, draws, number)[LOSS]))
+        return float(np.mean(found))
+
+    def _show(self, done: int) -> list[str]:
+        """A sheet of pictures, where the objective has any."""
+        batch = self.batch("check" if self.crops.checks else "train", 0, _SHOWN)
+        with self.learner.averaged():
+            draws = Draws(self.seed, -1, device=self.learner.device)
+            pictures = self.learner.objective.pictures(batch, draws)
+        if pictures is None:
+            return []
+        where = self.output / SHEETS / f"{done:08d}.png"
+        write_png(where, sheet(pictures))
+        return [str(where)]
+
+    def _commit(self, done: int) -> list[str]:
+        """The log, its curve, the weights and the checkpoint, which counts."""
+        log, drawn, model = (self.output / name for name in (LOG, CURVE, MODEL))
+        log.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        drawn.write(curve(self.lines, (LOSS, HELD_OUT)).encode())
+        model.write(self._published(done))
+        where = self.checkpoints.commit(done, self.learner.saved(), {"since": self.since})
+        return [str(place) for place in (log, drawn, model, where)]
+
+    def _published(self, done: int) -> bytes:
+        dtype = torch.float16 if self.course.half else torch.float32
+        tensors = {
+            name: tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+            for name, tensor in self.learner.mean_weights().items()
+        }
+        told = self.learner.objective.describe()
+        told["provenance"] = {**told.get("provenance", {}), "data": self.crops.digest, "steps": done}
+        return bytes(save(tensors, {"format": "pt", DESCRIPTION: json.dumps(told)}))
+
+
+class Stopwatch:
+    """How fast steps come, of late rather than from the beginning."""
+
+    def __init__(self, course: Course, began: int) -> None:
+        """From a step on."""
+        self._course, self._at = course, monotonic()
+        self._seconds: float | None = None
+        self._loss: float | None = None
+        self._done = began
+
+    def pace(self, step: int, loss: float) -> Pace:
+        """A step was done."""
+        now = monotonic()
+        took = (now - self._at) / max(1, step - self._done)
+        self._seconds = took if self._seconds is None else _PACE * self._seconds + (1 - _PACE) * took
+        self._loss = loss if self._loss is None else _PACE * self._loss + (1 - _PACE) * loss
+        self._at, self._done = now, step
+        left = self._seconds * (self._course.steps - step)
+        return Pace(self._loss, self._course.batch / max(self._seconds, 1e-9), left)
+
+
+def _read_log(log: Place) -> list[dict[str, float]]:
+    return [json.loads(line) for line in log.read().decode().splitlines()]
