@@ -115,13 +115,13 @@ Url = Annotated[
 Mapped = Meant("a mapping of keys and values")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Unknown keys and values of another type are refused; nothing changes afterwards."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class Travel(_Strict):
+class Travel(Strict):
     """Time travel: how often, and how far, the schedule steps back to let constraints settle."""
 
     length: Count = Field(default=1, description="Steps taken back at a time.")
@@ -150,7 +150,7 @@ class Travel(_Strict):
         return {names[key]: value for key, value in given.items()}
 
 
-class GuidanceSpec(_Strict):
+class GuidanceSpec(Strict):
     """Classifier guidance: every tile is pulled to a class."""
 
     classifier: File | None = Field(default=None, description="Weights of a classifier of noisy images; none: no pull.")
@@ -158,7 +158,7 @@ class GuidanceSpec(_Strict):
     scale: Number = Field(default=1.0, description="How hard it pulls.")
 
 
-class ParitySpec(_Strict):
+class ParitySpec(Strict):
     """What published programs do otherwise than their papers; all of it is off unless asked for."""
 
     carry: Flag = Field(
@@ -178,7 +178,7 @@ class ParitySpec(_Strict):
     simplified: Flag = Field(default=False, description="The noise of the short program, for sampler ddim-ddnm.")
 
 
-class ClusterSpec(_Strict):
+class ClusterSpec(Strict):
     """Workers beside this process, each an actor of Ray with a network of its own."""
 
     workers: Count | None = Field(
@@ -220,7 +220,7 @@ class ClusterSpec(_Strict):
     )
 
 
-class Publish(_Strict):
+class Publish(Strict):
     """How the result is cut into files."""
 
     chunk: Count = Field(default=512, description="Pixels along a side of a chunk, the least that is read at once.")
@@ -233,7 +233,7 @@ class Publish(_Strict):
         return self
 
 
-class JobSpec(_Strict):
+class JobSpec(Strict):
     """What is restored, how, and where it goes; paths of :func:`load_job` and :func:`from_options` are absolute."""
 
     input: File = Field(

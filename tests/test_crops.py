@@ -125,7 +125,7 @@ def test_what_is_held_out_stays_so_when_the_archive_moves_or_grows(tmp_path):
     other = str(write_zarr(tmp_path / "b.zarr", places(300, 300)))
     alone, beside = Crops([Scene(paths[0])], held), Crops([Scene(other), Scene(paths[1])], held)
     rows, cols = np.arange(8)[:, None], np.arange(8)[None]
-    np.testing.assert_array_equal(alone._is_held_out(0, rows, cols), beside._is_held_out(1, rows, cols))
+    np.testing.assert_array_equal(alone._draw(0, rows, cols), beside._draw(1, rows, cols))
 
 
 def test_crops_are_turned_and_mirrored_only_where_that_is_allowed(tmp_path):
@@ -227,9 +227,19 @@ def test_a_class_that_is_missing_or_too_high_is_refused(image):
             Crops([scene], Cutting(8, spans=AS_IS, classes=4)).take("train", 0)
 
 
-def test_an_archive_too_small_to_hold_something_out_is_refused(image):
-    with pytest.raises(InputError, match=r"held_out is 1e-05, which leaves no place to check on"):
-        Crops([Scene(image)], Cutting(8, held_out=1e-5))
+def test_of_a_small_archive_one_square_is_held_out(tmp_path):
+    scene = Scene(str(write_zarr(tmp_path / "a.zarr", places(64, 64))))
+    crops = Crops([scene], Cutting(8, held_out=1e-5, spans=AS_IS))
+    assert len({(row // 32, col // 32) for row, col in taken(crops, 40, "check")}) == 1
+    assert not {(row // 32, col // 32) for row, col in taken(crops, 40)} & {
+        (row // 32, col // 32) for row, col in taken(crops, 40, "check")
+    }
+
+
+def test_an_archive_too_small_to_hold_something_out_is_refused(tmp_path):
+    image = str(write_zarr(tmp_path / "a.zarr", places(30, 30)))
+    with pytest.raises(InputError, match=r"held_out is 0.1, which leaves nothing to train on"):
+        Crops([Scene(image)], Cutting(8, held_out=0.1))
 
 
 def test_ranges_for_other_bands_are_refused(image):

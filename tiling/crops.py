@@ -35,6 +35,8 @@ _BLOCK = 256
 _SQUARE = 4
 """A square that is held out has so many crops along a side."""
 _TRIES = 5000
+# Of images with more squares than this, those are soon forgotten that are not held out.
+_FEW = 1000
 _OPEN = 32
 _CACHE = 256 * 2**20
 _PROBES = 16
@@ -69,8 +71,8 @@ class Cutting:
     """How an archive is cut: crops of ``size`` pixels a side, mirrored or turned by quarters where that is allowed.
 
     A share of the archive is ``held_out``: training never sees a pixel of it. ``spans`` are the values of each band
-    that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type. Where there
-    are ``classes``, every crop shows one of so many.
+    that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type. Of a
+    number of ``classes`` every crop shows one.
     """
 
     size: int
@@ -164,12 +166,8 @@ class Crops:
         self._held = [key(cutting.seed, f"held out {scene.image.rpartition('/')[2]}") for scene in self.scenes]
         first = self._opened(0).image
         self.bands, self.pixels, self._facts = first.bands, 0, blake2b(digest_size=16)
+        self._share = cutting.held_out
         self._places = self._survey(first)
-        if cutting.held_out and not self.checks:
-            raise InputError(
-                f"held_out is {cutting.held_out:g}, which leaves no place to check on in so small an archive: "
-                "give more, or 0 for no checks"
-            )
         spans = self._measured() if cutting.spans == "measure" else cutting.spans or (DEFAULT_RANGES[first.dtype.name],)
         if len(spans) not in (1, self.bands):
             raise InputError(f"range has {len(spans)} pairs for {self.bands} bands: give one a band, or one for all")
@@ -178,7 +176,7 @@ class Crops:
     def _survey(self, first: Source) -> dict[str, _Corners]:
         """Where crops may lie to train and to check; refuses images that do not go together."""
         train: list[tuple[int, int, int, int, int]] = []
-        check: list[tuple[int, int, int, int, int]] = []
+        squares: list[tuple[float, int, int, int, int, int]] = []
         for number, scene in enumerate(self.scenes):
             opened = self._opened(number)
             image = opened.image
@@ -187,7 +185,18 @@ class Crops:
             self._facts.update(repr(told).encode())
             self.pixels += image.height * image.width
             train += [(number, *corner) for corner in self._corners(opened)]
-            check += [(number, *corner) for corner in self._held_out(number, image)]
+            if self._share:
+                squares += self._squares(number, image)
+        check = [square[1:] for square in squares if square[0] < self._share]
+        if squares and not check:
+            # Of a small archive the draw may leave nothing to check on: then one square is held out.
+            nearest = min(squares)
+            self._share, check = float(np.nextafter(np.float32(nearest[0]), np.float32(1))), [nearest[1:]]
+        if len(check) == len(squares) > 0:
+            raise InputError(
+                f"held_out is {self.cutting.held_out:g}, which leaves nothing to train on in so small an archive: "
+                "give 0 for no checks, or more images"
+            )
         return {"train": _Corners.of(train), "check": _Corners.of(check)}
 
     @property
@@ -246,19 +255,20 @@ class Crops:
             if opened.valid(block).any():
                 yield block.top, block.left, block.height, block.width
 
-    def _held_out(self, scene: int, image: Source) -> Iterator[tuple[int, int, int, int]]:
-        """Rectangles of places for a crop that lies in one of the squares that are held out."""
+    def _squares(self, scene: int, image: Source) -> Iterator[tuple[float, int, int, int, int, int]]:
+        """Of every square the number that decides whether it is held out, and the places for a crop that lies in it."""
         size, side = self.cutting.size, _SQUARE * self.cutting.size
         rows, cols = math.ceil(image.height / side), math.ceil(image.width / side)
-        for row, col in np.argwhere(self._is_held_out(scene, np.arange(rows)[:, None], np.arange(cols)[None])):
-            top, left = int(row) * side, int(col) * side
+        drawn = self._draw(scene, np.arange(rows)[:, None], np.arange(cols)[None])
+        for (row, col), draw in np.ndenumerate(drawn):
+            top, left = row * side, col * side
             height, width = min(side, image.height - top), min(side, image.width - left)
-            if min(height, width) >= size:
-                yield top, left, height - size + 1, width - size + 1
+            if min(height, width) >= size and (draw < self._share or drawn.size <= _FEW):
+                yield float(draw), scene, top, left, height - size + 1, width - size + 1
 
-    def _is_held_out(self, scene: int, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.bool_]:
-        held: NDArray[np.bool_] = unit(words(self._held[scene], rows, cols)) < self.cutting.held_out
-        return held
+    def _draw(self, scene: int, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.float32]:
+        """A number from 0 to 1 for squares of an image: those below the share are held out."""
+        return unit(words(self._held[scene], rows, cols))
 
     def _place(self, use: Purpose, number: int) -> tuple[int, Box, Words]:
         """Of the places that are tried, the first that is valid; and a word for all else about the crop."""
@@ -269,7 +279,7 @@ class Crops:
             box = Box(top, left, top + size, left + size)
             squares = box.coarsen(side)
             rows, cols = np.ogrid[squares.top : squares.bottom, squares.left : squares.right]
-            if use == "train" and self._is_held_out(scene, rows, cols).any():
+            if use == "train" and (self._draw(scene, rows, cols) < self._share).any():
                 continue
             opened = self._opened(scene)
             if (opened.whole and opened.image.dtype.kind != "f") or opened.valid(box).all():
@@ -286,9 +296,7 @@ class Crops:
         label = told.label if opened.classes is None else int(np.bincount(opened.classes.read(box).ravel()).argmax())
         if label is None or not 0 <= label < most:
             given = "has no class" if label is None else f"has class {label} within {box}"
-            raise InputError(
-                f"{told.image}: {given}, and classes are 0 to {most - 1}: give its label, or a map of them"
-            )
+            raise InputError(f"{told.image}: {given}; give it a label from 0 to {most - 1}, or a map of such classes")
         return label
 
     def _measured(self) -> Spans:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,27 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from ..adm_blocks import Stage
 from ..contract import Precision
 from .objective import LOSS, Batch, Draws, Objective
+from .recipe import Learning
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learning:
-    """How networks learn: AdamW's ``rate``, reached after ``warmup`` steps, and its ``weight_decay``.
-
-    Gradients longer than ``clip`` are shortened to it; ``ema`` is how much of the running mean a step keeps.
-    ``precision`` is that of the convolutions; ``recompute`` computes what lies inside stages again when gradients
-    need it, which takes a third more time and far less memory.
-    """
-
-    rate: float = 1e-4
-    warmup: int = 500
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.9999
-    precision: Precision = "fp32"
-    recompute: bool = False
 
 
 class Learner:

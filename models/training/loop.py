@@ -18,9 +18,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from time import monotonic
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,50 +32,17 @@ from ..weights import DESCRIPTION
 from .checkpoints import Checkpoints
 from .learner import Learner
 from .objective import LOSS, Batch, Draws
+from .recipe import Course
 from .sheets import curve, sheet
 
 MODEL, LOG, CURVE, SHEETS, CHECKPOINTS = "model.safetensors", "log.jsonl", "loss.svg", "sheets", "checkpoints"
 HELD_OUT = "held out"
 _CHECKED, _SHOWN = 8, 8
 """Batches that a check is the mean of; pictures in a row of a sheet."""
-_PACE = 0.9
 
 
 class TrainingFailed(TileloomError, ArithmeticError):
     """A training whose loss is no number any more; the message names the step and the crops."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """How long training takes, and what it leaves when.
-
-    All but ``steps`` and ``batch`` are numbers of steps; a log line is the mean since the last. ``check`` tells the
-    loss on what is held out. ``half`` publishes weights in 16 bits.
-    """
-
-    steps: int
-    batch: int
-    log: int = 50
-    check: int = 500
-    sheet: int = 1000
-    checkpoint: int = 500
-    half: bool = True
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How training goes: the loss of late, crops learned from a second, and steps that are left."""
-
-    loss: float
-    crops_per_second: float
-    seconds_left: float | None
-
-    def __str__(self) -> str:
-        return f"loss {self.loss:.4g}, {self.crops_per_second:.3g} crops/s"
-
-    def as_json(self) -> dict[str, Any]:
-        """The pace as plain JSON."""
-        return {"loss": self.loss, "crops_per_second": self.crops_per_second, "seconds_left": self.seconds_left}
 
 
 Report = Callable[[int, Mapping[str, float], Sequence[str]], None]
@@ -130,6 +94,7 @@ class _Run:
 
     def go_on(self) -> int:
         """The step that comes next, all as it was left before it."""
+        self.output.sweep()
         found = self.checkpoints.newest()
         if found is None:
             return 0
@@ -155,7 +120,8 @@ class _Run:
             self.lines.append({"step": done, **means})
             self.since = []
         if self.crops.checks and (done % course.check == 0 or last):
-            self.lines.append({"step": done, HELD_OUT: self._check()})
+            scalars = {**scalars, HELD_OUT: self._check()}
+            self.lines.append({"step": done, HELD_OUT: scalars[HELD_OUT]})
         if done % course.sheet == 0 or last:
             files += self._show(done)
         if done % course.checkpoint == 0 or last:
@@ -209,28 +175,8 @@ class _Run:
         }
         told = self.learner.objective.describe()
         told["provenance"] = {**told.get("provenance", {}), "data": self.crops.digest, "steps": done}
-        return bytes(save(tensors, {"format": "pt", DESCRIPTION: json.dumps(told)}))
-
-
-class Stopwatch:
-    """How fast steps come, of late rather than from the beginning."""
-
-    def __init__(self, course: Course, began: int) -> None:
-        """From a step on."""
-        self._course, self._at = course, monotonic()
-        self._seconds: float | None = None
-        self._loss: float | None = None
-        self._done = began
-
-    def pace(self, step: int, loss: float) -> Pace:
-        """A step was done."""
-        now = monotonic()
-        took = (now - self._at) / max(1, step - self._done)
-        self._seconds = took if self._seconds is None else _PACE * self._seconds + (1 - _PACE) * took
-        self._loss = loss if self._loss is None else _PACE * self._loss + (1 - _PACE) * loss
-        self._at, self._done = now, step
-        left = self._seconds * (self._course.steps - step)
-        return Pace(self._loss, self._course.batch / max(self._seconds, 1e-9), left)
+        # One text alone: several would be stored in any order, and so in other bytes each time.
+        return bytes(save(tensors, {DESCRIPTION: json.dumps(told)}))
 
 
 def _read_log(log: Place) -> list[dict[str, float]]:
