@@ -56,6 +56,14 @@ def test_at_the_first_timestep_the_chances_of_all_values_add_up_to_one():
     assert float((2.0**-bits).sum()) == pytest.approx(1, abs=1e-4)
 
 
+def test_rows_at_the_first_timestep_do_not_touch_the_others():
+    x, t_B = pictures(4), torch.tensor([0, 40, 0, 700])
+    noisy, guess, v = CHAIN.noised(x, normals(x, 1), t_B), normals(x, 2), normals(x, 3).clamp(-1, 1)
+    together = CHAIN.bound(x, noisy, guess, v, t_B)
+    alone = [CHAIN.bound(*(part[[row]] for part in (x, noisy, guess, v, t_B))) for row in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_the_mean_learns_nothing_from_the_bound():
     x, t_B = pictures(), torch.tensor([0, 10, 700])
     noisy = CHAIN.noised(x, normals(x, 1), t_B)

@@ -272,9 +272,10 @@ def test_every_precision_learns(image, precision):
     assert losses[-1] < losses[0]
 
 
-def test_a_learner_in_half_precision_goes_on_with_its_scale(image):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_learner_in_reduced_precision_goes_on_with_the_same_bits(image, precision):
     crops = crops_of(image)
-    one, other = learner(crops, precision="fp16"), learner(crops, precision="fp16")
+    one, other = learner(crops, precision=precision), learner(crops, precision=precision)
     for step in range(3):
         one.learn(batch_of(crops), Draws(0, step), step)
     other.restore(one.saved())

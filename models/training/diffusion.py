@@ -64,10 +64,13 @@ class Chain:
         mean = coef1 * self.clean(noisy_BCHW, eps_BCHW.detach(), t_B) + coef2 * noisy_BCHW
         true_mean = coef1 * x_BCHW + coef2 * noisy_BCHW
         spread = (low_B - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp()
-        divergence = 0.5 * (log_variance - low_B + spread - 1)
-        decoded = -_log_likelihood(x_BCHW, mean, 0.5 * log_variance)
-        term = torch.where(t_B[:, None, None, None] == 0, decoded, divergence)
-        return term.mean(dim=(1, 2, 3)) / math.log(2)
+        term_B = (0.5 * (log_variance - low_B + spread - 1)).mean(dim=(1, 2, 3))
+        first_B = t_B == 0
+        if first_B.any():
+            # Few rows are at the first timestep, and their term is dear.
+            likelihood = _log_likelihood(x_BCHW[first_B], mean[first_B], 0.5 * log_variance[first_B])
+            term_B = term_B.index_put((first_B,), -likelihood.mean(dim=(1, 2, 3)))
+        return term_B / math.log(2)
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

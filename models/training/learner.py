@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,6 +28,8 @@ class Learner:
         self.objective, self.learning, self.device = objective, learning, device
         for network in objective.networks.values():
             network.to(device).train().requires_grad_(True)
+            # In reduced precision convolutions are faster so, and in float32 they are not.
+            network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's own types leave it out
             if learning.recompute:
                 _recompute_stages(network)
         self._weights = {
@@ -50,6 +53,7 @@ class Learner:
         learning = self.learning
         for group in self._optimizer.param_groups:
             group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
+        batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)
         told = {name: float(value.detach()) for name, value in scalars.items()}
@@ -90,13 +94,18 @@ class Learner:
                 parameter.copy_(saved["weights"][key])
                 self._mean[key].copy_(saved["mean"][key])
                 prefix = f"{key}."
-                self._optimizer.state[parameter] = {
-                    name: saved["optimizer"][prefix + name].to(self.device if name != "step" else "cpu")
-                    for name in ("step", "exp_avg", "exp_avg_sq")
+                moments = {
+                    name: torch.empty_like(parameter).copy_(saved["optimizer"][prefix + name])
+                    for name in ("exp_avg", "exp_avg_sq")
                 }
+                self._optimizer.state[parameter] = {"step": saved["optimizer"][f"{prefix}step"], **moments}
         if self._scaler.is_enabled():
             state = self._scaler.state_dict()
             self._scaler.load_state_dict({name: type(value)(saved["optimizer"][name]) for name, value in state.items()})
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.contiguous_format if self.learning.precision == "fp32" else torch.channels_last
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = _AUTOCAST.get(self.learning.precision)
