@@ -169,9 +169,19 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_crops(image, tmp_p
     small.objective.loss = lambda batch, draws, step: {
         name: value * (math.nan if step == 3 else 1) for name, value in loss(batch, draws, step).items()
     }
-    with pytest.raises(TrainingFailed, match=r"nan at step 4: .*scene.zarr rows \d+:\d+, columns \d+:\d+"):
+    with pytest.raises(TrainingFailed, match=r"the loss is nan at step 4: .*scene.zarr rows \d+:\d+, columns \d+:\d+"):
         train(small, crops, COURSE, place(tmp_path), seed=0)
     assert Checkpoints(place(tmp_path / CHECKPOINTS)).newest().step == 2
+
+
+def test_a_gradient_that_is_no_number_stops_before_anything_is_learned_from_it(image, tmp_path):
+    crops = crops_of(image)
+    small = learner(crops)
+    small.objective.network.out[2].bias.register_hook(lambda gradient: gradient * math.inf)
+    before = {name: tensor.clone() for name, tensor in small.saved()["weights"].items()}
+    with pytest.raises(TrainingFailed, match=r"the gradient is (nan|inf) at step 1"):
+        train(small, crops, COURSE, place(tmp_path), seed=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.saved()["weights"].items())
 
 
 # --- what it leaves ---

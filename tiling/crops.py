@@ -181,8 +181,9 @@ class Crops:
             opened = self._opened(number)
             image = opened.image
             self._refuse_unfit(scene, image, first)
-            told = (image.bands, image.height, image.width, image.dtype.name, image.nodata, scene.label)
-            self._facts.update(repr(told).encode())
+            told = (image.bands, image.height, image.width, image.dtype.name, image.nodata)
+            beside = (scene.label, scene.mask is None, scene.classes is None)
+            self._facts.update(repr(told + beside).encode())
             self.pixels += image.height * image.width
             train += [(number, *corner) for corner in self._corners(opened)]
             if self._share:
@@ -224,7 +225,8 @@ class Crops:
         digest = self._facts.copy()
         digest.update(repr((self.cutting, self.spans)).encode())
         for number in range(_PROBES):
-            digest.update(self.take("train", number).pixels.tobytes())
+            crop = self.take("train", number)
+            digest.update(crop.pixels.tobytes() + repr(crop.label).encode())
         return digest.hexdigest()
 
     def _refuse_unfit(self, scene: Scene, image: Source, first: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,9 @@ from .recipe import Learning
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Tensors = dict[str, Tensor]
+
+GRADIENT = "gradient"
+"""The name of the scalar that tells the length of all gradients."""
 
 
 class Learner:
@@ -49,7 +53,11 @@ class Learner:
         return sum(parameter.numel() for parameter in self._weights.values())
 
     def learn(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, float]:
-        """Learn from a batch; returns the scalars of its loss, and ``gradient``, the length of all gradients."""
+        """Learn from a batch; returns the scalars of its loss, and ``gradient``, the length of all gradients.
+
+        From a loss or a gradient that is no number nothing is learned. In fp16 gradients may be too large for that
+        once in a while, which the scaler heeds: they then count as 0.
+        """
         learning = self.learning
         for group in self._optimizer.param_groups:
             group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
@@ -57,16 +65,22 @@ class Learner:
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)
         told = {name: float(value.detach()) for name, value in scalars.items()}
+        if not math.isfinite(told[LOSS]):
+            return told | {GRADIENT: math.nan}
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(scalars[LOSS]).backward()  # type: ignore[no-untyped-call]  # torch leaves its type out
         self._scaler.unscale_(self._optimizer)
-        length = nn.utils.clip_grad_norm_(self._weights.values(), learning.clip)
+        length = float(nn.utils.clip_grad_norm_(self._weights.values(), learning.clip))
+        if not math.isfinite(length):
+            if not self._scaler.is_enabled():
+                return told | {GRADIENT: length}
+            length = 0.0
         self._scaler.step(self._optimizer)
         self._scaler.update()
         keep = min(learning.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._mean.values()), list(self._weights.values()), 1 - keep)
-        return told | {"gradient": float(length)}
+        return told | {GRADIENT: length}
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it the networks have their mean weights, and nothing is learned."""

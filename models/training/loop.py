@@ -30,7 +30,7 @@ from ...tiling.weave_picture import write_png
 from ..device import fix_arithmetic
 from ..weights import DESCRIPTION
 from .checkpoints import Checkpoints
-from .learner import Learner
+from .learner import GRADIENT, Learner
 from .objective import LOSS, Batch, Draws
 from .recipe import Course
 from .sheets import curve, sheet
@@ -42,7 +42,7 @@ _CHECKED, _SHOWN = 8, 8
 
 
 class TrainingFailed(TileloomError, ArithmeticError):
-    """A training whose loss is no number any more; the message names the step and the crops."""
+    """A training whose loss or gradient is no number any more; the message names the step and the crops."""
 
 
 Report = Callable[[int, Mapping[str, float], Sequence[str]], None]
@@ -107,11 +107,12 @@ class _Run:
     def step(self, step: int, batch: Batch, files: list[str]) -> Mapping[str, float]:
         """One step, and all that falls due after it."""
         scalars = self.learner.learn(batch, Draws(self.seed, step, device=self.learner.device), step)
-        if not math.isfinite(scalars[LOSS]):
-            raise TrainingFailed(
-                f"the loss is {scalars[LOSS]} at step {step + 1}: lower the rate, or look at what was learned from: "
-                f"{', '.join(batch.where)}"
-            )
+        for name in (LOSS, GRADIENT):
+            if not math.isfinite(scalars[name]):
+                raise TrainingFailed(
+                    f"the {name} is {scalars[name]} at step {step + 1}: lower the rate, or look at what was learned "
+                    f"from: {', '.join(batch.where)}"
+                )
         self.since.append(scalars)
         done, course = step + 1, self.course
         last = done == course.steps

@@ -55,7 +55,7 @@ class Objective(Protocol):
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """What is trained, by name, in float32; all parameters that require gradients change."""
+        """What is trained, by name, in float32: parameters alone, as buffers are neither kept nor published."""
         ...
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, Tensor]:
