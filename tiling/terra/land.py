@@ -43,8 +43,8 @@ class Use(IntEnum):
 class Roofs:
     """Buildings, where ``there``: a ``word`` each, and the ``height`` of the roof above the ground in pixels.
 
-    ``slant`` says where between the ridge (0) and the eaves on either side (-1, 1) a pixel lies, ``across`` and
-    ``along`` are the direction (down, right) in which it grows.
+    ``slant`` says where between the ridge (0) and the eaves on either side (-1, 1) a pixel lies, ``across`` is the
+    direction (down, right) in which it grows. Halls of works are ``hall``.
     """
 
     there: Flags
@@ -100,7 +100,7 @@ def land_in(seed: int, box: Box, ground: Ground) -> Land:
     yards = works & ~wild & (unit(parcels.word, 8) < np.float32(0.6))
     use[streets | yards], trees[streets | yards] = Use.ROAD, 0
     paved[streets], paved[yards] = 1.0, 1.2
-    roofs = _roofs(parcels, works, built & ~wild & ~streets)
+    roofs = _roofs(district, parcels, works, built & ~wild & ~streets)
     _let_grow(seed, box, ground, wild, use, trees)
     _pave_roads(district, use, trees, paved, roofs.there)
     roofs.there[wild] = False
@@ -164,8 +164,11 @@ def _plant_borders(parcels: _Parcels, trees: Field, where: Flags) -> None:
     trees[hedge] = np.maximum(trees[hedge], np.float32(0.75))
 
 
-def _roofs(parcels: _Parcels, works: Flags, where: Flags) -> Roofs:
-    """A house on most lots of a town, a hall on those of works; lots share a block evenly."""
+def _roofs(district: Cells, parcels: _Parcels, works: Flags, where: Flags) -> Roofs:
+    """A house on most lots of a town, a hall on those of works; lots share a block evenly.
+
+    None stands so near the district's border that the road would cut it.
+    """
     pitch = np.where(works, np.float32(_HALL), np.float32(_LOT))
     lots, middles, sizes = [], [], []
     for before, behind in (parcels.sides, parcels.ends):
@@ -182,12 +185,16 @@ def _roofs(parcels: _Parcels, works: Flags, where: Flags) -> Roofs:
     p, q = (middle - shift for middle, shift in zip(middles, shifts, strict=True))
     there = where & (np.abs(p) < halves[0]) & (np.abs(q) < halves[1]) & (unit(lot, 14) < np.float32(0.82))
     there &= parcels.edge > np.float32(_STREET + 1.5)
+    cosine, sine = parcels.turn
+    # From the house's middle to the pixel, and from there how far the middle is from the border.
+    down, right = p * cosine + q * sine, q * cosine - p * sine
+    room = district.edge + down * district.towards[0] + right * district.towards[1]
+    there &= room > halves[0] + halves[1] + np.float32(_ROAD)
     lengthways = halves[1] > halves[0]
     slant = np.where(lengthways, p / halves[0], q / halves[1])
     flat = works | (unit(lot, 15) < np.float32(0.12))
     eaves = np.where(works, np.float32(7.0), 3 + 3 * unit(lot, 16))
     height = eaves + np.where(flat, np.float32(0), np.float32(2.5) * (1 - np.abs(slant)))
-    cosine, sine = parcels.turn
     across = np.where(lengthways, cosine, sine), np.where(lengthways, -sine, cosine)
     return Roofs(there, lot, height, np.where(flat, np.float32(0), slant), across, works)
 

@@ -93,13 +93,15 @@ class Cells:
     """For every pixel the cell it lies in, among those around scattered points.
 
     ``word`` is the cell's own; ``down`` and ``right`` lead from its point to the pixel; ``edge`` is how far the
-    nearest other cell is, ``border`` a word that both sides of that border share. Distances in pixels.
+    nearest other cell is, ``towards`` the direction to it (down, right), ``border`` a word that both sides of that
+    border share. Distances in pixels.
     """
 
     word: Words
     down: Field
     right: Field
     edge: Field
+    towards: tuple[Field, Field]
     border: Words
 
 
@@ -157,7 +159,7 @@ def cells(points: Points) -> Cells:
         for kept, new in ((least, far), (at, there), (down, dy), (right, dx)):
             np.copyto(kept, new, where=closer)
     edge = np.full(least.shape, np.inf, np.float32)
-    other = at.copy()
+    other, to_south, to_east = at.copy(), np.zeros_like(edge), np.zeros_like(edge)
     for there, dy, dx in ways:
         apart_y, apart_x = down - dy, right - dx
         apart = np.sqrt(apart_y * apart_y + apart_x * apart_x)
@@ -166,10 +168,10 @@ def cells(points: Points) -> Cells:
         gap = (dy * dy + dx * dx - least) / (2 * apart)
         gap[there == at] = np.inf
         closer = gap < edge
-        np.copyto(edge, gap, where=closer)
-        np.copyto(other, there, where=closer)
+        for kept, new in ((edge, gap), (other, there), (to_south, apart_y / apart), (to_east, apart_x / apart)):
+            np.copyto(kept, new, where=closer)
     word = points.word.ravel()
-    return Cells(word[at], down, right, edge, mixed(word[at] ^ word[other]))
+    return Cells(word[at], down, right, edge, (to_south, to_east), mixed(word[at] ^ word[other]))
 
 
 @dataclass(frozen=True)
