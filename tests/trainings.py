@@ -1,11 +1,16 @@
 """Small trainings: what tests learn from, and with what."""
 
-import sys
+import json
+from hashlib import blake2b
+from pathlib import Path
+
+from torch import distributed
 
 from tests.images import write_zarr
 from tileloom.models.adm_config import AdmConfig, ClassifierConfig
 from tileloom.models.training.build import learner_of
 from tileloom.models.training.loop import train
+from tileloom.models.training.peers import Alone, Group
 from tileloom.models.training.recipe import Course, Learning, Subject
 from tileloom.tiling.box import Box
 from tileloom.tiling.crops import Crops, Cutting, Scene
@@ -46,11 +51,11 @@ def crops_of(image, *, size=16, label=None, **cutting):
     return Crops([Scene(image, label=label)], Cutting(size, held_out=cutting.pop("held_out", 0.3), **cutting))
 
 
-def learner(crops, config=UNET, *, drop_label=0.0, **learning):
+def learner(crops, config=UNET, *, drop_label=0.0, peers=None, **learning):
     """A small learner on the processor."""
     subject = Subject(config=config, drop_label=drop_label)
     settings = Learning(**{"rate": 1e-3, "warmup": 2, **learning})
-    return learner_of(subject, settings, crops, provenance={"version": "test"}, device="cpu")
+    return learner_of(subject, settings, crops, provenance={"version": "test"}, device="cpu", peers=peers or Alone())
 
 
 def trained(image, output, course=COURSE, **options):
@@ -59,5 +64,23 @@ def trained(image, output, course=COURSE, **options):
     return train(learner(crops), crops, course, place(output), seed=3, **options)
 
 
-if __name__ == "__main__":
-    trained(*sys.argv[1:3])
+def together(rank, count, meeting, image, output):
+    """One of several processes that train the same."""
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    seen = []
+    crops = crops_of(image)
+    take = crops.take
+    crops.take = lambda use, number: (seen.append(number) if use == "train" else None) or take(use, number)
+    small = learner(crops, peers=Group())
+    train(small, crops, COURSE, place(output), seed=3)
+    told = {"seen": sorted(set(seen)), "weights": digest(small)}
+    Path(f"{output}-{rank}.json").write_text(json.dumps(told))
+    distributed.destroy_process_group()
+
+
+def digest(small):
+    """A digest of a learner's weights."""
+    found = blake2b()
+    for tensor in small.saved()["weights"].values():
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()

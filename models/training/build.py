@@ -18,14 +18,23 @@ from .classifying import Classifying
 from .diffusion import Denoising
 from .learner import Learner
 from .objective import Objective
+from .peers import Alone, Peers
 from .recipe import Learning, Subject
+
+_ALONE = Alone()
 
 
 def learner_of(
-    subject: Subject, learning: Learning, crops: Crops, *, provenance: dict[str, Any], device: str | None = None
+    subject: Subject,
+    learning: Learning,
+    crops: Crops,
+    *,
+    provenance: dict[str, Any],
+    device: str | None = None,
+    peers: Peers = _ALONE,
 ) -> Learner:
     """A learner at step 0, on the accelerator where there is one."""
-    return Learner(objective_of(subject, crops, provenance), learning, device=device or best_device())
+    return Learner(objective_of(subject, crops, provenance), learning, device=device or best_device(), peers=peers)
 
 
 def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:

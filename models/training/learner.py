@@ -15,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from ..adm_blocks import Stage
 from ..contract import Precision
 from .objective import LOSS, Batch, Draws, Objective
+from .peers import Alone, Peers
 from .recipe import Learning
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ALONE = Alone()
 Tensors = dict[str, Tensor]
 
 GRADIENT = "gradient"
@@ -27,9 +29,9 @@ GRADIENT = "gradient"
 class Learner:
     """An objective's networks, their running mean and all that AdamW remembers; plain tensors when saved."""
 
-    def __init__(self, objective: Objective, learning: Learning, *, device: str) -> None:
-        """Networks as they are, which is step 0."""
-        self.objective, self.learning, self.device = objective, learning, device
+    def __init__(self, objective: Objective, learning: Learning, *, device: str, peers: Peers = _ALONE) -> None:
+        """Networks as they are, which is step 0; peers must begin with the same."""
+        self.objective, self.learning, self.device, self.peers = objective, learning, device, peers
         for network in objective.networks.values():
             network.to(device).train().requires_grad_(True)
             # In reduced precision convolutions are faster so, and in float32 they are not.
@@ -64,11 +66,14 @@ class Learner:
         batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)
-        told = {name: float(value.detach()) for name, value in scalars.items()}
+        values = torch.stack([value.detach().float() for value in scalars.values()])
+        self.peers.average([values])
+        told = dict(zip(scalars, values.tolist(), strict=True))
         if not math.isfinite(told[LOSS]):
             return told | {GRADIENT: math.nan}
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(scalars[LOSS]).backward()  # type: ignore[no-untyped-call]  # torch leaves its type out
+        self.peers.average([weight.grad for weight in self._weights.values() if weight.grad is not None])
         self._scaler.unscale_(self._optimizer)
         length = float(nn.utils.clip_grad_norm_(self._weights.values(), learning.clip))
         if not math.isfinite(length):

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save
 
 from ...tiling.crops import Crops, Purpose
-from ...tiling.errors import TileloomError
+from ...tiling.errors import InputError, TileloomError
 from ...tiling.place import Place
 from ...tiling.weave_picture import write_png
 from ..device import fix_arithmetic
@@ -63,7 +63,12 @@ def train(
     threads: int = 1,
     report: Report = ignore,
 ) -> int:
-    """Train to the end of a course, from its newest checkpoint on; returns the step at which this run began."""
+    """Train to the end of a course, from its newest checkpoint on; returns the step at which this run began.
+
+    Peers take equal shares of every step's crops. The first of them checks, shows and writes; all report.
+    """
+    if course.batch % learner.peers.count:
+        raise InputError(f"batch is {course.batch}, which {learner.peers.count} workers cannot share evenly")
     fix_arithmetic()
     torch.set_num_threads(threads)
     run = _Run(learner, crops, course, output, seed)
@@ -80,7 +85,7 @@ def train(
 
 
 def _ahead(pool: ThreadPoolExecutor, run: _Run, step: int) -> Future[Batch]:
-    return pool.submit(run.batch, "train", min(step, run.course.steps - 1), run.course.batch)
+    return pool.submit(run.share, min(step, run.course.steps - 1))
 
 
 class _Run:
@@ -94,7 +99,8 @@ class _Run:
 
     def go_on(self) -> int:
         """The step that comes next, all as it was left before it."""
-        self.output.sweep()
+        if self.learner.peers.rank == 0:
+            self.output.sweep()
         found = self.checkpoints.newest()
         if found is None:
             return 0
@@ -106,13 +112,16 @@ class _Run:
 
     def step(self, step: int, batch: Batch, files: list[str]) -> Mapping[str, float]:
         """One step, and all that falls due after it."""
-        scalars = self.learner.learn(batch, Draws(self.seed, step, device=self.learner.device), step)
+        rank = self.learner.peers.rank
+        scalars = self.learner.learn(batch, Draws(self.seed, step, rank, self.learner.device), step)
         for name in (LOSS, GRADIENT):
             if not math.isfinite(scalars[name]):
                 raise TrainingFailed(
                     f"the {name} is {scalars[name]} at step {step + 1}: lower the rate, or look at what was learned "
                     f"from: {', '.join(batch.where)}"
                 )
+        if rank:
+            return scalars
         self.since.append(scalars)
         done, course = step + 1, self.course
         last = done == course.steps
@@ -129,9 +138,15 @@ class _Run:
             files += self._commit(done)
         return scalars
 
-    def batch(self, use: Purpose, step: int, count: int) -> Batch:
-        """The crops of a step."""
-        taken = [self.crops.take(use, step * count + number) for number in range(count)]
+    def share(self, step: int) -> Batch:
+        """This peer's share of the crops of a step."""
+        peers, batch = self.learner.peers, self.course.batch
+        count = batch // peers.count
+        return self.batch("train", step * batch + peers.rank * count, count)
+
+    def batch(self, use: Purpose, first: int, count: int) -> Batch:
+        """Crops that follow one another in number."""
+        taken = [self.crops.take(use, first + number) for number in range(count)]
         x_BCHW = torch.from_numpy(np.stack([crop.pixels for crop in taken])).to(self.learner.device)
         labels = [crop.label for crop in taken if crop.label is not None]
         y_B = torch.tensor(labels, device=self.learner.device) if len(labels) == count else None
@@ -143,7 +158,7 @@ class _Run:
         with self.learner.averaged():
             for number in range(_CHECKED):
                 draws = Draws(self.seed, -1 - number, device=self.learner.device)
-                batch = self.batch("check", number, self.course.batch)
+                batch = self.batch("check", number * self.course.batch, self.course.batch)
                 found.append(float(self.learner.objective.loss(batch, draws, number)[LOSS]))
         return float(np.mean(found))
 
@@ -181,4 +196,4 @@ class _Run:
 
 
 def _read_log(log: Place) -> list[dict[str, float]]:
-    return [json.loads(line) for line in log.read().decode().splitlines()]
+    return [json.loads(line) for line in log.read().decode().splitlines()] if log.is_file() else []
