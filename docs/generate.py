@@ -192,6 +192,17 @@ choose another output for it.
 A loss that is no number stops a training, with the step and the crops that it came from. The exit code is 0 when all
 steps are done, 1 when it failed, 2 when it was asked wrongly, 130 after Ctrl-C.
 
+## On several workers
+
+```yaml
+cluster: {workers: 4, gpus: 1, address: auto}
+```
+
+Workers of Ray share the crops of every step and learn from the mean of their gradients; `pip install tileloom[train]`
+brings what that needs. Without an address a Ray of this machine is started for the training alone. All workers must
+reach data and output at the same addresses. When a worker dies all begin anew, from the last checkpoint, with the same
+losses. With another number of workers a training goes on, but with other noise.
+
 ## Something to try it on
 
 `tileloom terra` draws scenes as from the air, of any size, from a seed: no such place exists.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
 from .. import __version__
 from ..models.training.build import learner_of, numerics_of
 from ..models.training.learner import Learner
-from ..models.training.loop import HELD_OUT, MODEL, train
+from ..models.training.loop import HELD_OUT, MODEL, Report, train
 from ..models.training.objective import LOSS
+from ..models.training.peers import Alone, Group, Peers
 from ..models.training.recipe import Course
 from ..tiling.crops import Crops
 from ..tiling.errors import InputError, JobChanged
@@ -28,6 +31,9 @@ TRAINING = "training.json"
 # Of a hundred numbers, a mean that keeps so much of itself forgets all but a few of the last.
 _KEEP = 0.95
 _BYTES = 4
+_ALONE = Alone()
+# Needs the extra that brings Ray Train: only where there are several workers.
+_TOGETHER = "..cluster.training"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,22 @@ class Stopwatch:
         return _KEEP * before + (1 - _KEEP) * now
 
 
+class _Shown:
+    """Shows whoever looks on how a training goes; remembers its first step and how it went last."""
+
+    def __init__(self, course: Course, watcher: Display) -> None:
+        self._watch, self._watcher, self._seen = Stopwatch(course), watcher, 0
+        self.first: int | None = None
+        self.last: Pace | None = None
+
+    def __call__(self, step: int, scalars: Mapping[str, float], files: Sequence[str]) -> None:
+        """A step was done; after a loss of workers it may have been done before."""
+        self.first = step if self.first is None else self.first
+        self.last = self._watch.step(step, scalars)
+        self._watcher.advance(max(0, step - self._seen), self.last)
+        self._seen = max(self._seen, step)
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a run of a training came to; the loss is None where there was nothing left to do."""
@@ -95,13 +117,14 @@ class Training:
     learner: Learner
 
     @classmethod
-    def prepared(cls, spec: TrainSpec) -> Training:
+    def prepared(cls, spec: TrainSpec, peers: Peers = _ALONE) -> Training:
         """Open the data and make the network."""
         crops = Crops(spec.scenes(), spec.cutting)
         # An archive without a single whole crop is refused here.
         crops.take("train", 0)
         made = {"version": __version__, "training": spec.identity()}
-        return cls(spec, crops, learner_of(spec.subject(crops.bands), spec.learning, crops, provenance=made))
+        learner = learner_of(spec.subject(crops.bands), spec.learning, crops, provenance=made, peers=peers)
+        return cls(spec, crops, learner)
 
     @property
     def output(self) -> Place:
@@ -133,30 +156,21 @@ class Training:
         self.output.reach()
         self.output.room()
         self._refuse_other()
+        learn = self.learn if spec.cluster.workers == 1 else _together(spec)
         with hold(self.output, of=spec.output):
             self._begin(watcher)
-            last: Pace | None = None
-            watch = Stopwatch(spec.course)
             watcher.begin("train", spec.steps, unit="steps")
-            seen = 0
-
-            def report(step: int, scalars: Mapping[str, float], files: Sequence[str]) -> None:
-                nonlocal last, seen
-                last = watch.step(step, scalars)
-                watcher.advance(step - seen, last)
-                seen = step
-
-            began = train(
-                self.learner,
-                self.crops,
-                spec.course,
-                self.output,
-                seed=spec.seed,
-                threads=spec.threads,
-                report=report,
-            )
+            shown = _Shown(spec.course, watcher)
+            learn(shown)
+        last = shown.last
+        began = spec.steps if shown.first is None else shown.first - 1
         loss, held_out = (None, None) if last is None else (last.loss, last.held_out)
         return Trained(str(self.output / MODEL), began, spec.steps, loss, held_out, monotonic() - began_at)
+
+    def learn(self, report: Report) -> None:
+        """Train in this process, alone or as one of several."""
+        spec = self.spec
+        train(self.learner, self.crops, spec.course, self.output, seed=spec.seed, threads=spec.threads, report=report)
 
     def _refuse_other(self) -> None:
         """Refuse a folder of something else, and a training that would not go on as it began."""
@@ -184,10 +198,30 @@ class Training:
     def _begin(self, watcher: Display) -> None:
         """Write down what is trained, if nobody has; say where numbers will differ in their last bits."""
         begun = self.output / TRAINING
-        numerics = numerics_of(self.learner.device)
+        numerics = numerics_of(self.learner.device) | {"workers": str(self.spec.cluster.workers)}
         if begun.is_file():
             before = json.loads(begun.read())["numerics"]
             if other := changed(before, numerics):
                 watcher.say(f"goes on elsewhere, so that losses differ in their last bits ({'; '.join(other)})")
         told = {"identity": self.spec.identity(), "data": self.crops.digest, "steps": self.spec.steps}
         write_json(begun, {**told, "numerics": numerics, "version": __version__})
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of several workers does: it opens the data, makes the same network, and learns with the others."""
+
+    spec: TrainSpec
+
+    def __call__(self, report: Report) -> None:
+        """Train, as one of the group that this process is in."""
+        Training.prepared(self.spec, Group()).learn(report)
+
+
+def _together(spec: TrainSpec) -> Callable[[Report], None]:
+    """What lets several workers train."""
+    try:
+        train_on = import_module(_TOGETHER, __package__).train_on
+    except ImportError as error:
+        raise InputError(f"cluster.workers needs Ray Train ({error}): pip install tileloom[train]") from None
+    return partial(train_on, Share(spec), spec.crew)

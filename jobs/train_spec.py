@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from ..cluster.executor import CrewSpec
 from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, EncoderConfig, Pool
 from ..models.contract import Precision
 from ..models.training.recipe import Course, Learning, Subject
@@ -16,11 +17,26 @@ from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
 from .manifest import Manifest
 from .refusal import Meant, at_key, refusal
-from .spec import Count, File, Finite, Flag, Mapped, Noise, Positive, Seed, Share, Strict, Whole, digest_of, rooted_path
+from .spec import (
+    Accelerators,
+    Count,
+    File,
+    Finite,
+    Flag,
+    Mapped,
+    Noise,
+    Positive,
+    Seed,
+    Share,
+    Strict,
+    Whole,
+    digest_of,
+    rooted_path,
+)
 from .yamlfile import read_yaml
 
 # None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
-_RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half"}
+_RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
 _FILES = ("image", "mask", "classes")
 
@@ -113,6 +129,18 @@ class NetworkSpec(Strict):
         return self
 
 
+class Workers(Strict):
+    """Workers of Ray that share each step's crops; they must see data and output at the same addresses."""
+
+    workers: Count = Field(default=1, description="Workers that share every batch; 1 is this process, without Ray.")
+    address: Annotated[str, Field(min_length=1), Meant("the address of a Ray cluster, such as auto")] | None = Field(
+        default=None, description="The Ray cluster of the workers; if left out, one is started here for the job alone."
+    )
+    cpus: Share = Field(default=1.0, description="Cores of each worker.")
+    gpus: Accelerators = Field(default=0.0, description="Accelerators of each worker.")
+    restarts: Whole = Field(default=20, description="How often all may begin anew, from a checkpoint, after a loss.")
+
+
 class TrainSpec(Strict):
     """What is trained, from what, and where it goes; paths of :func:`load_training` are absolute."""
 
@@ -157,6 +185,7 @@ class TrainSpec(Strict):
     sheet: Count = Field(default=1000, description="Steps between sheets of pictures.")
     checkpoint: Count = Field(default=500, description="Steps between checkpoints.")
     half: Flag = Field(default=True, description="Publish weights in 16 bits.")
+    cluster: Annotated[Workers, Mapped] = Field(default=Workers(), description="Workers beside this process.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -169,6 +198,10 @@ class TrainSpec(Strict):
         for low, high in self.range if isinstance(self.range, tuple) else ():
             if low >= high:
                 raise at_key("range", f"{low:g} is not below {high:g}: write the lower number first")
+        if self.batch % self.cluster.workers:
+            raise at_key("batch", f"{self.batch} crops are not shared evenly by {self.cluster.workers} workers")
+        if self.cluster.address is not None and self.cluster.workers == 1:
+            raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
         if self.drop_label and (self.network.classes is None or self.network.kind != "unet"):
             raise at_key("drop_label", "only a U-Net of classes is told one that could be dropped: leave it out")
         classes = self.network.classes
@@ -220,6 +253,11 @@ class TrainSpec(Strict):
             size = self.crop if told.pool == "attention" else None
             config = ClassifierConfig(**same | {"out_channels": told.classes}, pool=told.pool, image_size=size)
         return Subject(config=config, betas=self.betas, drop_label=self.drop_label, seed=self.seed)
+
+    @property
+    def crew(self) -> CrewSpec:
+        """The workers that are asked for."""
+        return CrewSpec(**self.cluster.model_dump())
 
     def scenes(self) -> list[Scene]:
         """All images, with those that folders, patterns and lists name."""

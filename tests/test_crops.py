@@ -116,6 +116,14 @@ def test_what_is_held_out_is_checked_on_and_never_trained_on(tmp_path):
     assert seen["train"].mean() > 0.5
 
 
+def test_of_large_images_not_all_is_held_out(tmp_path):
+    scene = Scene(str(write_zarr(tmp_path / "a.zarr", np.zeros((1, 1100, 1100), np.uint8), chunk=(256, 256))))
+    crops = Crops([scene], Cutting(8, held_out=0.02))
+    assert {use: crops.take(use, 0).pixels.shape for use in ("train", "check")} == dict.fromkeys(
+        ("train", "check"), (1, 8, 8)
+    )
+
+
 def test_what_is_held_out_stays_so_when_the_archive_moves_or_grows(tmp_path):
     held = Cutting(10, held_out=0.2, spans=AS_IS)
     paths = []

@@ -58,10 +58,10 @@ def learner(crops, config=UNET, *, drop_label=0.0, peers=None, **learning):
     return learner_of(subject, settings, crops, provenance={"version": "test"}, device="cpu", peers=peers or Alone())
 
 
-def trained(image, output, course=COURSE, **options):
+def trained(image, output, course=COURSE, *, peers=None, **options):
     """Train to the end of a course; returns the step at which it began."""
     crops = crops_of(image)
-    return train(learner(crops), crops, course, place(output), seed=3, **options)
+    return train(learner(crops, peers=peers), crops, course, place(output), seed=3, **options)
 
 
 def together(rank, count, meeting, image, output):

@@ -35,8 +35,6 @@ _BLOCK = 256
 _SQUARE = 4
 """A square that is held out has so many crops along a side."""
 _TRIES = 5000
-# Of images with more squares than this, those are soon forgotten that are not held out.
-_FEW = 1000
 _OPEN = 32
 _CACHE = 256 * 2**20
 _PROBES = 16
@@ -176,7 +174,7 @@ class Crops:
     def _survey(self, first: Source) -> dict[str, _Corners]:
         """Where crops may lie to train and to check; refuses images that do not go together."""
         train: list[tuple[int, int, int, int, int]] = []
-        squares: list[tuple[float, int, int, int, int, int]] = []
+        squares: list[NDArray[np.float32]] = []
         for number, scene in enumerate(self.scenes):
             opened = self._opened(number)
             image = opened.image
@@ -187,17 +185,8 @@ class Crops:
             self.pixels += image.height * image.width
             train += [(number, *corner) for corner in self._corners(opened)]
             if self._share:
-                squares += self._squares(number, image)
-        check = [square[1:] for square in squares if square[0] < self._share]
-        if squares and not check:
-            # Of a small archive the draw may leave nothing to check on: then one square is held out.
-            nearest = min(squares)
-            self._share, check = float(np.nextafter(np.float32(nearest[0]), np.float32(1))), [nearest[1:]]
-        if len(check) == len(squares) > 0:
-            raise InputError(
-                f"held_out is {self.cutting.held_out:g}, which leaves nothing to train on in so small an archive: "
-                "give 0 for no checks, or more images"
-            )
+                squares.append(self._squares(number, image))
+        check = self._held_out(squares) if squares else []
         return {"train": _Corners.of(train), "check": _Corners.of(check)}
 
     @property
@@ -257,16 +246,36 @@ class Crops:
             if opened.valid(block).any():
                 yield block.top, block.left, block.height, block.width
 
-    def _squares(self, scene: int, image: Source) -> Iterator[tuple[float, int, int, int, int, int]]:
-        """Of every square the number that decides whether it is held out, and the places for a crop that lies in it."""
+    def _squares(self, scene: int, image: Source) -> NDArray[np.float32]:
+        """A number for every square of an image, axes (row, column); those too small for a crop have a large one."""
         size, side = self.cutting.size, _SQUARE * self.cutting.size
         rows, cols = math.ceil(image.height / side), math.ceil(image.width / side)
         drawn = self._draw(scene, np.arange(rows)[:, None], np.arange(cols)[None])
-        for (row, col), draw in np.ndenumerate(drawn):
-            top, left = row * side, col * side
-            height, width = min(side, image.height - top), min(side, image.width - left)
-            if min(height, width) >= size and (draw < self._share or drawn.size <= _FEW):
-                yield float(draw), scene, top, left, height - size + 1, width - size + 1
+        if image.height - (rows - 1) * side < size:
+            drawn[-1] = np.inf
+        if image.width - (cols - 1) * side < size:
+            drawn[:, -1] = np.inf
+        return drawn
+
+    def _held_out(self, squares: Sequence[NDArray[np.float32]]) -> list[tuple[int, int, int, int, int]]:
+        """Rectangles of places for a crop that lies in a square whose number is below the share."""
+        size, side = self.cutting.size, _SQUARE * self.cutting.size
+        # Of a small archive the draw may leave nothing to check on: then one square is held out.
+        least = min(drawn.min() for drawn in squares)
+        self._share = max(self._share, float(np.nextafter(least, np.float32(1))))
+        if all((drawn < self._share).all() for drawn in squares):
+            raise InputError(
+                f"held_out is {self.cutting.held_out:g}, which leaves nothing to train on in so small an archive: "
+                "give 0 for no checks, or more images"
+            )
+        found = []
+        for scene, drawn in enumerate(squares):
+            image = self._opened(scene).image
+            for row, col in np.argwhere(drawn < self._share):
+                top, left = int(row) * side, int(col) * side
+                rows, cols = min(side, image.height - top) - size + 1, min(side, image.width - left) - size + 1
+                found.append((scene, top, left, rows, cols))
+        return found
 
     def _draw(self, scene: int, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.float32]:
         """A number from 0 to 1 for squares of an image: those below the share are held out."""
