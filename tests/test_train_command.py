@@ -317,8 +317,8 @@ def test_every_key_is_documented_and_the_page_is_up_to_date():
 def test_the_examples_of_the_page_are_jobs(folder):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)):
-        told = {"output": "prior"} | yaml.safe_load(block)
-        assert load_training(written(folder, f"{number}.yaml", **told)).data
+        told = {"data": "scans", "output": "prior"} | yaml.safe_load(block)
+        assert load_training(written(folder, f"{number}.yaml", **told)).data, block
 
 
 def test_the_recipe_of_the_shipped_model_is_a_job():
