@@ -107,6 +107,9 @@ class NetworkSpec(Strict):
     variance: Annotated[Literal["learned", "fixed"], Meant("learned or fixed")] = Field(
         default="learned", description="Whether a U-Net learns the variance of a step, too."
     )
+    predicts: Annotated[Literal["v", "eps"], Meant("v or eps")] = Field(
+        default="v", description="What a U-Net predicts: v learns much faster, eps is what ADM was published with."
+    )
     classes: Count | None = Field(default=None, description="Classes that it draws, or tells apart; none if left out.")
     pool: Annotated[Pool, Meant("attention or adaptive")] = Field(
         default="attention", description="How a classifier sums up: attention takes crops of one size only."
@@ -252,7 +255,8 @@ class TrainSpec(Strict):
             same = {field.name: getattr(config, field.name) for field in fields(EncoderConfig)}
             size = self.crop if told.pool == "attention" else None
             config = ClassifierConfig(**same | {"out_channels": told.classes}, pool=told.pool, image_size=size)
-        return Subject(config=config, betas=self.betas, drop_label=self.drop_label, seed=self.seed)
+        predicts = told.predicts if told.kind == "unet" else "eps"
+        return Subject(config=config, betas=self.betas, predicts=predicts, drop_label=self.drop_label, seed=self.seed)
 
     @property
     def crew(self) -> CrewSpec:

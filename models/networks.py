@@ -13,8 +13,10 @@ from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, live_channels, network_contract, network_options, split_model
 from .denoiser import Condition, labels_of
+from .prediction import Prediction
 from .reasons import innermost, reason
-from .signatures import Told
+from .schedule import beta_table
+from .signatures import EPS, Told
 from .weights import read_weights
 
 # Where what fails to compile says so; importing these would cost seconds that most jobs have no use for.
@@ -25,12 +27,14 @@ _COMPILERS = ("torch._dynamo", "torch._inductor")
 class AdmDenoiser:
     """An ADM U-Net as a denoiser: eps, and v where it learned the variance.
 
-    ``compiled`` says that torch compiles the network at its first call, for that call's shape.
+    ``compiled`` says that torch compiles the network at its first call, for that call's shape. ``prediction`` turns
+    what the network predicts into eps, None where it is that already.
     """
 
     network: AdmUNet
     contract: Contract
     compiled: bool = False
+    prediction: Prediction | None = None
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -47,7 +51,7 @@ class AdmDenoiser:
         }
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """The network's channels as they are; a window's level makes no difference to it."""
+        """The network's channels; a window's level makes no difference to it."""
         classes = self.network.config.num_classes
         y_B = None if classes is None else labels_of(conditions, len(t_B)).to(t_B.device)
         try:
@@ -57,7 +61,7 @@ class AdmDenoiser:
                 raise
             why = reason(innermost(error))
             raise TileloomError(f"{self.contract.name} cannot be compiled here ({why}): leave compile out") from error
-        return predicted
+        return predicted if self.prediction is None else self.prediction.answer(predicted, x_BCHW, t_B)
 
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
         """The weights; then the way down's outputs, all kept for the way up, and a block's own maps."""
@@ -82,7 +86,10 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser:
         network.set_channels_last()
     if asked.compile:
         network.compile(dynamic=False)
-    return AdmDenoiser(network, contract, asked.compile)
+    prediction = None
+    if reading.predicts != EPS:
+        prediction = Prediction(reading.predicts, tuple(beta_table(reading.betas, contract.timesteps)))
+    return AdmDenoiser(network, contract, asked.compile, prediction)
 
 
 def load_classifier(file: str, told: Told | None = None, *, device: str = "cpu") -> AdmClassifier:

@@ -16,6 +16,7 @@ from .shapes import ADM, CLASSIFIER, Shapes, layout
 
 SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
 DESCRIBED = "as its file says"
+EPS = "eps"
 BETAS = ("linear", "cosine")
 ORDERS = ("legacy", "new")
 # Published U-Nets attend where 8 pixels a side and up to 32 are left.
@@ -95,13 +96,14 @@ def classes_of(config: AdmConfig | ClassifierConfig) -> int | None:
 class Description:
     """What the file of a network that was trained here says of it.
 
-    ``spans`` are the values that each band's -1 and 1 stood for, ``null_class`` the one that stands for no class,
-    ``provenance`` how it was made.
+    It ``predicts`` "eps", or "v" of :class:`~tileloom.models.prediction.Prediction`. ``spans`` are the values that
+    each band's -1 and 1 stood for, ``null_class`` the one that stands for no class, ``provenance`` how it was made.
     """
 
     config: AdmConfig | ClassifierConfig
     image_size: int
     betas: str
+    predicts: str
     spans: tuple[tuple[float, float], ...]
     null_class: int | None
     provenance: Mapping[str, Any]
@@ -112,7 +114,7 @@ class Description:
         kind = {ADM: AdmConfig, CLASSIFIER: ClassifierConfig}[stored["kind"]]
         config = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()}
         spans = tuple((float(low), float(high)) for low, high in stored["spans"])
-        rest = {name: stored[name] for name in ("image_size", "betas", "null_class", "provenance")}
+        rest = {name: stored[name] for name in ("image_size", "betas", "predicts", "null_class", "provenance")}
         return cls(config=kind(**config), spans=spans, **rest)
 
     def stored(self) -> dict[str, Any]:
@@ -155,6 +157,7 @@ class Reading:
     betas: str
     known: Known | None
     origins: Mapping[str, str]
+    predicts: str = EPS
 
     @property
     def kind(self) -> str:
@@ -180,6 +183,7 @@ class Reading:
             "betas": self.betas,
             "image_size": self.image_size,
             **({"stem": config.stem} if config.stem > 1 else {}),
+            **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
 
@@ -190,7 +194,7 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
     bare = described.config if described else layout(shapes)
     known = None if described else _known(bare)
     origin = DESCRIBED if described else TABLE if known else ASSUMED
-    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem"), origin)
+    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts"), origin)
     config = known.config if known else bare
     if told.heads is not None:
         config, origins["heads"] = replace(config, num_head_channels=-1, num_heads=told.heads), OPTION
@@ -204,7 +208,7 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
         betas, origins["betas"] = told.betas, OPTION
     usual = described.image_size if described else known.image_size if known else None
     size, origins["image_size"] = _image_size(config, usual, told, origins["image_size"])
-    return Reading(config, size, betas, known, origins)
+    return Reading(config, size, betas, known, origins, described.predicts if described else EPS)
 
 
 def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:

@@ -14,7 +14,7 @@ from tileloom.models.signatures import DESCRIBED, OPTION, Description, Told
 from tileloom.models.weights import DESCRIPTION, description_of, read_weights
 from tileloom.tiling.errors import InputError
 
-SAID = Description(STEMMED, 48, "cosine", ((0.0, 255.0),) * 3, None, {"steps": 3})
+SAID = Description(STEMMED, 48, "cosine", "v", ((0.0, 255.0),) * 3, None, {"steps": 3})
 
 
 def file_of(folder, said=SAID, *, name="own.safetensors", text=None):
@@ -26,7 +26,7 @@ def file_of(folder, said=SAID, *, name="own.safetensors", text=None):
 
 @pytest.mark.parametrize("config", [STEMMED, CLASSIFIER, UNET])
 def test_a_description_comes_back_as_it_was_written(tmp_path, config):
-    said = Description(config, 16, "linear", ((0.0, 1.0), (-2.5, 3.0), (0.0, 9.0)), 7, {"data": "x"})
+    said = Description(config, 16, "linear", "eps", ((0.0, 1.0), (-2.5, 3.0), (0.0, 9.0)), 7, {"data": "x"})
     assert description_of(file_of(tmp_path, said)) == said
 
 

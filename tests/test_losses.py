@@ -93,6 +93,26 @@ def test_the_simple_loss_is_the_mean_square_of_the_noise_that_was_missed():
     assert float(loss[LOSS]) == pytest.approx(0.09, rel=1e-3)
 
 
+def test_a_network_that_predicts_v_is_held_to_that():
+    class KnowsV(Oracle):
+        def forward(self, noisy, t, y=None):
+            return CHAIN.v(self.x, super().forward(noisy, t), t) + 0.3
+
+    x = pictures(8)
+    loss = Denoising(KnowsV(x), predicts="v").loss(Batch(x, None, ()), Draws(0, 0), 0)
+    assert float(loss[LOSS]) == pytest.approx(0.09, rel=1e-3)
+
+
+def test_what_predicts_v_right_knows_the_picture_at_any_noise():
+    class KnowsV(Oracle):
+        def forward(self, noisy, t, y=None):
+            return CHAIN.v(self.x, super().forward(noisy, t), t)
+
+    x, t_B = pictures(4), torch.tensor([0, 300, 700, 990])
+    noisy = CHAIN.noised(x, normals(x, 1), t_B)
+    torch.testing.assert_close(Denoising(KnowsV(x), predicts="v")._guess(noisy, t_B, None), x, atol=2e-3, rtol=0)
+
+
 def test_with_a_learned_variance_the_bound_is_added():
     x = pictures(8)
     right, wrong = (Denoising(Oracle(x, 0.1, v=v)).loss(Batch(x, None, ()), Draws(0, 0), 0) for v in (-1.0, 1.0))

@@ -293,6 +293,7 @@ def test_the_network_is_what_the_job_says(folder):
     )
     labelled = {"data": {"image": "scene.zarr", "label": 1}, "drop_label": 0.2}
     drawn = load_training(job(folder, network={**TINY, "classes": 3, "variance": "fixed"}, **labelled)).subject(4)
+    assert drawn.predicts == "v"
     assert (drawn.config.num_classes, drawn.config.in_channels, drawn.config.out_channels) == (4, 4, 4)
     network = {**TINY, "classes": 3, "kind": "classifier"}
     guide = load_training(job(folder, network=network, data=labelled["data"])).subject(2).config

@@ -242,6 +242,21 @@ def test_a_job_takes_what_was_trained(image, whole):
     assert told.shape == (1, 6, 16, 16)
 
 
+def test_a_network_that_predicts_v_is_a_denoiser_like_any_other(image, tmp_path):
+    """A job's denoiser sees the noise that training saw; half precision of the file aside."""
+    crops = crops_of(image)
+    small = learner(crops, predicts="v")
+    train(small, crops, replace(COURSE, half=False), place(tmp_path), seed=0)
+    denoiser = load_denoiser({"name": str(tmp_path / MODEL)})
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([40, 900])
+    told = denoiser.predict(x, t.float(), [Condition()] * 2)
+    with small.averaged():
+        raw = small.objective.network(x, t)
+    torch.testing.assert_close(told[:, :3], small.objective.chain.noised(raw[:, :3], x, t), atol=1e-5, rtol=1e-4)
+    assert torch.equal(told[:, 3:], raw[:, 3:])
+    assert description_of(str(tmp_path / MODEL)).predicts == "v"
+
+
 def test_the_file_says_what_it_was_made_of(image, whole):
     told = description_of(str(whole / MODEL))
     assert told.config == UNET

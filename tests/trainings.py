@@ -51,9 +51,9 @@ def crops_of(image, *, size=16, label=None, **cutting):
     return Crops([Scene(image, label=label)], Cutting(size, held_out=cutting.pop("held_out", 0.3), **cutting))
 
 
-def learner(crops, config=UNET, *, drop_label=0.0, peers=None, **learning):
+def learner(crops, config=UNET, *, drop_label=0.0, predicts="eps", peers=None, **learning):
     """A small learner on the processor."""
-    subject = Subject(config=config, drop_label=drop_label)
+    subject = Subject(config=config, drop_label=drop_label, predicts=predicts)
     settings = Learning(**{"rate": 1e-3, "warmup": 2, **learning})
     return learner_of(subject, settings, crops, provenance={"version": "test"}, device="cpu", peers=peers or Alone())
 

@@ -45,6 +45,7 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
         config=config,
         image_size=crops.cutting.size,
         betas=subject.betas,
+        predicts=subject.predicts,
         spans=crops.spans,
         null_class=classes - 1 if classes and subject.drop_label else None,
         provenance=provenance,
@@ -54,7 +55,7 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
         network = AdmUNet(config) if isinstance(config, AdmConfig) else AdmClassifier(config)
     _silence(network)
     if isinstance(network, AdmUNet):
-        return Denoising(network, subject.betas, subject.drop_label, described)
+        return Denoising(network, subject.betas, subject.predicts, subject.drop_label, described)
     return Classifying(network, subject.betas, described)
 
 

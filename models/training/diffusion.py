@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..adm import AdmUNet
 from ..schedule import Schedule, schedule
+from ..signatures import EPS
 from .objective import LOSS, Batch, Draws
 
 TIMESTEPS = 1000
@@ -43,6 +44,10 @@ class Chain:
         """``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``."""
         abar = self.tables.abar
         return self.at(np.sqrt(abar), t_B) * x_BCHW + self.at(np.sqrt(1 - abar), t_B) * eps_BCHW
+
+    def v(self, x_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """``v = sqrt(abar) eps - sqrt(1 - abar) x_0``."""
+        return self.noised(eps_BCHW, -x_BCHW, t_B)
 
     def clean(self, x_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """``x_0`` of the noisy window and the noise that is taken to be in it."""
@@ -90,12 +95,15 @@ def _normal_cdf(x: Tensor) -> Tensor:
 class Denoising:
     """An ADM U-Net that learns to see the noise in noisy crops, and the variance where it has channels for it.
 
+    It ``predicts`` eps itself, or ``v = sqrt(abar) eps - sqrt(1 - abar) x_0``, which is easier to learn where there is
+    much noise: from eps, x_0 could only be told there if it were known very exactly.
     A network of classes has one class more, its last, that stands for none: a share ``drop_label`` of the crops
     is told that one, so that guidance without a classifier has something to lean away from.
     """
 
     network: AdmUNet
     betas: str = "linear"
+    predicts: str = EPS
     drop_label: float = 0.0
     description: Mapping[str, Any] = field(default_factory=dict)
 
@@ -109,17 +117,18 @@ class Denoising:
         return {"unet": self.network}
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, Tensor]:
-        """``mean (eps - eps')^2``, and ``T / 1000`` times the variational bound where the variance is learned."""
+        """``mean (eps - eps')^2``, or the same of v; with a learned variance ``T / 1000`` times the bound is added."""
         x_BCHW = batch.x_BCHW
         t_B, eps_BCHW = timesteps(draws, len(x_BCHW)), draws.normal("eps", tuple(x_BCHW.shape))
         noisy_BCHW = self.chain.noised(x_BCHW, eps_BCHW, t_B)
         told_BCHW = self.network(noisy_BCHW, t_B, self._labels(batch, draws))
         bands = x_BCHW.shape[1]
-        simple = ((told_BCHW[:, :bands] - eps_BCHW) ** 2).mean()
+        wanted_BCHW = eps_BCHW if self.predicts == EPS else self.chain.v(x_BCHW, eps_BCHW, t_B)
+        simple = ((told_BCHW[:, :bands] - wanted_BCHW) ** 2).mean()
         if told_BCHW.shape[1] == bands:
             return {LOSS: simple}
-        guess_BCHW, v_BCHW = told_BCHW[:, :bands], told_BCHW[:, bands:]
-        bound = self.chain.bound(x_BCHW, noisy_BCHW, guess_BCHW, v_BCHW, t_B).mean()
+        guess_BCHW = self._eps(told_BCHW[:, :bands], noisy_BCHW, t_B)
+        bound = self.chain.bound(x_BCHW, noisy_BCHW, guess_BCHW, told_BCHW[:, bands:], t_B).mean()
         return {LOSS: simple + bound * (TIMESTEPS / 1000), "simple": simple, "bound": bound}
 
     def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
@@ -142,8 +151,12 @@ class Denoising:
         return torch.where(dropped_B, self.network.config.num_classes - 1, batch.y_B)
 
     def _guess(self, noisy_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        eps_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()
-        return self.chain.clean(noisy_BCHW, eps_BCHW, t_B).clamp(-1, 1)
+        told_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()
+        return self.chain.clean(noisy_BCHW, self._eps(told_BCHW, noisy_BCHW, t_B), t_B).clamp(-1, 1)
+
+    def _eps(self, told_BCHW: Tensor, noisy_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """``eps = sqrt(abar) v + sqrt(1 - abar) x_t``."""
+        return told_BCHW if self.predicts == EPS else self.chain.noised(told_BCHW, noisy_BCHW, t_B)
 
     def _sample(self, x_BCHW: Tensor, y_B: Tensor | None) -> Tensor:
         """DDIM without fresh noise."""

@@ -12,11 +12,13 @@ from ..contract import Precision
 class Subject:
     """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
 
-    Of a U-Net of classes the last one stands for none, and a share ``drop_label`` of the crops is told that.
+    A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
+    crops is told that.
     """
 
     config: AdmConfig | ClassifierConfig
     betas: str = "linear"
+    predicts: str = "eps"
     drop_label: float = 0.0
     seed: int = 0
 
