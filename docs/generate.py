@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from tileloom.jobs.refusal import meant, parts
 from tileloom.jobs.spec import JobSpec
+from tileloom.jobs.train_spec import TrainSpec
 
 JOB_FILE = Path(__file__).parent / "job-file.md"
+TRAINING = Path(__file__).parent / "training.md"
 
 INTRODUCTION = """\
 # The job file
@@ -84,12 +86,12 @@ generated.
 |---|---|
 | `msr` | a tile takes the finished pixels of its west and north neighbours, exactly |
 | `joint` | all tiles advance together, and their overlaps are fused at every step |
-| `patches` | the patches of a [Patch-DM](models.md#patch-dm) network advance together, and exchange features at every step |
+| `patches` | those of a [Patch-DM](models.md#patch-dm) network advance together, and see each other's features |
 | `naive` | not at all, so that every border shows |
 
 With `msr` hardly any memory is needed, and a front of tiles moves over the image: one image may be too small to keep
-many workers busy. With `joint` and `patches` there is no such order, but the state of the whole image is held by its workers, they
-trade halos at every step, and all tiles of a level are run, however little there is to restore.
+many workers busy. With `joint` and `patches` there is no such order, but the state of the whole image is held by its
+workers, they trade halos at every step, and all tiles of a level are run, however little there is to restore.
 
 `tileloom plan` compares `msr` with `joint` for a job's own workers: network calls one after the other, state of a
 worker, bytes between workers; for `patches` it tells the bytes of either `lockstep.exchange`, which makes no difference
@@ -135,12 +137,163 @@ calls, its seconds, and the root of its mean squared error (`rmse`) where there 
 """
 
 
+ABOUT_TRAINING = """\
+# Training a model of your own
+
+<!-- Written by `make docs` from jobs/train_spec.py: change the descriptions there. -->
+
+A model restores what it has learned to expect. One that has learned from your own images, at their own resolution and
+with their own bands, restores those best.
+
+```yaml
+# train.yaml
+data: scans
+output: prior
+crop: 64
+flips: true
+turns: true
+network: {width: 128, levels: [1, 1], stem: 4}
+steps: 20000
+```
+
+```sh
+tileloom train train.yaml --dry-run
+tileloom train train.yaml
+tileloom restore scene.tif scene.zarr --task sr:4 --model prior/model.safetensors
+```
+
+The first command says what is to be trained and what it takes: images, the size of the network and of its file, memory.
+A key or value that means nothing is refused by its name, before anything is read or written.
+
+## What it learns from
+
+`data` is an image (Zarr, TIFF, PNG, JPEG; Zarr also from an object store), a folder, a pattern such as `scans/*.tif`, a
+[list](job-file.md#archives) in which `input` and `mask` count, or several of these. An image with more to say is a
+mapping:
+
+```yaml
+data:
+  - scans
+  - {image: s3://bucket/scene.zarr, mask: clouds.tif}
+```
+
+Crops are read where they lie, window by window, so an archive may be of any size. Every place where a whole crop has
+valid pixels is as likely as any other. Pixels are not valid where the mask is not 0, where all bands hold the file's
+nodata value, or where a float is no number; to keep a region out of training, mask it. All images have the same number
+of bands.
+
+`held_out` is drawn as squares of four crops a side. Training never sees a pixel of them; every `check` steps the loss
+on them is logged, always on the same crops and noise. When it stops falling while the loss goes on, the network learns
+your images by heart: give it more of them, flips and turns, or fewer channels.
+
+Values become -1 to 1 by `range`, which is recorded in the model's file: `tileloom models inspect` shows it. A job that
+uses the model on data of another type should name the same `range`.
+
+## Networks
+
+A network is an ADM U-Net: `levels` of `width` channels, each half as fine as the one before. What decides how fast it
+is, is how many pixels it works on: a `stem` of 4 folds every 4 x 4 pixels into channels first, so that it works on a
+sixteenth of them, and crops must then be multiples of 4 times 2 for each further level. Tiles of a job may be larger
+than crops.
+
+With `variance: learned` it learns the variance of each step besides the noise (the hybrid loss). With `classes` it is
+told what a crop shows: the `label` of an image, or what most pixels of a crop have in its map of `classes`:
+
+```yaml
+data:
+  - {image: forest, label: 0}
+  - {image: scene.zarr, classes: scene.zarr/labels}
+network: {classes: 10}
+drop_label: 0.1
+```
+
+With `drop_label` the last class, one more than there are, stands for none. A network of `kind: classifier` learns to
+tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job.
+
+## What it leaves
+
+| file | what it is |
+|---|---|
+| `model.safetensors` | the running mean of the weights, with all that a job has to know of them; whole at any time |
+| `log.jsonl` | every `log` steps the mean loss, and what is held out |
+| `loss.svg` | its curve |
+| `sheets/00001000.png` | rows of crops; the same with noise; denoised; and pictures drawn from noise alone |
+| `checkpoints/` | the last two states to go on from |
+| `training.json` | what is trained, and with which versions |
+
+All of it may lie in an object store. A checkpoint is whole or absent: whatever kills a training, a full disk, a lost
+store or a power cut, the same command goes on from the last one, with the same losses as if nothing had happened, to
+the last bit on one machine. At another place, or with other threads, it says that last bits will differ. Give the file
+more `steps` to train for longer. What changes what is learned (a rate, a network, other images) is refused by name:
+choose another output for it.
+
+A loss that is no number stops a training, with the step and the crops that it came from. The exit code is 0 when all
+steps are done, 1 when it failed, 2 when it was asked wrongly, 130 after Ctrl-C.
+
+## On several workers
+
+```yaml
+cluster: {workers: 4, gpus: 1, address: auto}
+```
+
+Workers of Ray share the crops of every step and learn from the mean of their gradients; `pip install tileloom[train]`
+brings what that needs. Without an address a Ray of this machine is started for the training alone. All workers must
+reach data and output at the same addresses. When a worker dies all begin anew, from the last checkpoint, with the same
+losses. With another number of workers a training goes on, but with other noise.
+
+## Something to try it on
+
+`tileloom terra` draws scenes as from the air, of any size, from a seed: no such place exists.
+
+![A scene of 512 pixels, its classes, and its near infrared](images/terra.jpg)
+
+```sh
+tileloom terra aerial.zarr --size 2048 --seed 5
+tileloom terra cloudy.zarr --size 1024 --clouds 0.2
+tileloom restore cloudy.zarr/covered clear.zarr --task inpaint --mask cloudy.zarr/mask
+```
+
+A scene is a Zarr group that opens as its picture: red, green, blue and near infrared in 8 bits, or with `--bands` gray
+(1), gray and infrared (2) or no infrared (3), and with `--dtype float32` from 0 to 1. `aerial.zarr/labels` has the
+class of each pixel: 0 water, 1 sand, 2 meadow, 3 crop, 4 bare soil, 5 wood, 6 garden, 7 road, 8 roof, 9 rock. With
+`--clouds` or `--stripes` there are `covered`, the picture with parts hidden, and `mask`, which ones; the picture itself
+stays whole, to compare with. Any window of a scene can be drawn alone and has the bits of the whole, so memory does not
+grow with its size:
+
+```python
+from tileloom.tiling.box import Box
+from tileloom.tiling.terra.scene import Terra
+
+picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
+```
+
+[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them.
+
+## Losses of your own
+
+The loop knows nothing of networks: it takes anything that keeps the protocol of
+[`models/training/objective.py`](../models/training/objective.py), networks by name and
+`loss(batch, draws, step)`, and gives it crops, checkpoints and a log. Random numbers come from `draws`, which knows the
+step, so that a run that goes on draws what it would have drawn.
+
+## Keys
+"""
+
+
 def job_file() -> str:
     """The reference of the job file."""
-    rows = [
-        f"| `{key}` | {takes} | {default} | {description} |" for key, takes, default, description in _rows(JobSpec, "")
-    ]
-    return "\n".join([INTRODUCTION, "| key | takes | default | meaning |", "|---|---|---|---|", *rows, ""])
+    return _page(INTRODUCTION, JobSpec)
+
+
+def training() -> str:
+    """The page about training."""
+    return _page(ABOUT_TRAINING, TrainSpec)
+
+
+def _page(introduction: str, model: type[BaseModel]) -> str:
+    """An introduction, and a table of all keys."""
+    rows = [f"| `{key}` | {takes} | {default} | {told} |" for key, takes, default, told in _rows(model, "")]
+    return "\n".join([introduction, "| key | takes | default | meaning |", "|---|---|---|---|", *rows, ""])
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -158,8 +311,10 @@ def _default(value: object) -> str:
     """A default as a job file would write it; the description says what an absent value means."""
     if value is None:
         return ""
-    return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
+    plain = list(value) if isinstance(value, tuple) else value
+    return f"`{yaml.safe_dump(plain, default_flow_style=True).splitlines()[0]}`"
 
 
 if __name__ == "__main__":
     JOB_FILE.write_text(job_file(), encoding="utf-8")
+    TRAINING.write_text(training(), encoding="utf-8")

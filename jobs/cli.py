@@ -34,6 +34,8 @@ COMMANDS = {
     "cancel": ("commands_submit:cancel", "End a submitted job; what it has finished is kept."),
     "verify": ("commands_look:verify", "Read back all that was written and name what is damaged."),
     "models": ("commands_models:models", "List models, look into one, check it, convert weights."),
+    "train": ("commands_train:train", "Train a model on your own images, or go on with it."),
+    "terra": ("commands_terra:terra", "Draw an aerial scene that never was, to try things on."),
     "simulate": ("commands_look:simulate", "Say how long a job would take on a cluster."),
     "cluster": ("commands_cluster:cluster", "Write the files that start a cluster."),
 }

@@ -16,7 +16,7 @@ from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches, PatchReadin
 from ..models.plugins import installed, origin
 from ..models.shapes import PATCHES
 from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
-from ..models.weights import shapes_of, weights_digest
+from ..models.weights import description_of, shapes_of, weights_digest
 from .commands_look import as_json, example
 from .options import model_of, model_option, trust_model
 
@@ -185,6 +185,11 @@ def _lines(file: str, tensors: int, parameters: int, reading: Reading | PatchRea
         yield f"known as: {', '.join(reading.known_as)}"
     for name, value, known in reading.facts():
         yield f"{name}: {value} ({known})"
+    described = description_of(file)
+    if described:
+        yield f"values that became -1 and 1: {', '.join(f'{low:g} and {high:g}' for low, high in described.spans)}"
+        made = described.provenance
+        yield f"trained here: {made.get('steps')} steps, version {made.get('version')}, data {made.get('data')}"
     assumed = [name for name, _, known in reading.facts() if known == ASSUMED]
     if assumed:
         yield f"assumed: {', '.join(assumed)}; where that is wrong, say so with `--model-option`, such as betas=cosine"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import click
 from rich.console import Console
@@ -19,6 +19,19 @@ from .pace import Pulse, duration
 
 LINE_EVERY_SECONDS = 10.0
 _BAR = 12
+
+
+class Beat(Protocol):
+    """How a run does of late; as a text, what it does in a second and whatever else there is to tell."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end; None where that cannot be told."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        ...
 
 
 class Watcher(Protocol):
@@ -58,14 +71,14 @@ class Stage:
     total: int
     unit: str
     count: int = 0
-    pulse: Pulse | None = None
+    pulse: Beat | None = None
     began: float = field(init=False)
     said: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.began = self.said = monotonic()
 
-    def advance(self, count: int, pulse: Pulse | None) -> None:
+    def advance(self, count: int, pulse: Beat | None) -> None:
         """So many pieces more are finished."""
         self.count += count
         self.pulse = pulse or self.pulse
@@ -136,7 +149,7 @@ class Terminal:
         if not self._console.is_terminal:
             self._print(f"{phase}: {total} {unit}")
 
-    def advance(self, count: int, pulse: Pulse | None = None) -> None:
+    def advance(self, count: int, pulse: Beat | None = None) -> None:
         """So many pieces more are finished; of tiles it is known how the run does."""
         stage = self._stage
         stage.advance(count, pulse)
@@ -167,7 +180,7 @@ class JsonLines:
         self._stage = Stage(phase, total, unit)
         log("info", "phase", phase=phase, total=total, unit=unit)
 
-    def advance(self, count: int, pulse: Pulse | None = None) -> None:
+    def advance(self, count: int, pulse: Beat | None = None) -> None:
         """So many pieces more are finished; of tiles it is known how the run does."""
         stage = self._stage
         stage.advance(count, pulse)
@@ -180,8 +193,12 @@ class JsonLines:
         log("warning", "message", message=text)
 
 
+Display = Terminal | JsonLines
+"""Watchers that can show any run, of tiles or not."""
+
+
 @contextmanager
-def watching() -> Iterator[Watcher]:
+def watching() -> Iterator[Display]:
     """Whoever looks on at the command that is run: a person, a log, or with ``--log-json`` a program."""
     if wants_json(click.get_current_context()):
         yield JsonLines()

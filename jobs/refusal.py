@@ -31,9 +31,9 @@ def meant(field: FieldInfo) -> str:
 
 
 def parts(field: FieldInfo) -> type[BaseModel] | None:
-    """The keys below a key that takes a mapping."""
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    """The keys below a key that takes a mapping, or several of one kind."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def at_key(key: str, problem: str) -> PydanticCustomError:
@@ -69,6 +69,8 @@ def _known(location: tuple[int | str, ...], job: type[BaseModel]) -> Iterator[tu
     """The keys on the way to a mistake; pydantic's location goes on into union branches and list items."""
     within: type[BaseModel] | None = job
     for step in location:
+        if isinstance(step, int):
+            continue
         if within is None or step not in within.model_fields:
             return
         field = within.model_fields[str(step)]

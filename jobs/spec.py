@@ -62,13 +62,13 @@ PATHS = ("input", "output", "mask")
 RUNNING = {"output", "retries", "on_error", "lanes", "priority", "lockstep", "keep_scratch", "cluster", "max_memory"}
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Unknown keys and values of another type are refused; nothing changes afterwards."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class Travel(_Strict):
+class Travel(Strict):
     """Time travel: how often, and how far, the schedule steps back to let constraints settle."""
 
     length: Count = Field(default=1, description="Steps taken back at a time.")
@@ -97,7 +97,7 @@ class Travel(_Strict):
         return {names[key]: value for key, value in given.items()}
 
 
-class GuidanceSpec(_Strict):
+class GuidanceSpec(Strict):
     """Classifier guidance: every tile is pulled to a class."""
 
     classifier: File | None = Field(default=None, description="Weights of a classifier of noisy images; none: no pull.")
@@ -105,7 +105,7 @@ class GuidanceSpec(_Strict):
     scale: Number = Field(default=1.0, description="How hard it pulls.")
 
 
-class ParitySpec(_Strict):
+class ParitySpec(Strict):
     """What published programs do otherwise than their papers; all of it is off unless asked for."""
 
     carry: Flag = Field(
@@ -125,7 +125,7 @@ class ParitySpec(_Strict):
     simplified: Flag = Field(default=False, description="The noise of the short program, for sampler ddim-ddnm.")
 
 
-class ClusterSpec(_Strict):
+class ClusterSpec(Strict):
     """Workers beside this process, each an actor of Ray with a network of its own."""
 
     workers: Count | None = Field(
@@ -173,7 +173,7 @@ class ClusterSpec(_Strict):
     )
 
 
-class LockstepSpec(_Strict):
+class LockstepSpec(Strict):
     """How blocks of an image advance together, for weaves other than msr and naive."""
 
     block: AutoCount = Field(
@@ -192,7 +192,7 @@ class LockstepSpec(_Strict):
     )
 
 
-class Publish(_Strict):
+class Publish(Strict):
     """How the result is cut into files."""
 
     chunk: Count = Field(default=512, description="Pixels along a side of a chunk, the least that is read at once.")
@@ -205,7 +205,7 @@ class Publish(_Strict):
         return self
 
 
-class JobSpec(_Strict):
+class JobSpec(Strict):
     """What is restored, how, and where it goes; paths of :func:`load_job` and :func:`from_options` are absolute."""
 
     input: File = Field(

@@ -33,8 +33,8 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
-    """The mapping a YAML file holds."""
+def read_yaml(path: str | PathLike[str], *, needs: str = "input, output and task") -> dict[str, Any]:
+    """The mapping a YAML file holds; a job ``needs`` some keys at least."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -50,7 +50,7 @@ def read_yaml(path: str | PathLike[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if content is None:
-        raise InputError(f"{path} is empty: a job needs at least input, output and task")
+        raise InputError(f"{path} is empty: a job needs at least {needs}")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} must hold keys and their values, such as 'task: sr:4' on a line of its own")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.errors import InputError
@@ -34,6 +35,7 @@ class Torso(nn.Module):
         """With PyTorch's own random weights."""
         super().__init__()
         self.model_channels = config.model_channels
+        self.stem = config.stem
         self.precision: Precision = "fp32"
         self.channels_last = False
         self.time_embed = time_embed
@@ -61,6 +63,8 @@ class Torso(nn.Module):
 
     def way_down(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The way down and the middle: the deepest features, and every block's output for the way up."""
+        if self.stem > 1:
+            x_BCHW = F.pixel_unshuffle(x_BCHW, self.stem)
         h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
         for stage in self.input_blocks:
             h_BCHW = stage(h_BCHW, *told)
@@ -80,6 +84,8 @@ class UNet(Torso):
         for stage in self.output_blocks:
             h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), *told)
         predicted: Tensor = self.out(h_BCHW.float())
+        if self.stem > 1:
+            predicted = F.pixel_shuffle(predicted, self.stem)
         return predicted.contiguous()
 
 

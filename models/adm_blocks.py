@@ -130,7 +130,7 @@ class AttentionBlock(nn.Module):
 def noise_head(config: EncoderConfig) -> nn.Sequential:
     """What a U-Net ends with."""
     width = config.widths[0]
-    return nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels))
+    return nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels * config.stem**2))
 
 
 def mean_head(config: EncoderConfig) -> nn.Sequential:
@@ -225,7 +225,7 @@ def _attention(width: int, config: EncoderConfig, level: int) -> list[nn.Module]
 def encoder_blocks(config: EncoderConfig, block: MakeBlock = ResBlock) -> tuple[nn.ModuleList, list[int]]:
     """The way down, and the width of each block's output, all of which the way up takes in again."""
     width = config.widths[0]
-    blocks, widths = [Stage([conv3(config.in_channels, width)])], [width]
+    blocks, widths = [Stage([conv3(config.in_channels * config.stem**2, width)])], [width]
     for level, wide in enumerate(config.widths):
         for _ in range(config.num_res_blocks):
             blocks.append(Stage([block(width, wide, config), *_attention(wide, config, level)]))

@@ -20,6 +20,8 @@ class EncoderConfig:
     ``attention_resolutions`` are the downsampling factors with attention (2: half resolution).
     A head has ``num_head_channels`` channels, or where that is -1 there are ``num_heads``.
     The new attention order splits q, k and v before the heads, the legacy order after.
+    A ``stem`` of s folds every s x s pixels into the channels of one before the first convolution (pixel unshuffle);
+    channels of the image are counted without that.
     """
 
     model_channels: int
@@ -33,6 +35,7 @@ class EncoderConfig:
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     use_new_attention_order: bool = False
+    stem: int = 1
 
     def __post_init__(self) -> None:
         """Refuse widths that the norms or the heads cannot divide."""
@@ -59,7 +62,7 @@ class EncoderConfig:
     @property
     def size_multiple(self) -> int:
         """Rows and columns that every image must be a multiple of."""
-        return 1 << len(self.channel_mult) - 1
+        return self.stem << len(self.channel_mult) - 1
 
     def heads(self, width: int) -> int:
         """Attention heads at a width."""

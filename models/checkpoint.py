@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
@@ -22,7 +23,7 @@ from .latent import LatentNet
 from .patchdm import PatchUNet, StyleEncoder
 from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from .shapes import Shapes, difference, looks_like
-from .weights import SAFE, program_in, refuse_no_file
+from .weights import DESCRIPTION, SAFE, description_of, program_in, refuse_no_file
 
 Network = AdmUNet | AdmClassifier | PatchUNet | StyleEncoder | LatentNet
 Config = AdmConfig | ClassifierConfig | PatchConfig | StyleEncoderConfig | LatentConfig
@@ -141,9 +142,11 @@ def convert(source: str, target: str) -> int:
     if path.exists():
         raise InputError(f"{target} exists: choose another name, or remove it first")
     tensors = {name: tensor.clone().contiguous() for name, tensor in load_tensors(source).items()}
+    description = description_of(source)
+    described = {DESCRIPTION: json.dumps(description.stored())} if description else {}
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
-        save_file(tensors, partial, metadata={"format": "pt"})
+        save_file(tensors, partial, metadata={"format": "pt", **described})
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot write {target}: {error}") from error

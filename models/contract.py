@@ -304,13 +304,13 @@ def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
         betas=reading.betas,
         classes=config.num_classes,
         weight_bytes=Path(file).stat().st_size,
-        live_channels=live_channels(config.widths, config.num_res_blocks),
+        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
     )
 
 
-def live_channels(widths: Sequence[int], blocks: int) -> int:
+def live_channels(widths: Sequence[int], blocks: int, *, stem: int = 1) -> int:
     """Numbers a pixel of the window: a U-Net's outputs on the way down, all kept for the way up, and a block's own."""
-    maps: list[int] = [-(-wide // 4**level) for level, wide in enumerate(widths)]
+    maps: list[int] = [-(-wide // (stem**2 * 4**level)) for level, wide in enumerate(widths)]
     return sum(maps) * (blocks + 1) + LIVE_MAPS * max(maps)
 
 

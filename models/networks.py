@@ -17,8 +17,10 @@ from .patchdm import PatchUNet
 from .patchdm_denoiser import PatchDenoiser
 from .patchdm_shapes import own_tensors
 from .patchdm_style import style_of
+from .prediction import Prediction
 from .reasons import innermost, reason
-from .signatures import Told
+from .schedule import beta_table
+from .signatures import EPS, Reading, Told
 from .style import Style
 from .weights import read_weights
 
@@ -30,12 +32,14 @@ _COMPILERS = ("torch._dynamo", "torch._inductor")
 class AdmDenoiser:
     """An ADM U-Net as a denoiser: eps, and v where it learned the variance.
 
-    ``compiled`` says that torch compiles the network at its first call, for that call's shape.
+    ``compiled`` says that torch compiles the network at its first call, for that call's shape. ``prediction`` turns
+    what the network predicts into eps, None where it is that already.
     """
 
     network: AdmUNet
     contract: Contract
     compiled: bool = False
+    prediction: Prediction | None = None
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -52,7 +56,7 @@ class AdmDenoiser:
         }
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """The network's channels as they are; a window's level makes no difference to it."""
+        """The network's channels; a window's level makes no difference to it."""
         classes = self.network.config.num_classes
         y_B = None if classes is None else labels_of(conditions, len(t_B)).to(t_B.device)
         try:
@@ -62,14 +66,15 @@ class AdmDenoiser:
                 raise
             why = reason(innermost(error))
             raise TileloomError(f"{self.contract.name} cannot be compiled here ({why}): leave compile out") from error
-        return predicted
+        return predicted if self.prediction is None else self.prediction.answer(predicted, x_BCHW, t_B)
 
     def memory(self, batch_shape: tuple[int, ...]) -> tuple[int, int]:
         """The weights; then the way down's outputs, all kept for the way up, and a block's own maps."""
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
         batch, _, height, width = batch_shape
         config = self.network.config
-        return weights, 4 * batch * height * width * live_channels(config.widths, config.num_res_blocks)
+        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        return weights, 4 * batch * height * width * live
 
 
 def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDenoiser:
@@ -89,7 +94,11 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDe
         return PatchDenoiser(network, contract, asked.guidance, style)
     if asked.compile:
         network.compile(dynamic=False)
-    return AdmDenoiser(network, contract, asked.compile)
+    prediction = None
+    assert isinstance(reading, Reading)
+    if reading.predicts != EPS:
+        prediction = Prediction(reading.predicts, tuple(beta_table(reading.betas, contract.timesteps)))
+    return AdmDenoiser(network, contract, asked.compile, prediction)
 
 
 def load_classifier(file: str, told: Told | None = None, *, device: str = "cpu") -> AdmClassifier:

@@ -7,13 +7,16 @@ network was trained, or at which image size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from ..tiling.errors import InputError
 from .adm_config import AdmConfig, ClassifierConfig
 from .shapes import ADM, CLASSIFIER, Shapes, layout
 
 SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
+DESCRIBED = "as its file says"
+EPS = "eps"
 BETAS = ("linear", "cosine")
 ORDERS = ("legacy", "new")
 WEIGHTS = ("ema", "raw")
@@ -91,6 +94,36 @@ def classes_of(config: AdmConfig | ClassifierConfig) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What the file of a network that was trained here says of it.
+
+    It ``predicts`` "eps", or "v" of :class:`~tileloom.models.prediction.Prediction`. ``spans`` are the values that
+    each band's -1 and 1 stood for, ``null_class`` the one that stands for no class, ``provenance`` how it was made.
+    """
+
+    config: AdmConfig | ClassifierConfig
+    image_size: int
+    betas: str
+    predicts: str
+    spans: tuple[tuple[float, float], ...]
+    null_class: int | None
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Self:
+        """The description that :meth:`stored` wrote; raises whatever is wrong with another."""
+        kind = {ADM: AdmConfig, CLASSIFIER: ClassifierConfig}[stored["kind"]]
+        config = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()}
+        spans = tuple((float(low), float(high)) for low, high in stored["spans"])
+        rest = {name: stored[name] for name in ("image_size", "betas", "predicts", "null_class", "provenance")}
+        return cls(config=kind(**config), spans=spans, **rest)
+
+    def stored(self) -> dict[str, Any]:
+        """All of it as plain JSON."""
+        return {**asdict(self), "kind": kind_of(self.config)}
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """What the user says of a network because its shapes do not; None: not said."""
 
@@ -127,6 +160,7 @@ class Reading:
     betas: str
     known: Known | None
     origins: Mapping[str, str]
+    predicts: str = EPS
 
     options = (
         *("precision", "label", "channels_last", "compile"),
@@ -166,16 +200,19 @@ class Reading:
             "attention_order": "new" if config.use_new_attention_order else "legacy",
             "betas": self.betas,
             "image_size": self.image_size,
+            **({"stem": config.stem} if config.stem > 1 else {}),
+            **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
 
 
-def read(shapes: Shapes, told: Told | None = None) -> Reading:
-    """The network that a set of tensors is: as the user told, else as the table knows it, else as is usual."""
+def read(shapes: Shapes, told: Told | None = None, described: Description | None = None) -> Reading:
+    """The network that a set of tensors is: as the user told, else as its file or the table says, else as is usual."""
     told = told or Told()
-    bare = layout(shapes)
-    known = _known(bare)
-    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size"), TABLE if known else ASSUMED)
+    bare = described.config if described else layout(shapes)
+    known = None if described else _known(bare)
+    origin = DESCRIBED if described else TABLE if known else ASSUMED
+    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts"), origin)
     config = known.config if known else bare
     if told.heads is not None:
         config, origins["heads"] = replace(config, num_head_channels=-1, num_heads=told.heads), OPTION
@@ -184,11 +221,12 @@ def read(shapes: Shapes, told: Told | None = None) -> Reading:
     if told.attention_order is not None:
         new = told.attention_order == "new"
         config, origins["attention_order"] = replace(config, use_new_attention_order=new), OPTION
-    betas = known.betas if known else BETAS[0]
+    betas = described.betas if described else known.betas if known else BETAS[0]
     if told.betas is not None:
         betas, origins["betas"] = told.betas, OPTION
-    size, origins["image_size"] = _image_size(config, known, told, origins["image_size"])
-    return Reading(config, size, betas, known, origins)
+    usual = described.image_size if described else known.image_size if known else None
+    size, origins["image_size"] = _image_size(config, usual, told, origins["image_size"])
+    return Reading(config, size, betas, known, origins, described.predicts if described else EPS)
 
 
 def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:
@@ -201,7 +239,7 @@ def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:
     return None
 
 
-def _image_size(config: AdmConfig | ClassifierConfig, known: Known | None, told: Told, origin: str) -> tuple[int, str]:
+def _image_size(config: AdmConfig | ClassifierConfig, known: int | None, told: Told, origin: str) -> tuple[int, str]:
     """The side of a training image in pixels, and how it is known."""
     fixed = config.image_size if isinstance(config, ClassifierConfig) else None
     if told.image_size is not None:
@@ -212,5 +250,5 @@ def _image_size(config: AdmConfig | ClassifierConfig, known: Known | None, told:
     if fixed is not None:
         return fixed, SHAPES
     if known:
-        return known.image_size, origin
+        return known, origin
     return max(64, config.size_multiple, _LEAST_ATTENDED * max(config.attention_resolutions, default=1)), ASSUMED

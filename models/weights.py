@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from functools import lru_cache
 from hashlib import blake2b, file_digest
@@ -14,7 +15,7 @@ from ..tiling.errors import InputError
 from .patchdm_shapes import is_patches
 from .patchdm_signatures import PatchReading, read_patches
 from .shapes import Shapes
-from .signatures import Reading, Told, read
+from .signatures import Description, Reading, Told, read
 
 SAFE = ".safetensors"
 SUFFIXES = (SAFE, ".pt", ".pth", ".ckpt", ".bin")
@@ -24,6 +25,8 @@ TORCHSCRIPT, EXPORTED = ".ts", ".pt2"
 # Loads torch: only to look into a file that is no .safetensors.
 _TORCH_READER = ".checkpoint"
 _DIGEST = 16
+# The key of what a file of our own says of itself, among the texts that .safetensors keep beside tensors.
+DESCRIPTION = "tileloom"
 
 
 def is_path(name: str) -> bool:
@@ -53,6 +56,23 @@ def shapes_of(file: str) -> Shapes:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{file} is no whole {SAFE} file ({error}): copy or download it again") from None
+
+
+def description_of(file: str) -> Description | None:
+    """What a file that was trained here says of its network; None for any other."""
+    refuse_no_file(file)
+    if Path(file).suffix != SAFE:
+        return None
+    try:
+        with safe_open(file, framework="np") as opened:
+            told = (opened.metadata() or {}).get(DESCRIPTION)
+            return None if told is None else Description.restored(json.loads(told))
+    except SafetensorError as error:
+        raise InputError(f"{file} is no whole {SAFE} file ({error}): copy or download it again") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file} describes its network in words unknown here ({error}): use a newer tileloom"
+        ) from None
 
 
 def refuse_no_file(file: str) -> None:
@@ -94,7 +114,9 @@ def read_weights(file: str, told: Told | None = None) -> Reading | PatchReading:
     """The network that a file holds, by its tensors' shapes and what the user told of it."""
     shapes, told = shapes_of(file), told or Told()
     try:
-        return read_patches(shapes, told) if is_patches(shapes) else read(shapes, told)
+        if is_patches(shapes):
+            return read_patches(shapes, told)
+        return read(shapes, told, description_of(file))
     except InputError as error:
         raise InputError(_of(file, str(error))) from None
 

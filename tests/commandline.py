@@ -9,7 +9,7 @@ import yaml
 
 from tileloom.jobs.cli import main
 
-PROGRESS = re.compile(r"(survey|restore|publish|tiles|shards|coarser inputs|archive|plan|verify): \d+ ")
+PROGRESS = re.compile(r"(draw|train|survey|restore|publish|tiles|shards|coarser inputs|archive|plan|verify): \d+ ")
 QUICK = ("--tile", "16", "--steps", "2", "--lanes", "1", "--model-option", "length=4", "--publish-chunk", "32")
 QUICK += ("--publish-shard", "64")
 

@@ -8,8 +8,10 @@ import torch
 from tests.nets import CLASSIFIER, UNET, WITH_CLASSES, images, network, shapes
 from tileloom.models.adm_blocks import double, halve, split_heads, timestep_embedding
 from tileloom.models.adm_config import AdmConfig
+from tileloom.models.contract import NetworkOptions, network_contract
 from tileloom.models.denoiser import Condition
 from tileloom.models.networks import AdmDenoiser, class_gradient
+from tileloom.models.signatures import Reading
 from tileloom.tiling.errors import InputError
 
 PLAIN = replace(UNET, use_scale_shift_norm=False, resblock_updown=False, attention_resolutions=(), out_channels=3)
@@ -249,3 +251,32 @@ def test_memory_covers_the_weights_and_what_is_kept_for_the_way_up():
     assert denoiser.memory((4, 3, 32, 32))[1] == 2 * pass_of_two
     net.set_precision("bf16")
     assert weights / 2 < denoiser.memory((2, 3, 32, 32))[0] < weights
+
+
+# --- a stem ---
+
+STEMMED = replace(UNET, stem=4, in_channels=4, out_channels=8)
+
+
+def test_a_stem_folds_pixels_into_channels_and_back():
+    """It is the same network, working on every 4 x 4 pixels as one with channels for each."""
+    stemmed = network(STEMMED)
+    plain = network(replace(UNET, in_channels=64, out_channels=128))
+    plain.load_state_dict(stemmed.state_dict())
+    x, t = torch.randn(2, 4, 32, 48), torch.tensor([3.0, 700.0])
+    folded = torch.nn.functional.pixel_unshuffle(x, 4)
+    expected = torch.nn.functional.pixel_shuffle(plain(folded, t), 4)
+    assert torch.equal(stemmed(x, t), expected)
+    assert expected.shape == (2, 8, 32, 48)
+
+
+def test_a_stem_makes_windows_coarser_and_memory_smaller():
+    assert STEMMED.size_multiple == 4 * UNET.size_multiple
+    terms = {stem: network_contract_of(replace(UNET, stem=stem)) for stem in (1, 4)}
+    assert terms[4].smallest_tile == 4 * terms[1].smallest_tile
+    assert terms[4].live_channels < terms[1].live_channels / 8
+
+
+def network_contract_of(config):
+    reading = Reading(config, 64, "linear", None, {})
+    return network_contract(__file__, reading, NetworkOptions())

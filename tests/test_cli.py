@@ -74,7 +74,7 @@ def test_every_key_of_a_job_is_an_option():
         pass
 
     flags = {flag for option in command.__click_params__ for flag in option.opts}
-    expected = {"--model-option"}
+    expected = {"--model-option", "--style"}
     for key, field in JobSpec.model_fields.items():
         below = getattr(field.annotation, "model_fields", None)
         expected |= {f"--{key}"} if below is None else {f"--{key}-{name}" for name in below}

@@ -15,16 +15,15 @@ lost with their worker are red, idle slots are dark.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from math import cos, radians, sin
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .place import Located, place
 from .plan import Plan, WeavePlan
 from .simulate import Interval
 
@@ -78,15 +77,9 @@ def in_slots(times: Iterable[tuple[float, float, int, int]]) -> list[Interval]:
     return intervals
 
 
-def write_png(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> None:
+def write_png(path: Located, picture: NDArray[np.uint8]) -> None:
     """Write a picture, axes (row, column, red-green-blue); the file appears whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(imagecodecs.png_encode(picture))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    place(path).write(bytes(imagecodecs.png_encode(picture)))
 
 
 def _bands(intervals: Sequence[Interval], height: int) -> tuple[dict[tuple[int, int], tuple[int, int]], int, int]:

@@ -1,0 +1,302 @@
+"""The job of a training: what a network learns from, how, and for how long; read as strictly as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from os import PathLike, path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+
+from ..cluster.executor import CrewSpec
+from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, EncoderConfig, Pool
+from ..models.contract import Precision
+from ..models.training.recipe import Course, Learning, Subject
+from ..tiling.crops import Cutting, Scene
+from ..tiling.errors import InputError
+from .manifest import Manifest
+from .refusal import Meant, at_key, refusal
+from .spec import Strict, digest_of, rooted_path
+from .values import Accelerators, Count, File, Finite, Flag, Mapped, Noise, Positive, Seed, Share, Whole
+from .yamlfile import read_yaml
+
+# None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
+_RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
+_IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
+_FILES = ("image", "mask", "classes")
+
+
+def _listed(data: object) -> object:
+    """One image, or what names many, as the list it stands for; texts as the mappings they stand for."""
+    entries = data if isinstance(data, list) else [data]
+    return tuple({"image": entry} if isinstance(entry, str) else entry for entry in entries)
+
+
+def _pairs(span: object) -> object:
+    """One range as the list it stands for; anything else is left for the type check."""
+    if isinstance(span, list | tuple) and span and not isinstance(span[0], list | tuple):
+        return (tuple(span),)
+    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in span) if isinstance(span, list) else span
+
+
+Pair = Annotated[tuple[Finite, Finite], Field(strict=False)]
+Ranges = Annotated[
+    Annotated[tuple[Pair, ...], Field(min_length=1)] | Literal["measure"],
+    BeforeValidator(_pairs),
+    Meant("two numbers, the lower first, or a list of such pairs, one a band, or measure"),
+]
+Widths = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    Field(min_length=1, strict=False),
+    Meant("a list of numbers above 0, such as [1, 2, 2]"),
+]
+Factors = Annotated[
+    tuple[Annotated[int, Field(ge=1, strict=True)], ...],
+    Field(strict=False),
+    Meant("a list of whole numbers from 1 up, such as [2, 4]"),
+]
+Below = Annotated[float, Field(ge=0, lt=1), Meant("a number from 0 to below 1")]
+
+
+class Entry(Strict):
+    """One image to learn from, or with a folder, pattern or list as ``image``, many."""
+
+    image: File = Field(description="An image, a folder, a pattern such as scans/*.tif, or a list (.csv, .jsonl).")
+    mask: File | None = Field(default=None, description="An image that is not 0 where nothing may be learned.")
+    label: Whole | None = Field(default=None, description="The class that all of it shows.")
+    classes: File | None = Field(default=None, description="An image of one band with the class of each pixel.")
+
+
+Entries = Annotated[
+    tuple[Entry, ...],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    Meant("an image, a folder, a pattern or a list of images, or several of them in a list"),
+]
+
+
+class NetworkSpec(Strict):
+    """The network that is trained: an ADM U-Net, or the classifier that guides one."""
+
+    kind: Annotated[Literal["unet", "classifier"], Meant("unet or classifier")] = Field(
+        default="unet", description="unet denoises; classifier guides one to a class."
+    )
+    width: Count = Field(default=64, description="Channels that levels are multiples of.")
+    levels: Widths = Field(default=(1, 2), description="Channels of each level, finest first, in units of width.")
+    blocks: Count = Field(default=2, description="Residual blocks of a level.")
+    attention: Factors = Field(default=(2,), description="Levels with attention, by how much coarser than the stem.")
+    head_channels: Count = Field(default=32, description="Channels of a head of attention.")
+    stem: Count = Field(
+        default=1, description="Pixels along a side that are folded into channels first: 2 or 4 make it much faster."
+    )
+    variance: Annotated[Literal["learned", "fixed"], Meant("learned or fixed")] = Field(
+        default="learned", description="Whether a U-Net learns the variance of a step, too."
+    )
+    predicts: Annotated[Literal["v", "eps"], Meant("v or eps")] = Field(
+        default="v", description="What a U-Net predicts: v learns much faster, eps is what ADM was published with."
+    )
+    classes: Count | None = Field(default=None, description="Classes that it draws, or tells apart; none if left out.")
+    pool: Annotated[Pool, Meant("attention or adaptive")] = Field(
+        default="attention", description="How a classifier sums up: attention takes crops of one size only."
+    )
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        for level in self.levels:
+            wide = int(level * self.width)
+            if not wide or wide % NORM_GROUPS:
+                raise at_key(
+                    "network.levels",
+                    f"{level:g} times the width of {self.width} is {wide} channels, which is no multiple of "
+                    f"{NORM_GROUPS}: choose others",
+                )
+            if wide % self.head_channels:
+                raise at_key("network.head_channels", f"{self.head_channels} does not divide a level's {wide} channels")
+        if self.kind == "classifier" and self.classes is None:
+            raise at_key("network.classes", "a classifier tells classes apart: say how many")
+        return self
+
+
+class Workers(Strict):
+    """Workers of Ray that share each step's crops; they must see data and output at the same addresses."""
+
+    workers: Count = Field(default=1, description="Workers that share every batch; 1 is this process, without Ray.")
+    address: Annotated[str, Field(min_length=1), Meant("the address of a Ray cluster, such as auto")] | None = Field(
+        default=None, description="The Ray cluster of the workers; if left out, one is started here for the job alone."
+    )
+    cpus: Share = Field(default=1.0, description="Cores of each worker.")
+    gpus: Accelerators = Field(default=0.0, description="Accelerators of each worker.")
+    restarts: Whole = Field(default=20, description="How often all may begin anew, from a checkpoint, after a loss.")
+
+
+class TrainSpec(Strict):
+    """What is trained, from what, and where it goes; paths of :func:`load_training` are absolute."""
+
+    data: Entries = Field(description="Images to learn from: one, a folder, a pattern, a list, or several of these.")
+    output: File = Field(description="The folder or prefix where weights, log, sheets and checkpoints go.")
+    crop: Count = Field(default=64, description="Pixels along a side of what it learns from at once, its own tile.")
+    held_out: Below = Field(
+        default=0.02, description="Share of the images that is never learned from, but checked on; 0 for none."
+    )
+    flips: Flag = Field(default=False, description="Mirror half of the crops: true where left is as good as right.")
+    turns: Flag = Field(default=False, description="Turn crops by quarters: true where no side is up.")
+    range: Ranges | None = Field(
+        default=None,
+        description="Values that become -1 and 1, for all bands or for each, or measure to find them; "
+        "if left out, [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
+    )
+    network: Annotated[NetworkSpec, Mapped] = Field(default=NetworkSpec(), description="The network.")
+    betas: Annotated[Literal["linear", "cosine"], Meant("linear or cosine")] = Field(
+        default="linear", description="The noise schedule, of 1000 timesteps."
+    )
+    drop_label: Noise = Field(
+        default=0.0,
+        description="Share of crops whose class is not told; the network has one class more then, for none.",
+    )
+    seed: Seed = Field(default=0, description="Same seed, same losses.")
+    steps: Count = Field(default=100_000, description="Steps in all; more of them go on with what was trained.")
+    batch: Count = Field(default=16, description="Crops of a step.")
+    rate: Positive = Field(default=1e-4, description="Learning rate of AdamW.")
+    warmup: Whole = Field(default=500, description="Steps in which the rate rises to it.")
+    weight_decay: Share = Field(default=0.0, description="AdamW's weight decay.")
+    clip: Positive = Field(default=1.0, description="Length that gradients are shortened to.")
+    ema: Below = Field(
+        default=0.9999, description="What a step keeps of the running mean of weights, which is published."
+    )
+    precision: Annotated[Precision, Meant("fp32, bf16 or fp16")] = Field(
+        default="fp32", description="Precision of the arithmetic; weights are always learned in fp32."
+    )
+    recompute: Flag = Field(default=False, description="Take less memory and a third more time.")
+    threads: Count = Field(default=1, description="Threads on a processor; another number gives other bits.")
+    log: Count = Field(default=50, description="Steps between lines of the log.")
+    check: Count = Field(default=500, description="Steps between checks on what is held out.")
+    sheet: Count = Field(default=1000, description="Steps between sheets of pictures.")
+    checkpoint: Count = Field(default=500, description="Steps between checkpoints.")
+    half: Flag = Field(default=True, description="Publish weights in 16 bits.")
+    cluster: Annotated[Workers, Mapped] = Field(default=Workers(), description="Workers beside this process.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        multiple = self.network.stem << len(self.network.levels) - 1
+        least = multiple * 2
+        if self.crop % multiple or self.crop < least:
+            raise at_key(
+                "crop", f"{self.crop} is no multiple of {multiple} from {least} up, which the network's levels need"
+            )
+        for low, high in self.range if isinstance(self.range, tuple) else ():
+            if low >= high:
+                raise at_key("range", f"{low:g} is not below {high:g}: write the lower number first")
+        if self.batch % self.cluster.workers:
+            raise at_key("batch", f"{self.batch} crops are not shared evenly by {self.cluster.workers} workers")
+        if self.cluster.address is not None and self.cluster.workers == 1:
+            raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
+        if self.drop_label and (self.network.classes is None or self.network.kind != "unet"):
+            raise at_key("drop_label", "only a U-Net of classes is told one that could be dropped: leave it out")
+        classes = self.network.classes
+        for number, entry in enumerate(self.data):
+            told = entry.label is not None or entry.classes is not None
+            if classes is not None and not told:
+                raise at_key("data", f"{entry.image} has no label, and the network has classes: give label or classes")
+            if classes is None and told:
+                raise at_key("data", f"{entry.image} has a label, and the network has no classes: set network.classes")
+            if entry.label is not None and classes is not None and entry.label >= classes:
+                raise at_key("data", f"{entry.image} has label {entry.label}; classes are 0 to {classes - 1}")
+            if entry.label is not None and entry.classes is not None:
+                raise at_key("data", f"entry {number + 1} has both label and classes: give one of them")
+        return self
+
+    @property
+    def cutting(self) -> Cutting:
+        """How crops are cut."""
+        return Cutting(self.crop, self.seed, self.held_out, self.flips, self.turns, self.range, self.network.classes)
+
+    @property
+    def learning(self) -> Learning:
+        """How it learns."""
+        names = ("rate", "warmup", "weight_decay", "clip", "ema", "precision", "recompute")
+        return Learning(**{name: getattr(self, name) for name in names})
+
+    @property
+    def course(self) -> Course:
+        """How long, and what it leaves when."""
+        names = ("steps", "batch", "log", "check", "sheet", "checkpoint", "half")
+        return Course(**{name: getattr(self, name) for name in names})
+
+    def subject(self, bands: int) -> Subject:
+        """The network, for images of so many bands."""
+        told = self.network
+        config: AdmConfig | ClassifierConfig = AdmConfig(
+            model_channels=told.width,
+            channel_mult=told.levels,
+            num_res_blocks=told.blocks,
+            attention_resolutions=told.attention,
+            in_channels=bands,
+            out_channels=bands * (2 if told.variance == "learned" else 1),
+            num_head_channels=told.head_channels,
+            stem=told.stem,
+            num_classes=told.classes and told.classes + bool(self.drop_label),
+        )
+        if told.kind == "classifier":
+            same = {field.name: getattr(config, field.name) for field in fields(EncoderConfig)}
+            size = self.crop if told.pool == "attention" else None
+            config = ClassifierConfig(**same | {"out_channels": told.classes}, pool=told.pool, image_size=size)
+        predicts = told.predicts if told.kind == "unet" else "eps"
+        return Subject(config=config, betas=self.betas, predicts=predicts, drop_label=self.drop_label, seed=self.seed)
+
+    @property
+    def crew(self) -> CrewSpec:
+        """The workers that are asked for."""
+        return CrewSpec(**self.cluster.model_dump())
+
+    def scenes(self) -> list[Scene]:
+        """All images, with those that folders, patterns and lists name."""
+        return [scene for entry in self.data for scene in _scenes(entry)]
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Whatever decides what a step learns, as plain JSON."""
+        return self.model_dump(mode="json", exclude=_RUNNING)
+
+    @property
+    def digest(self) -> str:
+        """What the training is known by."""
+        return digest_of(self.identity())
+
+
+def _scenes(entry: Entry) -> Iterator[Scene]:
+    name = entry.image
+    if _is_image(name):
+        yield Scene(name, entry.mask, entry.label, entry.classes)
+        return
+    if entry.mask or entry.classes:
+        raise InputError(f"{name} names many images, and a mask or map is of one: name the images one by one")
+    manifest = Manifest(name)
+    for row in (manifest[number] for number in range(len(manifest))):
+        yield Scene(row.input, row.mask, entry.label)
+
+
+def _is_image(name: str) -> bool:
+    """Whether a name is that of one image, and not of many."""
+    pattern = any(mark in name for mark in "*?[") and not path.exists(name)
+    known = path.splitext(name)[1].lower() in _IMAGES or path.isfile(path.join(name, "zarr.json"))
+    return "://" in name or (known and not pattern)
+
+
+def load_training(file: str | PathLike[str]) -> TrainSpec:
+    """The training of a YAML file; its relative paths start from the file's folder."""
+    base, name = path.dirname(path.abspath(file)), path.basename(file)
+    content = read_yaml(file, needs="data and output")
+    rooted = {key: rooted_path(value, base) if key == "output" else value for key, value in content.items()}
+    if "data" in rooted:
+        entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
+        rooted["data"] = [_rooted(entry, base) for entry in entries]
+    try:
+        return TrainSpec.model_validate(rooted)
+    except ValidationError as error:
+        raise refusal(error, TrainSpec, lambda key: f"{name}: {key}") from None
+
+
+def _rooted(entry: object, base: str) -> object:
+    if isinstance(entry, Mapping):
+        return {key: rooted_path(value, base) if key in _FILES else value for key, value in entry.items()}
+    return rooted_path(entry, base)

@@ -1,0 +1,1 @@
+"""Training: crops in, weights out, and nothing lost on the way."""

@@ -1,0 +1,78 @@
+"""From a recipe to a learner: the network with its first weights, and what its file will say of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...tiling.crops import Crops
+from ..adm import AdmClassifier, AdmUNet
+from ..adm_blocks import AttentionBlock, ResBlock
+from ..adm_config import AdmConfig
+from ..device import best_device, device_class
+from ..signatures import Description
+from .classifying import Classifying
+from .diffusion import Denoising
+from .learner import Learner
+from .objective import Objective
+from .peers import Alone, Peers
+from .recipe import Learning, Subject
+
+_ALONE = Alone()
+
+
+def learner_of(
+    subject: Subject,
+    learning: Learning,
+    crops: Crops,
+    *,
+    provenance: dict[str, Any],
+    device: str | None = None,
+    peers: Peers = _ALONE,
+) -> Learner:
+    """A learner at step 0, on the accelerator where there is one."""
+    return Learner(objective_of(subject, crops, provenance), learning, device=device or best_device(), peers=peers)
+
+
+def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:
+    """What an ADM network is to learn from crops."""
+    config = subject.config
+    classes = config.num_classes if isinstance(config, AdmConfig) else None
+    described = Description(
+        config=config,
+        image_size=crops.cutting.size,
+        betas=subject.betas,
+        predicts=subject.predicts,
+        spans=crops.spans,
+        null_class=classes - 1 if classes and subject.drop_label else None,
+        provenance=provenance,
+    ).stored()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subject.seed)
+        network = AdmUNet(config) if isinstance(config, AdmConfig) else AdmClassifier(config)
+    _silence(network)
+    if isinstance(network, AdmUNet):
+        return Denoising(network, subject.betas, subject.predicts, subject.drop_label, described)
+    return Classifying(network, subject.betas, described)
+
+
+def _silence(network: AdmUNet | AdmClassifier) -> None:
+    """Let every block begin as its skip, and a U-Net as 0, as ADM does."""
+    last: list[nn.Module] = [network.out[-1]] if isinstance(network, AdmUNet) else []
+    for part in network.modules():
+        if isinstance(part, ResBlock):
+            last.append(part.out_layers[3])
+        elif isinstance(part, AttentionBlock):
+            last.append(part.proj_out)
+    with torch.no_grad():
+        for layer in last:
+            for parameter in layer.parameters():
+                parameter.zero_()
+
+
+def numerics_of(device: str) -> dict[str, str]:
+    """What the bits of a training depend on besides its job and data."""
+    return device_class(device) | {"torch": str(torch.__version__), "numpy": np.__version__}

@@ -1,0 +1,159 @@
+"""Networks that learn: one step of AdamW after another, and beside them the running mean of their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..adm_blocks import Stage
+from ..contract import Precision
+from .objective import LOSS, Batch, Draws, Objective
+from .peers import Alone, Peers
+from .recipe import Learning
+
+_AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ALONE = Alone()
+Tensors = dict[str, Tensor]
+
+GRADIENT = "gradient"
+"""The name of the scalar that tells the length of all gradients."""
+
+
+class Learner:
+    """An objective's networks, their running mean and all that AdamW remembers; plain tensors when saved."""
+
+    def __init__(self, objective: Objective, learning: Learning, *, device: str, peers: Peers = _ALONE) -> None:
+        """Networks as they are, which is step 0; peers must begin with the same."""
+        self.objective, self.learning, self.device, self.peers = objective, learning, device, peers
+        for network in objective.networks.values():
+            network.to(device).train().requires_grad_(True)
+            # In reduced precision convolutions are faster so, and in float32 they are not.
+            network.to(memory_format=self._layout)  # type: ignore[call-overload]  # torch's own types leave it out
+            if learning.recompute:
+                _recompute_stages(network)
+        self._weights = {
+            f"{name}.{key}": parameter
+            for name, network in objective.networks.items()
+            for key, parameter in network.named_parameters()
+        }
+        self._mean = {key: parameter.detach().clone() for key, parameter in self._weights.items()}
+        self._optimizer = torch.optim.AdamW(
+            self._weights.values(), lr=learning.rate, weight_decay=learning.weight_decay, foreach=True
+        )
+        self._scaler = torch.amp.GradScaler(device, enabled=learning.precision == "fp16")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(parameter.numel() for parameter in self._weights.values())
+
+    def learn(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, float]:
+        """Learn from a batch; returns the scalars of its loss, and ``gradient``, the length of all gradients.
+
+        From a loss or a gradient that is no number nothing is learned. In fp16 gradients may be too large for that
+        once in a while, which the scaler heeds: they then count as 0.
+        """
+        learning = self.learning
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
+        batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
+        with self._autocast():
+            scalars = self.objective.loss(batch, draws, step)
+        values = torch.stack([value.detach().float() for value in scalars.values()])
+        self.peers.average([values])
+        told = dict(zip(scalars, values.tolist(), strict=True))
+        if not math.isfinite(told[LOSS]):
+            return told | {GRADIENT: math.nan}
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(scalars[LOSS]).backward()  # type: ignore[no-untyped-call]  # torch leaves its type out
+        self.peers.average([weight.grad for weight in self._weights.values() if weight.grad is not None])
+        self._scaler.unscale_(self._optimizer)
+        length = float(nn.utils.clip_grad_norm_(self._weights.values(), learning.clip))
+        if not math.isfinite(length):
+            if not self._scaler.is_enabled():
+                return told | {GRADIENT: length}
+            length = 0.0
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        keep = min(learning.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._mean.values()), list(self._weights.values()), 1 - keep)
+        return told | {GRADIENT: length}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the networks have their mean weights, and nothing is learned."""
+        return _Averaged(self)
+
+    def mean_weights(self) -> Tensors:
+        """The running mean, by the networks' own names where there is one network, else with the network's before."""
+        alone = len(self.objective.networks) == 1
+        return {key.partition(".")[2] if alone else key: tensor for key, tensor in self._mean.items()}
+
+    def saved(self) -> dict[str, Tensors]:
+        """All that goes on, by what it is for."""
+        moments: Tensors = {}
+        for key, parameter in self._weights.items():
+            for name, value in self._optimizer.state[parameter].items():
+                moments[f"{key}.{name}"] = value
+        scale = {name: torch.tensor(float(value)) for name, value in self._scaler.state_dict().items()}
+        weights = {key: parameter.detach() for key, parameter in self._weights.items()}
+        return {"weights": weights, "mean": dict(self._mean), "optimizer": moments | scale}
+
+    def restore(self, saved: Mapping[str, Tensors]) -> None:
+        """Go on from what :meth:`saved` gave."""
+        with torch.no_grad():
+            for key, parameter in self._weights.items():
+                parameter.copy_(saved["weights"][key])
+                self._mean[key].copy_(saved["mean"][key])
+                prefix = f"{key}."
+                moments = {
+                    name: torch.empty_like(parameter).copy_(saved["optimizer"][prefix + name])
+                    for name in ("exp_avg", "exp_avg_sq")
+                }
+                self._optimizer.state[parameter] = {"step": saved["optimizer"][f"{prefix}step"], **moments}
+        if self._scaler.is_enabled():
+            state = self._scaler.state_dict()
+            self._scaler.load_state_dict({name: type(value)(saved["optimizer"][name]) for name, value in state.items()})
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.contiguous_format if self.learning.precision == "fp32" else torch.channels_last
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = _AUTOCAST.get(self.learning.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
+
+    def swap(self) -> None:
+        """Give the networks the mean's tensors and the mean the networks'."""
+        for key, parameter in self._weights.items():
+            parameter.data, self._mean[key] = self._mean[key], parameter.data
+
+
+class _Averaged(AbstractContextManager[None]):
+    """Swaps a learner's weights and their mean, and back."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._quiet = torch.no_grad()
+
+    def __enter__(self) -> None:
+        self._learner.swap()
+        self._quiet.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._quiet.__exit__(None, None, None)
+        self._learner.swap()
+
+
+def _recompute_stages(network: nn.Module) -> None:
+    """Let stages keep their input alone."""
+    for stage in network.modules():
+        if isinstance(stage, Stage):
+            vars(stage)["forward"] = partial(checkpoint, partial(type(stage).forward, stage), use_reentrant=False)

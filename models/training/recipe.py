@@ -1,0 +1,58 @@
+"""How something is trained, as plain data; torch stays out, so that a job is read and refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..adm_config import AdmConfig, ClassifierConfig
+from ..contract import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
+
+    A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
+    crops is told that.
+    """
+
+    config: AdmConfig | ClassifierConfig
+    betas: str = "linear"
+    predicts: str = "eps"
+    drop_label: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How networks learn: AdamW's ``rate``, reached after ``warmup`` steps, and its ``weight_decay``.
+
+    Gradients longer than ``clip`` are shortened to it; ``ema`` is how much of the running mean a step keeps.
+    ``precision`` is that of the convolutions; ``recompute`` computes what lies inside stages again when gradients
+    need it, which takes a third more time and far less memory.
+    """
+
+    rate: float = 1e-4
+    warmup: int = 500
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.9999
+    precision: Precision = "fp32"
+    recompute: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long training takes, and what it leaves when.
+
+    All but ``steps`` and ``batch`` are numbers of steps; a log line is the mean since the last. ``check`` tells the
+    loss on what is held out. ``half`` publishes weights in 16 bits.
+    """
+
+    steps: int
+    batch: int
+    log: int = 50
+    check: int = 500
+    sheet: int = 1000
+    checkpoint: int = 500
+    half: bool = True
