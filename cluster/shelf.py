@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 from weakref import finalize
+
+from ..tiling.process import ended, this_process
+
+_FOLDER, _OWNER = "tileloom-blocks-", "owner"
 
 
 class Shelf:
@@ -58,9 +64,21 @@ class Shelf:
 
     def _file(self, thing: Any) -> Path:  # noqa: ANN401  whatever was put there
         if self._folder is None:
-            self._folder = Path(mkdtemp(prefix="tileloom-blocks-"))
+            self._folder = _new_folder()
             finalize(self, rmtree, self._folder, ignore_errors=True)
         self._files += 1
         path = self._folder / str(self._files)
         path.write_bytes(pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL))
         return path
+
+
+def _new_folder() -> Path:
+    """A folder that says whose it is; those of processes that were killed are removed."""
+    folder = Path(mkdtemp(prefix=_FOLDER))
+    for owner in folder.parent.glob(f"{_FOLDER}*/{_OWNER}"):
+        # Another process may remove it at the same time, or be about to write it.
+        with suppress(OSError, ValueError):
+            if ended(json.loads(owner.read_text())):
+                rmtree(owner.parent)
+    (folder / _OWNER).write_text(json.dumps(this_process()))
+    return folder

@@ -1,10 +1,14 @@
 """What does not fit into memory lies in files, and comes back as it was."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.house import ROOT
 from tileloom.cluster.shelf import Shelf
 
 
@@ -16,7 +20,8 @@ def temporary(tmp_path, monkeypatch):
 
 
 def files(folder):
-    return [path for path in Path(folder).rglob("*") if path.is_file()]
+    """Files of things."""
+    return [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "owner"]
 
 
 def array(n):
@@ -85,3 +90,37 @@ def test_files_go_with_the_shelf(temporary):
     assert len(files(temporary)) == 3
     del shelf
     assert list(temporary.iterdir()) == []
+
+
+SCRIPT = """
+import os, signal, sys
+from tileloom.cluster.shelf import Shelf
+
+shelf = Shelf(0)
+shelf.put("key", "thing", 5)
+print("put", flush=True)
+sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_has_is_not(temporary):
+    other = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout.readline() == b"put\n"
+    [theirs] = files(temporary)
+    mine = Shelf(0)
+    fill(mine, 1)
+    assert theirs.exists()
+    other.communicate()
+    assert theirs.exists()
+    another = Shelf(0)
+    fill(another, 1)
+    assert not theirs.parent.exists()
+    assert len(files(temporary)) == 2
+    np.testing.assert_array_equal(mine.get(0), array(0))
