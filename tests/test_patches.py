@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests import nets
 from tests.golden.arrays import Golden
 from tests.golden.patches import bands_of, config_of, state_dict_of
+from tests.looms import Cluster, Disk, Losses
 from tileloom.models.ancestral import Ddpm
 from tileloom.models.checkpoint import with_weights
 from tileloom.models.ddim import Ddim
@@ -54,8 +55,8 @@ def inputs(box, key, bands=3, known=None):
     return TileInputs("image", key, box, Measurement(mask=MaskSite.MEASURED), y, measured)
 
 
-def sampler(kind, bands=3, **settings):
-    return kind(schedule(steps=STEPS, spacing="stride", **settings), PositionNoise(3), bands, (-1.0, 1.0))
+def sampler(kind, bands=3, steps=STEPS, **settings):
+    return kind(schedule(steps=steps, spacing="stride", **settings), PositionNoise(3), bands, (-1.0, 1.0))
 
 
 def work(exchange, guidance=0.0, kind=Ddim, bands=3, style=STYLE, batch=BATCH, lanes=2, **settings):
@@ -176,6 +177,33 @@ def test_known_pixels_come_back_in_every_exchange(kind, travel):
     np.testing.assert_allclose(images[0][given], known[given], atol=1e-6)
     assert all(np.array_equal(image, images[0]) for image in images)
     assert np.isfinite(images[0]).all()
+
+
+def woven(exchange, block, *, seed, looms=2, disturb=lambda cluster: None):
+    """The image by looms that trade halos late, twice and in any order, whoever holds which blocks."""
+    at, made = lattice(block), work(exchange, steps=4)
+    whole = inputs(at.windows.box, TileKey(0, 0, 0))
+    return Cluster(made, [Disk(at, whole)], looms=looms, seed=seed).run(disturb)
+
+
+@pytest.mark.parametrize("exchange", ["pixels", "features"])
+def test_no_partition_changes_a_bit(exchange):
+    whole = drawn(work("pixels", steps=4), lattice(4 * P))
+    for seed in range(5):
+        found = woven(exchange, (1 + seed % 3) * P, seed=seed, looms=(2, 4)[seed % 2])
+        assert np.array_equal(found.disks[0].result, whole)
+        assert found.redone == {}
+
+
+@pytest.mark.parametrize("exchange", ["pixels", "features"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_losses_change_no_bit_and_only_lost_blocks_are_drawn_again(exchange, count):
+    whole = drawn(work("pixels", steps=4), lattice(4 * P))
+    for seed in range(3):
+        moment = woven(exchange, P, seed=seed, looms=4).moment()
+        found = woven(exchange, P, seed=seed, looms=4, disturb=Losses(moment, count=count, hire=seed % 2))
+        assert len(found.lost) == count
+        assert np.array_equal(found.disks[0].result, whole)
 
 
 def test_features_are_handed_over_by_whoever_encodes_them_and_once():
