@@ -158,6 +158,7 @@ def _known(known: Known) -> dict[str, Any]:
 
 
 def _inspection(file: str, shapes: Shapes, reading: Reading) -> dict[str, Any]:
+    described = description_of(file)
     return {
         "file": file,
         "kind": reading.kind,
@@ -166,6 +167,7 @@ def _inspection(file: str, shapes: Shapes, reading: Reading) -> dict[str, Any]:
         "tensors": len(shapes),
         "facts": {name: {"value": value, "known": known} for name, value, known in reading.facts()},
         "digest": weights_digest(file),
+        "description": described.stored() if described else None,
     }
 
 
