@@ -196,6 +196,10 @@ is, is how many pixels it works on: a `stem` of 4 folds every 4 x 4 pixels into 
 sixteenth of them, and crops must then be multiples of 4 times 2 for each further level. Tiles of a job may be larger
 than crops.
 
+A network predicts `v`, a mixture of the noise and the picture, unless `predicts` says `eps`, the noise alone: from that
+a picture under much noise is only told when it is known very exactly, which takes many times as many crops. Jobs take
+either.
+
 With `variance: learned` it learns the variance of each step besides the noise (the hybrid loss). With `classes` it is
 told what a crop shows: the `label` of an image, or what most pixels of a crop have in its map of `classes`:
 

@@ -168,6 +168,7 @@ def _known_patches(known: KnownPatches) -> dict[str, Any]:
 
 
 def _inspection(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> dict[str, Any]:
+    described = description_of(file)
     return {
         "file": file,
         "kind": reading.kind,
@@ -176,6 +177,7 @@ def _inspection(file: str, tensors: int, parameters: int, reading: Reading | Pat
         "tensors": tensors,
         "facts": {name: {"value": value, "known": known} for name, value, known in reading.facts()},
         "digest": weights_digest(file),
+        "description": described.stored() if described else None,
     }
 
 

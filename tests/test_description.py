@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.commandline import tileloom
 from tests.nets import UNET, network
 from tests.trainings import CLASSIFIER
 from tests.trainings import UNET as STEMMED
@@ -70,3 +71,14 @@ def test_a_converted_file_still_describes_itself(tmp_path):
 def test_words_that_mean_nothing_here_are_refused(tmp_path, text):
     with pytest.raises(InputError, match="describes its network in words unknown here"):
         read_weights(file_of(tmp_path, text=text))
+
+
+def test_inspect_tells_it(tmp_path, capfd):
+    path = file_of(tmp_path)
+    lines = tileloom(capfd, "models", "inspect", path).out.splitlines()
+    assert "stem: 2 (as its file says)" in lines
+    assert "predicts: v (as its file says)" in lines
+    assert "values that became -1 and 1: 0 and 255, 0 and 255, 0 and 255" in lines
+    assert tileloom(capfd, "models", "inspect", path, "--json").json["description"] == json.loads(
+        json.dumps(SAID.stored())
+    )

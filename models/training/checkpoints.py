@@ -13,7 +13,7 @@ A checkpoint without its last file is none. The one before is kept, in case a di
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -59,24 +59,27 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """The newest that is whole; None where training has not come so far."""
-        found = list(self._whole())
-        if found:
-            return found[0]
-        if any((place / STATE).is_file() for place in self.folder.children()):
+        begun = False
+        for place in reversed(self.folder.children()):
+            found = _read(place)
+            if found:
+                return found
+            begun = begun or (place / STATE).is_file()
+        if begun:
             raise StoreError(f"all checkpoints in {self.folder} are damaged: remove them to begin anew")
         return None
 
-    def _whole(self) -> Iterator[Checkpoint]:
-        """Whole checkpoints, the newest first."""
-        for place in reversed(self.folder.children()):
-            try:
-                state = json.loads((place / STATE).read())
-                data = {name: (place / f"{name}.safetensors").read() for name in state["files"]}
-            except (FileNotFoundError, ValueError):
-                continue
-            if all(_digest(data[name]) == digest for name, digest in state["files"].items()):
-                yield Checkpoint(state["step"], state["facts"], {name: load(part) for name, part in data.items()})
-                return
+
+def _read(where: Place) -> Checkpoint | None:
+    """A checkpoint; None where it is not whole."""
+    try:
+        state = json.loads((where / STATE).read())
+        data = {name: (where / f"{name}.safetensors").read() for name in state["files"]}
+    except (FileNotFoundError, ValueError):
+        return None
+    if any(_digest(data[name]) != digest for name, digest in state["files"].items()):
+        return None
+    return Checkpoint(state["step"], state["facts"], {name: load(part) for name, part in data.items()})
 
 
 def _digest(data: bytes) -> str:
