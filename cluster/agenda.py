@@ -25,7 +25,7 @@ from ..tiling.frontier import Frontier, Item, Pool, Verdict
 from ..tiling.ledger import Entry, Ledger, Status
 from ..tiling.paused import drop_paused
 from ..tiling.plan import WeavePlan
-from .loom import Woven
+from .loom import Weave, Woven
 from .weaving import Lockstep, Weaving
 from .worker import Brief, Outcome, Prior, Report, RunReport, Ticket
 
@@ -422,6 +422,11 @@ class Agenda:
                     self._resume(image, weaving.report)
         self._on_reports([])
         return settled
+
+    def give_up(self, weave: Weave, error: Exception) -> None:
+        """A level in lock-step cannot be gone on with, which its course learns of."""
+        if any(weaving.weave == weave for weaving in self.weavings):
+            self._raise(weave[0], error)
 
     def refuse_standstill(self) -> None:
         """Raise where courses are left and nothing can be done for any: they would wait for ever."""

@@ -140,6 +140,13 @@ class _Held:
         self.broken, self.told.error = True, error
 
 
+def _told_of(error: Exception, block: Block) -> Exception:
+    """What is told of an error that ended a block's level."""
+    if isinstance(error, TileloomError | OSError):
+        return error
+    return TileFailed(f"block {block.inputs.key} failed: {type(error).__name__}: {error}".removesuffix(": "))
+
+
 def alone(peer: Any, halo: Halo) -> None:  # noqa: ANN401  whatever stands for a worker
     """Send nothing: a worker that holds all blocks has nobody to send to."""
     raise ValueError("a worker that holds all blocks sends no halos")
@@ -180,6 +187,8 @@ class Loom:
             while True:
                 self._read_mail(0.0)
                 if not self._advanced():
+                    if not self._held:
+                        return []
                     self._watch.turn(Activity.WAITING)
                     self._read_mail(max(0.0, until - monotonic()))
                 if monotonic() >= until or any(held.told.urgent for held in self._held.values()):
@@ -205,6 +214,15 @@ class Loom:
             return
 
     def _read(self, mail: Mail) -> None:
+        try:
+            self._heed(mail)
+        except (TileloomError, OSError) as error:
+            # Of one level, which there is no going on with here.
+            if mail.weave not in self._held:
+                raise
+            self._held[mail.weave].fail(error)
+
+    def _heed(self, mail: Mail) -> None:
         if isinstance(mail, Share):
             self._hold(mail)
         elif isinstance(mail, Halo) and mail.weave not in self._held:
@@ -352,10 +370,9 @@ class Loom:
                     break
                 self._begin(held, items[0], at, number)
                 return True
-            else:
-                block: Block = self._shelf.take(("block", held.share.weave, number))
-                going.append((items[0], block, self._strips_for(held, at, number)))
-                shown += self._work.calls(block)
+            elif taken := self._taken(held, at, number):
+                going.append((items[0], *taken))
+                shown += self._work.calls(taken[0])
         if not going:
             return False
         self._watch.turn(Activity.COMPUTING)
@@ -363,23 +380,30 @@ class Loom:
         self._count(going, shown)
         for (item, _, _), block_after in zip(going, after, strict=True):
             held = self._by_queue[item[0]]
-            if isinstance(block_after, TileFailed):
+            if isinstance(block_after, Exception):
                 held.fail(block_after)
             else:
                 self._done(held, item, block_after)
         return True
 
-    def _stepped(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> Sequence[Block | TileFailed]:
+    def _taken(self, held: _Held, at: int, number: int) -> tuple[Block, dict[int, Strip]] | None:
+        """A block and its neighbours' strips; None where what was put aside of them cannot be had."""
+        weave = held.share.weave
+        try:
+            return self._shelf.take(("block", weave, number)), self._strips_for(held, at, number)
+        except (TileloomError, OSError) as error:
+            held.fail(error)
+            return None
+
+    def _stepped(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> Sequence[Block | Exception]:
         """What the work makes of blocks. Where all fail at once each is tried alone: one must be at fault."""
         try:
             return self._work.advance(blocks)
-        except (TileloomError, OSError):
-            raise
         except Exception as error:
             if lacks_memory(error):
                 raise
             if len(blocks) == 1:
-                return [TileFailed(f"block {blocks[0][0].inputs.key} failed: {type(error).__name__}: {error}")]
+                return [_told_of(error, blocks[0][0])]
         return [block for one in blocks for block in self._stepped([one])]
 
     def _count(self, going: Sequence[tuple[Item, Block, Any]], shown: int) -> None:
@@ -402,25 +426,31 @@ class Loom:
             step = at // self._work.phases
             saved = access.saved(level, step).read(held.lattice.box(number)) if step else None
             inputs = access.block(tile)
+            block = self._work.begin(held.lattice, number, inputs, saved, at)
         except Exception as error:
+            if lacks_memory(error):
+                raise
             held.fail(error if isinstance(error, TileloomError | OSError) else TileloomError(repr(error)))
             return
-        self._done(held, item, self._work.begin(held.lattice, number, inputs, saved, at))
+        self._done(held, item, block)
 
     def _done(self, held: _Held, item: Item, block: Block) -> None:
         """Tell the neighbours what a block came to, and save it where that is due, before it goes on."""
+        try:
+            self._passed_on(held, block)
+        except (TileloomError, OSError) as error:
+            held.fail(error)
+        else:
+            held.at[block.number] = block.round
+            self._frontier.done([item])
+
+    def _passed_on(self, held: _Held, block: Block) -> None:
         at, number = block.round, block.number
         if at < held.plan.rounds - 1:
             strips = self._work.strips(block)
             self._part_with(held, at + 1, number, {n: strips.get(n, ()) for n in held.lattice.around[number]})
             self._shelf.put(("block", held.share.weave, number), block, block.nbytes)
-        try:
-            self._save(held, block)
-        except (TileloomError, OSError) as error:
-            held.fail(error)
-            return
-        held.at[number] = at
-        self._frontier.done([item])
+        self._save(held, block)
 
     def _part_with(self, held: _Held, at: int, source: int, strips: Mapping[int, Strip]) -> None:
         """Hand strips to whoever holds the blocks that they are for; those for others are kept."""

@@ -25,6 +25,14 @@ class Placement(Generic[H]):
         self._held: dict[Weave, dict[int, H]] = {}
         self._under_way: dict[Weave, Weaving] = {}
 
+    def held_by(self, holder: H) -> set[Weave]:
+        """The levels of which someone holds blocks."""
+        return {weave for weave, held in self._held.items() if holder in held.values()}
+
+    def progress(self, weave: Weave) -> int:
+        """The steps of all blocks of a level, as far as they ever came."""
+        return sum(self._under_way[weave].reached.values())
+
     @property
     def holders(self) -> set[H]:
         """Whoever holds a block."""

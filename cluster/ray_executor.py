@@ -17,6 +17,8 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+import ray
+
 from ..tiling.errors import TileloomError
 from ..tiling.frontier import Frontier, Item, Pool
 from .agenda import Agenda, Course, Errand
@@ -24,7 +26,7 @@ from .berths import Berths
 from .classes import Description
 from .crew import Crew, Hand, Heard, Lost
 from .executor import Batches, CrewSpec, MakeWork, unheard
-from .loom import Mail, Share
+from .loom import Mail, Over, Share, Weave
 from .metrics import Metrics
 from .placement import Placement
 from .tile_actor import Letter, RemoteTileActor, Told
@@ -38,10 +40,14 @@ _CALLS = 2
 _AHEAD = 16
 # Deaths of their hands after which tiles and chores run alone, and deaths alone after which chores are given up.
 _SUSPECT = 2
+# Deaths of hands over a level that came no further in between, after which it is given up.
+_STUCK = 5
 # Stands for the deaths of hands that are forgiven, as one died of the tile alone.
 _GUILTY = 1_000_000
 # Seconds that blocks in lock-step wait for all workers that are wanted, once there is one.
 _GATHER = 20.0
+# Seconds in which those who held blocks have let go of them.
+_PARTING = 3.0
 # Finished tiles of which is known who has them in its cache.
 _REMEMBERED = 4096
 
@@ -73,6 +79,8 @@ class RayExecutor:
         self._errands: dict[Any, Errand] = {}
         self._placement: Placement[Hand] = Placement(_post, lambda hand: hand.actor)
         self._waited = -inf
+        # Deaths of workers over a level since it last came further, and how far that is.
+        self._doomed: dict[Weave, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
         """The executor."""
@@ -119,6 +127,7 @@ class RayExecutor:
         self._reserved = self._trial = None
         # What an earlier run left to its holders is over.
         self._placement.place((), ())
+        self._doomed.clear()
         with Agenda(courses, frontier, on_reports) as agenda:
             while not agenda.over:
                 self._admit(agenda)
@@ -142,7 +151,15 @@ class RayExecutor:
                 if self._metrics.due:
                     self._metrics.tell(self.timesheet, backlog=agenda.backlog)
                 agenda.refuse_standstill()
+        self._part()
         self._metrics.tell(self.timesheet, backlog=0)
+
+    def _part(self) -> None:
+        """Let whoever held blocks remove what it put aside, before it is ended."""
+        self._placement.place((), ())
+        calls = [call for hand in self._crew.ready for call, (method, _) in hand.calls.items() if method == "weave"]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=_PARTING)
 
     def _weave(self, agenda: Agenda) -> None:
         """Give the blocks of levels in lock-step to hands, and have those go on that hold some."""
@@ -155,7 +172,7 @@ class RayExecutor:
         elif self._waited == -inf or not ready:
             self._waited = monotonic()
         if ready and monotonic() - self._waited > _GATHER:
-            self._placement.place(agenda.weavings, ready, _may_hold)
+            self._placement.place(agenda.weavings, ready, self._may_hold)
         for hand in self._placement.holders:
             if not hand.under_way("weave"):
                 hand.call("weave")
@@ -212,7 +229,7 @@ class RayExecutor:
     def _lost(self, event: Lost, agenda: Agenda) -> list[Report]:
         """Take back what a hand held; what it died of is some tile's fault only where that was alone with it."""
         hand, trial = event.hand, self._trial
-        self._placement.lost(hand)
+        self._lost_blocks(event, agenda)
         errands = [self._errands.pop(call) for call in hand.calls if call in self._errands]
         blamed = False
         if hand is self._reserved:
@@ -230,6 +247,25 @@ class RayExecutor:
             self._deaths.update(hand.held)
         agenda.return_tiles(hand.held)
         return []
+
+    def _lost_blocks(self, event: Lost, agenda: Agenda) -> None:
+        """Give up a level of which workers die one after the other, alone with it, and it comes no further."""
+        weaves = self._placement.held_by(event.hand)
+        for weave in weaves if event.alone else ():
+            before, came = self._doomed.get(weave, (0, -1)), self._placement.progress(weave)
+            deaths = before[0] + 1 if came == before[1] else 1
+            self._doomed[weave] = deaths, came
+            if deaths >= _STUCK and len(weaves) == 1:
+                self._crew.forgive(deaths)
+                error = TileloomError(f"its workers died of it, alone, {deaths} times: {event.reason}")
+                agenda.give_up(weave, error)
+        self._placement.lost(event.hand)
+
+    def _may_hold(self, hand: Hand, weaving: Weaving) -> bool:
+        """Whether a hand may hold blocks of a level; one of which workers die is alone with its hands."""
+        others = self._placement.held_by(hand) - {weaving.weave}
+        doomed = {weave for weave, (deaths, _) in self._doomed.items() if deaths >= _SUSPECT}
+        return hand.pool == weaving.pool and not (others & doomed or (others and weaving.weave in doomed))
 
     def _lost_errand(self, errand: Errand, event: Lost, agenda: Agenda, *, blamed: bool) -> None:
         """Have a chore done again, alone where its workers die; give it up if they die of it twice."""
@@ -336,15 +372,14 @@ class RayExecutor:
             hand.call("advance")
 
 
-def _may_hold(hand: Hand, weaving: Weaving) -> bool:
-    return hand.pool == weaving.pool
-
-
 def _post(hand: Hand, mail: Mail) -> None:
     if isinstance(mail, Share):
         # Whoever holds blocks of an image keeps that open, as with tiles, until it has come to its end.
         hand.images.add(mail.weave[0])
     hand.call("post", mail)
+    if isinstance(mail, Over):
+        # Nothing else would have it look, and let go of what it holds.
+        hand.call("weave")
 
 
 class _Room:

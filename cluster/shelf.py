@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any
 from weakref import finalize
 
+from ..tiling.errors import TileloomError
 from ..tiling.process import ended, this_process
 
 _FOLDER, _OWNER = "tileloom-blocks-", "owner"
@@ -29,6 +30,7 @@ class Shelf:
         self._bytes = 0
         self._files = 0
         self._folder: Path | None = None
+        self._tidy: Callable[[], object] = lambda: None
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether there is something under a key."""
@@ -61,14 +63,24 @@ class Shelf:
             self._bytes -= held[1]
         elif filed := self._filed.pop(key, None):
             filed.unlink()
+            if not self._filed:
+                # Whoever is killed in the end leaves nothing.
+                self._tidy()
+                self._folder = None
 
     def _file(self, thing: Any) -> Path:  # noqa: ANN401  whatever was put there
-        if self._folder is None:
-            self._folder = _new_folder()
-            finalize(self, rmtree, self._folder, ignore_errors=True)
-        self._files += 1
-        path = self._folder / str(self._files)
-        path.write_bytes(pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL))
+        try:
+            if self._folder is None:
+                self._folder = _new_folder()
+                self._tidy = finalize(self, rmtree, self._folder, ignore_errors=True)
+            self._files += 1
+            path = self._folder / str(self._files)
+            path.write_bytes(pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL))
+        except OSError as error:
+            raise TileloomError(
+                f"blocks cannot be put into files below {gettempdir()} ({error.strerror or error}): raise "
+                "lockstep.memory, or set TMPDIR to a folder with room"
+            ) from error
         return path
 
 

@@ -17,12 +17,14 @@ from tileloom.tiling.canvas import Canvas
 
 @dataclass(frozen=True)
 class BlocksFactory:
-    """Makes the work on the worker; ``faults`` is the folder of what is to go wrong."""
+    """Makes the work on the worker; ``faults`` is the folder of what is to go wrong, ``deadly`` an image to die of."""
 
     faults: Path
     steps: int = 8
     phases: int = 2
     pause: float = 0.0
+    deadly: str = ""
+    room: int = 2**30
 
     def __call__(self, batches=None):
         return StubBlocks(self)
@@ -32,8 +34,8 @@ class StubBlocks(Adder):
     """Adds up what is around a block, notes every round that it does, and dies when it is told to."""
 
     def __init__(self, factory):
-        super().__init__(steps=factory.steps, phases=factory.phases)
-        self._faults, self._pause = Faults(factory.faults), factory.pause
+        super().__init__(steps=factory.steps, phases=factory.phases, room=factory.room)
+        self._faults, self._pause, self._deadly = Faults(factory.faults), factory.pause, factory.deadly
         self.batch_shape, self.device_memory = (self.slots, 1, 1, 1), None
         self.numeric_class = {"device": "stub"}
         self._watch_writes()
@@ -48,6 +50,8 @@ class StubBlocks(Adder):
     def advance(self, blocks):
         time.sleep(self._pause)
         for block, _ in blocks:
+            if block.inputs.image == self._deadly and block.round >= 3:
+                die()
             name = f"{block.round + 1}-{block.number}"
             if self._faults.due(f"term-{name}"):
                 os.kill(os.getpid(), signal.SIGTERM)

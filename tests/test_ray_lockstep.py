@@ -1,8 +1,10 @@
 """Blocks in lock-step on Ray: the bytes of one process whatever the workers' number and their deaths."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.stubwork import Faults
 from tests.test_ray import Here, cluster, on_ray  # noqa: F401
 from tileloom.cluster.weaving import Lockstep
 from tileloom.cluster.worker import Brief, Worker
+from tileloom.tiling.errors import TileloomError
 from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.ledger import Ledger
 from tileloom.tiling.plan import WeavePlan
@@ -60,7 +63,7 @@ def here(factory, say):
     return Here(Worker(factory))
 
 
-def woven(folder, executor_of, *, faults=(), pause=0.0, **settings):
+def woven(folder, executor_of, *, faults=(), pause=0.0, room=2**30, **settings):
     """Weave a level; ``faults`` strike once."""
     (folder / "faults").mkdir(parents=True)
     planned = Faults(folder / "faults")
@@ -73,7 +76,8 @@ def woven(folder, executor_of, *, faults=(), pause=0.0, **settings):
     def course():
         reports.append((yield Lockstep(Brief(image, b""), 0, ledger, EVERY)))
 
-    with executor_of(BlocksFactory(folder / "faults", STEPS, PHASES, pause), said.append, **settings) as executor:
+    factory = BlocksFactory(folder / "faults", STEPS, PHASES, pause, room=room)
+    with executor_of(factory, said.append, **settings) as executor:
         executor.run([course()], Frontier())
     return Run(folder, said, planned, reports[0], ledger)
 
@@ -182,3 +186,35 @@ class Kept:
 
     def __exit__(self, *_):
         pass
+
+
+@pytest.mark.slow
+def test_an_image_of_which_workers_die_is_given_up_and_its_companions_are_finished(tmp_path):
+    (tmp_path / "faults").mkdir()
+    ends = {}
+
+    def course(name):
+        image = make_image(tmp_path / name, LATTICE.windows, bands=BANDS, chunk=32)
+        image = replace(image, name=name, plan=WeavePlan((LATTICE.blocks,)), lattices=(LATTICE,))
+        try:
+            report = yield Lockstep(Brief(image, b""), 0, Ledger(Path(image.root) / "ledger"), EVERY)
+        except TileloomError as error:
+            ends[name] = str(error)
+        else:
+            ends[name] = report.done
+
+    factory = BlocksFactory(tmp_path / "faults", STEPS, PHASES, pause=0.02, deadly="poison")
+    with on_ray(factory, print, workers=2, restarts=12) as executor:
+        executor.run([course("good"), course("poison"), course("other")], Frontier())
+    assert (ends["good"], ends["other"]) == (BLOCKS, BLOCKS)
+    assert ends["poison"].startswith("its workers died of it, alone, 5 times")
+
+
+@pytest.mark.slow
+def test_workers_leave_no_file_of_their_blocks(tmp_path):
+    """Their processes are killed in the end, which removes nothing."""
+    run = woven(tmp_path / "run", on_ray, workers=2, room=1000)
+    assert len(run.entries) == BLOCKS
+    processes = {process for process, _, _ in run.rounds}
+    owners = [json.loads(owner.read_text()) for owner in Path(gettempdir()).glob("tileloom-blocks-*/owner")]
+    assert not [owner for owner in owners if owner["pid"] in processes]
