@@ -8,7 +8,7 @@ sent them again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..tiling.access import ImageAccess
 from ..tiling.errors import TileFailed, TileloomError, lacks_memory
 from ..tiling.frontier import Frontier, Item, TileState
-from ..tiling.lockstep import Lattice, LockstepPlan
+from ..tiling.lockstep import AHEAD, TOGETHER, Lattice, LockstepPlan
 from ..tiling.work import Block, BlockWork, Strip
 from .shelf import Shelf
 from .usage import Activity
@@ -30,10 +30,6 @@ Weave = tuple[int, int]
 """(image, level)."""
 TELL_SECONDS = 1.0
 """After so many seconds a worker tells how far it is, if there was nothing to tell before."""
-# Steps that a block may be ahead of the last one that all have committed, in stretches between two commitments.
-AHEAD = 2
-# Blocks that one call of the work takes a round further, at most.
-_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -358,7 +354,7 @@ class Loom:
         """Take some blocks one round further; False where none can be."""
         going: list[tuple[Item, Block, dict[int, Strip]]] = []
         shown = 0
-        while len(going) < _TOGETHER and shown < self._work.slots and (items := self._frontier.take(1)):
+        while len(going) < TOGETHER and shown < self._work.slots and (items := self._frontier.take(1)):
             held, (at, number) = self._by_queue[items[0][0]], self._by_queue[items[0][0]].plan.locate(items[0][1])
             if at > (held.step + AHEAD * held.share.every) * self._work.phases:
                 held.early += items
@@ -390,7 +386,9 @@ class Loom:
         """A block and its neighbours' strips; None where what was put aside of them cannot be had."""
         weave = held.share.weave
         try:
-            return self._shelf.take(("block", weave, number)), self._strips_for(held, at, number)
+            block: Block = self._shelf.take(("block", weave, number))
+            # One that lay in a file came back with a lattice of its own.
+            return replace(block, lattice=held.lattice), self._strips_for(held, at, number)
         except (TileloomError, OSError) as error:
             held.fail(error)
             return None

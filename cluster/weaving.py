@@ -32,6 +32,16 @@ class Lockstep:
         return self.brief.plan.lattices[self.level]
 
 
+def saved_step(ledger: Ledger, level: int) -> int:
+    """The step of a level that all of its blocks have committed."""
+    step: int = ledger.facts.get(_fact(level), 0)
+    return step
+
+
+def _fact(level: int) -> str:
+    return f"woven level {level}"
+
+
 class Weaving:
     """A level under way: what is committed of it, and what is left."""
 
@@ -39,7 +49,7 @@ class Weaving:
         """Go on from the last step that the ledger knows all blocks to have committed, by workers of a pool."""
         self.task, self.pool = task, pool
         self.weave: Weave = image, task.level
-        self.step: int = task.ledger.facts.get(self._fact, 0)
+        self.step = saved_step(task.ledger, task.level)
         self.left = set(range(task.lattice.count))
         self.report = RunReport()
         self._saved = dict.fromkeys(self.left, self.step)
@@ -47,10 +57,6 @@ class Weaving:
         task.told(sum(self._reached.values()))
         # Every pixel depends on the whole level, and so on all that the image depends on.
         self._inputs = blake2b(task.brief.settings, digest_size=16).hexdigest()
-
-    @property
-    def _fact(self) -> str:
-        return f"woven level {self.task.level}"
 
     @property
     def reached(self) -> Mapping[int, int]:
@@ -79,7 +85,7 @@ class Weaving:
         settled = min(self._saved.values())
         if settled <= self.step:
             return False
-        self.task.ledger.commit(facts={self._fact: settled})
+        self.task.ledger.commit(facts={_fact(self.task.level): settled})
         self.step = settled
         return True
 

@@ -33,7 +33,7 @@ from .forecast import (
     simulate_job,
     survey_image,
 )
-from .lockstep_bill import LockstepBill
+from .lockstep_bill import LockstepBill, better_exchange
 from .look import (
     ArchiveVerification,
     Damage,
@@ -313,6 +313,8 @@ def _lockstep_lines(told: LockstepBill) -> Iterator[str]:
         phases = " and ".join(map(gigabytes, one.phase_bytes))
         taken = ", as the job has it" if one is told.exchanges[0] and len(told.exchanges) > 1 else ""
         yield f"between workers: {phases} a step ({one.name}{taken}), {gigabytes(one.total_bytes)} in all"
+    if better := better_exchange(told):
+        yield f"better here: {better}"
 
 
 def _lanes(found: Forecast) -> str:
@@ -330,10 +332,13 @@ def _status_lines(found: JobStatus) -> Iterator[str]:
     redone = f", generation {found.generation}" if found.generation else ""
     yield f"{found.output}: {found.phase}{redone}"
     for level in reversed(found.levels):
+        kind = "tiles" if level.steps is None else "blocks"
         yield (
-            f"level {level.level}: {level.tiles} tiles, {level.known} with nothing to restore, {level.done} done, "
+            f"level {level.level}: {level.tiles} {kind}, {level.known} with nothing to restore, {level.done} done, "
             f"{level.todo} to do, {level.degraded} degraded"
         )
+        if level.steps is not None and level.todo:
+            yield f"level {level.level}: all blocks are saved at step {level.saved} of {level.steps}"
     yield f"published: {found.shards_published} of {found.shards} files"
     yield from (f"begun anew: {why}" for why in found.anew)
     yield from (f"degraded: {tile}" for tile in found.degraded)

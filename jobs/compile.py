@@ -87,6 +87,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         guide = None
     bands = _bands(spec, source, measurement, contract)
     weave = _weave(spec, contract)
+    _check_weave(spec, weave, contract)
     size, given = _framed(spec, source)
     measurements, lifts, grids = _levels(spec, size, measurement, contract, weave)
     lattices = tuple(_lattice(spec, grid) for grid in grids) if weave in ("joint", "patches") else ()
@@ -236,6 +237,29 @@ def _weave(spec: JobSpec, contract: Contract) -> Weave:
             f"weave is patches, and model {contract.name} draws windows of any size instead: set weave to msr or joint"
         )
     return spec.weave
+
+
+def _check_weave(spec: JobSpec, weave: Weave, contract: Contract) -> None:
+    """Refuse what a weave that the job left open has no use for; of one that it names the job file is refused."""
+    if weave != "joint" and weave != "patches":
+        return
+    if spec.lockstep.exchange == "features" and weave == "joint":
+        raise InputError("lockstep.exchange is features, and only patches have some: leave it out, or see to the weave")
+    for name in ("carry", "half_stride"):
+        if getattr(spec.parity, name):
+            raise InputError(f"parity.{name} is of tiles that go on from each other, and the weave is {weave}: drop it")
+    if weave == "joint":
+        return
+    for name in ("tile", "stride", "guard"):
+        if getattr(spec, name) != "auto":
+            raise InputError(
+                f"{name} is {getattr(spec, name)}, and the patches of model {contract.name} are as large as they are: "
+                f"leave {name} out, or set weave to msr or joint"
+            )
+    if spec.guidance.classifier:
+        raise InputError(
+            "guidance.classifier guides windows, and the weave is patches: leave it out, or set weave to msr or joint"
+        )
 
 
 def _framed(spec: JobSpec, source: Source) -> tuple[tuple[int, int], Box | None]:

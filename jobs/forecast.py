@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.contract import Contract
-from ..tiling.access import SURVEY_TILES
+from ..tiling.access import survey_tasks
 from ..tiling.errors import CorruptChunk, InputError
-from ..tiling.inputs import KEEPS, OWNS, boxes, survey
+from ..tiling.inputs import KEEPS, OWNS, survey
 from ..tiling.plan import Plan
 from ..tiling.simulate import Autoscale, Simulation, simulate
 from ..tiling.simulate_lockstep import Losses, simulate_lockstep
@@ -181,7 +181,7 @@ def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
     observation = image.observed(*image.open())
     bits = np.full(image.plan.count, OWNS | KEEPS, np.uint8)
     finest = bits[at.start : at.stop].reshape(grid.rows.count, grid.cols.count)
-    tasks = list(boxes(grid.rows.count, grid.cols.count, SURVEY_TILES))
+    tasks = list(survey_tasks(observation, grid))
     watcher.begin("survey", len(tasks), unit="tasks")
     for tiles in tasks:
         finest[tiles.slices] = survey(observation, grid, tiles)

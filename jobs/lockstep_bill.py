@@ -7,22 +7,27 @@ from dataclasses import dataclass
 
 from ..tiling.access import ImagePlan
 from ..tiling.exchange import VALUE_BYTES, Pattern, features, joint, pixels, runs, traffic, windows_of
-from ..tiling.lockstep import Lattice
+from ..tiling.lockstep import AHEAD, Lattice
 from ..tiling.measurement import MaskSite
 from .compile import Compiled
 
 # Saved steps of a level that lie on disk at once: the settled one, and as many as blocks may be ahead of it.
-_SAVED = 3
-AHEAD = _SAVED - 1
+_SAVED = AHEAD + 1
+# So many more patches to encode cost more than what features weigh: blocks are tiny then.
+_MUCH_ENCODED = 0.5
 
 
 @dataclass(frozen=True)
 class ExchangeBill:
-    """Bytes between workers by one way of trading: of a step of the finest level phase by phase, and of all steps."""
+    """Bytes between workers by one way of trading: of a step of the finest level phase by phase, and of all steps.
+
+    ``encoded`` are the patches that go through the first half of a network that has halves, in a step of that level.
+    """
 
     name: str
     phase_bytes: tuple[int, ...]
     total_bytes: int
+    encoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,18 @@ class LockstepBill:
     file_bytes: int
     saved_bytes: int
     exchanges: tuple[ExchangeBill, ...]
+
+
+def better_exchange(bill: LockstepBill) -> str | None:
+    """Which of two ways of trading is the better one, and why; None where there is but one, or nothing is traded."""
+    ways = {one.name: one for one in bill.exchanges}
+    if len(ways) < 2 or not ways["pixels"].total_bytes:
+        return None
+    by_pixels, by_features = ways["pixels"], ways["features"]
+    less = by_features.total_bytes / by_pixels.total_bytes
+    more = by_pixels.encoded / by_features.encoded - 1
+    told = f"pixels are {less:.0f} times fewer bytes, and {more:.0%} more patches to encode"
+    return f"{'features' if more > _MUCH_ENCODED else 'pixels'}, since {told}"
 
 
 def pattern_of(compiled: Compiled) -> Pattern:
@@ -101,8 +118,19 @@ def _exchanges(
     found = []
     for name, pattern in patterns.items():
         sent = [traffic(lattice, pattern, workers) for lattice in levels]
-        found.append(ExchangeBill(name, sent[0].phases, steps * sum(one.step for one in sent)))
+        encoded = _encoded(levels[0], name)
+        found.append(ExchangeBill(name, sent[0].phases, steps * sum(one.step for one in sent), encoded))
     return tuple(found)
+
+
+def _encoded(lattice: Lattice, exchange: str) -> int:
+    """Patches that all blocks encode in a step: with pixels those at a border more than once."""
+    if not lattice.windows.naive:
+        return 0
+    if exchange == "features":
+        return (lattice.windows.rows.count + 1) * (lattice.windows.cols.count + 1)
+    blocks = (lattice.box(block) for block in range(lattice.count))
+    return sum((box.height // lattice.cell + 1) * (box.width // lattice.cell + 1) for box in blocks)
 
 
 def _state(image: ImagePlan, level: int, pattern: Pattern, workers: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from ..cluster.weaving import saved_step
 from ..cluster.worker import CACHE_BYTES
 from ..tiling.access import ImageAccess
 from ..tiling.box import Box
@@ -40,7 +41,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class LevelStatus:
-    """Tiles of one resolution: those with nothing to restore, to do, done and degraded add up to ``tiles``."""
+    """Tiles of one resolution: those with nothing to restore, to do, done and degraded add up to ``tiles``.
+
+    Where blocks advance in lock-step, these are what is counted, and all have committed ``saved`` of ``steps``.
+    """
 
     level: int
     tiles: int
@@ -48,6 +52,8 @@ class LevelStatus:
     todo: int
     done: int
     degraded: int
+    saved: int = 0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,9 @@ def job_status(state: JobState) -> JobStatus:
         states = tile_states(bits, ledger)
         spans = [plan.tiles(level) for level in range(len(plan.levels))]
         levels = tuple(_level(level, states[at.start : at.stop]) for level, at in enumerate(spans))
+        if compiled.image.lattices:
+            steps = compiled.calls_per_tile
+            levels = tuple(replace(one, saved=saved_step(ledger, one.level), steps=steps) for one in levels)
     shards = compiled.image.result.files
     return JobStatus(
         output=str(state.output),

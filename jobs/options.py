@@ -125,9 +125,7 @@ def job_of(options: Mapping[str, Any]) -> JobSpec:
             given[key] = value
     model_options = given.pop("model_option", ())
     if style := given.pop("style", None):
-        # Another seed is another image, and so another draw.
-        drawn = f"sample:{given.get('seed', 0)}" if style == "sample" else style
-        model_options = (*model_options, f"style={drawn}")
+        model_options = (*model_options, f"style={style}")
     if model_options:
         name = given.get("model", JobSpec.model_fields["model"].default["name"])
         given["model"] = model_of(name, model_options)

@@ -188,7 +188,8 @@ class LockstepSpec(Strict):
     every: Count = Field(default=10, description="Steps after which all blocks are saved, so that a run can go on.")
     memory: Bytes = Field(
         default=2_000_000_000,
-        description="What a worker keeps of its blocks in memory, such as 2GB; the rest lies in files of its machine.",
+        description="What a worker keeps of its blocks in memory, such as 2GB; the rest lies in files of its machine, where "
+        "TMPDIR says.",
     )
 
 
@@ -446,6 +447,9 @@ def job_from(content: Mapping[str, object], *, base: str, named: Callable[[str],
         rooted["guidance"] = {**guidance, "classifier": rooted_path(guidance["classifier"], base)}
     if "model" in rooted:
         rooted["model"] = _rooted_model(rooted["model"], base)
+        if isinstance(rooted["model"], Mapping) and rooted["model"].get("style") == "sample":
+            # Another seed is another image, and so another draw.
+            rooted["model"] = {**rooted["model"], "style": f"sample:{rooted.get('seed', 0)}"}
     try:
         return JobSpec.model_validate(rooted)
     except ValidationError as error:

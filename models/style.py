@@ -20,7 +20,7 @@ _LARGEST = 64_000_000
 _USUAL_SIDE, _ATTENTIVE_SIDE = 256, 16
 
 
-_DRAWN = re.compile(r"(row|sample)(?::(\d+))?")
+_DRAWN = re.compile(r"(row|sample)(?::(.*))?")
 
 
 def names_file(style: object) -> bool:
@@ -40,8 +40,8 @@ class Style:
     def parse(cls, text: str) -> Self:
         """From ``row:N``, ``sample``, ``sample:SEED``, the path of a code (.npy) or of an image."""
         if drawn := _DRAWN.fullmatch(text):
-            if drawn[1] == "row" and drawn[2] is None:
-                raise InputError("model.style is row, without a number: write row:0 for the first row of the table")
+            if (drawn[1] == "row" and drawn[2] is None) or not (drawn[2] or "0").isdecimal():
+                raise InputError(f"model.style is {text}: write row:N or sample:SEED with a whole number from 0 up")
             return cls("row" if drawn[1] == "row" else "sample", int(drawn[2] or 0))
         if not Path(text).exists():
             raise InputError(

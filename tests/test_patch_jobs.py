@@ -10,7 +10,11 @@ import zarr
 from tests.commandline import tileloom
 from tests.nets import LATENT, PATCHES, weights
 from tests.pipeline import assert_same_bytes, beside, holes, job, measure, restore, result, scene
+from tileloom.cluster.weaving import Weaving
 from tileloom.jobs.compile import compile_job
+from tileloom.jobs.forecast import forecast, survey_image
+from tileloom.jobs.lockstep_bill import better_exchange
+from tileloom.jobs.progress import Silent
 from tileloom.jobs.spec import from_options
 from tileloom.tiling.errors import InputError
 
@@ -41,7 +45,7 @@ def repaired(folder, network, **options):
     """A job that fills holes, and the image they are in."""
     folder.mkdir(exist_ok=True)
     image, mask = scene(3, 6 * P, 5 * P - 1), holes(6 * P, 5 * P - 1, share=0.5)
-    keys = {"range": [-1, 1], "model": {"name": network, **TOLD}, **DRAWN, **options}
+    keys = {"range": [-1, 1], "tile": "auto", "model": {"name": network, **TOLD}, **DRAWN, **options}
     return job(folder, image, task="inpaint", mask=mask, **keys), image, mask
 
 
@@ -104,7 +108,7 @@ def test_a_measurement_is_met_across_patches_and_through_levels(network, tmp_pat
     for levels in (1, 2):
         folder = tmp_path / str(levels)
         folder.mkdir()
-        told = {"model": {"name": network, **TOLD}, "levels": levels, "lockstep": {"block": 2 * P}}
+        told = {"model": {"name": network, **TOLD}, "tile": "auto", "levels": levels, "lockstep": {"block": 2 * P}}
         spec = job(folder, low, task="sr:4", range=[-1, 1], **DRAWN, **told)
         restore(spec)
         pooled = result(spec).astype(np.float64).reshape(3, 6, 4, 6, 4).mean(axis=(2, 4))
@@ -176,3 +180,46 @@ def test_workers_on_ray_draw_the_image_of_one_process(network, tmp_path, exchang
     summary = restore(spec.model_copy(update={"cluster": crew}))
     assert summary.report.sent
     assert_same_bytes(spec, alone)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"tile": 8}, "tile is 8, and the patches of model .* are as large as they are"),
+        ({"guard": 0}, "guard is 0, and the patches"),
+        ({"parity": {"carry": True}}, "parity.carry is of tiles that go on from each other, and the weave is patches"),
+        ({"weave": "joint", "lockstep": {"exchange": "features"}}, "only patches have some"),
+        ({"weave": "joint", "parity": {"half_stride": True}}, "parity.half_stride is of tiles .* the weave is joint"),
+        ({"guidance": {"classifier": "c.pt", "label": 1}}, "guidance.classifier guides windows"),
+    ],
+)
+def test_what_a_weave_has_no_use_for_is_refused_also_where_it_was_left_open(network, tmp_path, keys, says):
+    with pytest.raises(InputError, match=says):
+        compile_job(generated(tmp_path / "job", network, "16x16", **keys))
+
+
+def test_a_plan_weighs_what_blocks_may_exchange(network, tmp_path):
+    def better(block):
+        told = {"lockstep": {"block": block}, "cluster": {"workers": 2}}
+        compiled = compile_job(generated(tmp_path / "job", network, "64x64", **told))
+        return better_exchange(forecast(compiled, survey_image(compiled, Silent())).bill.lockstep)
+
+    assert better(8 * P).startswith("pixels, since pixels are ")
+    assert better(P).startswith("features, since ")
+    assert better(16 * P) is None
+
+
+def test_a_draw_is_of_the_jobs_seed(network, tmp_path):
+    spec = generated(tmp_path / "job", network, "8x8", model={"style": "sample"}, seed=4)
+    assert spec.model["style"] == "sample:4"
+
+
+def test_status_tells_the_step_that_all_blocks_have_saved(network, tmp_path, capfd, monkeypatch):
+    spec = generated(tmp_path / "job", network, "24x16", steps=4, lockstep={"block": 2 * P, "every": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Weaving, "_finish", lambda self, finished: 1 / 0 if finished else None)
+        with pytest.raises(ZeroDivisionError):
+            restore(spec)
+    said = tileloom(capfd, "status", spec.output)
+    assert "level 0: 6 blocks, 0 with nothing to restore, 0 done, 6 to do, 0 degraded" in said.out
+    assert "level 0: all blocks are saved at step 3 of 4" in said.out

@@ -5,7 +5,7 @@ An :class:`ImagePlan` is plain data that travels once to each worker; :class:`Im
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from .canvas import Canvas, hash_pixels
 from .decoding import decoding
 from .errors import CorruptChunk, InputError
 from .framed_source import Framed
+from .grid import Grid
 from .inputs import TASK, LevelInputs, boxes, survey
 from .lockstep import Lattice
 from .measurement import Lift, MaskSite, Measurement
@@ -29,7 +30,7 @@ from .scaling import Scaling
 from .source import Source, open_mask, open_source
 from .work import Bools, Floats, TileInputs
 
-SURVEY_TILES = 16
+_SURVEY_TILES = 16
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class ImageAccess:
         return [
             (level, tiles)
             for level, grid in enumerate(self.plan.levels)
-            for tiles in boxes(grid.rows.count, grid.cols.count, SURVEY_TILES)
+            for tiles in survey_tasks(self.observations[level], grid)
         ]
 
     def survey(self, level: int, tiles: Box) -> NDArray[np.uint8]:
@@ -394,3 +395,9 @@ class ImageAccess:
 def _saved(*of: int) -> str:
     """The name of what is saved of a level, at a step."""
     return "-".join(("saved", *map(str, of)))
+
+
+def survey_tasks(observation: Observation, grid: Grid) -> Iterator[Box]:
+    """Boxes of tiles that are surveyed together: all of them where nothing need be read."""
+    rows, cols = grid.rows.count, grid.cols.count
+    return boxes(rows, cols, max(rows, cols) if observation.uniform else _SURVEY_TILES)

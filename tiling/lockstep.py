@@ -25,6 +25,11 @@ from .box import Box
 from .errors import InputError
 from .grid import Axis, Grid
 
+AHEAD = 2
+"""Stretches between two savings that a block may be ahead of the last step that all have committed."""
+TOGETHER = 8
+"""Blocks that a worker takes a round further at a time, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class LockstepPlan:
@@ -116,6 +121,10 @@ class Lattice:
                 f"blocks of {side} pixels do not suit windows of {self.windows.tile} pixels {self.cell} apart: "
                 f"the nearest that do have {nearest}"
             )
+
+    def __getstate__(self) -> dict[str, Grid]:
+        """Without the table of neighbours, which is as large as the level and made anew where it is needed."""
+        return {"windows": self.windows, "blocks": self.blocks}
 
     @property
     def cell(self) -> int:

@@ -15,11 +15,9 @@ from random import Random
 
 from .errors import InputError
 from .exchange import Pattern, runs
-from .lockstep import Lattice, LockstepPlan
+from .lockstep import AHEAD, TOGETHER, Lattice, LockstepPlan
 from .simulate import Interval, Simulation
 
-# As in a real run: stretches between two savings that a block may be ahead, and blocks that are taken at a time.
-_AHEAD, _TOGETHER = 2, 8
 # With more losses than this between two savings, one stretch in e^5 = 148 would come to its end.
 _MOST_LOSSES = 5.0
 
@@ -204,7 +202,7 @@ class _Run:
     def _look(self, level: _Level, block: int) -> None:
         """Queue a block with its holder, if it can go a round further."""
         at, holder = level.at[block], level.holders[block]
-        ahead = (level.settled + _AHEAD * self._every) * self._pattern.phases
+        ahead = (level.settled + AHEAD * self._every) * self._pattern.phases
         if holder is None or block in level.going or at + 1 >= level.plan.rounds or at + 1 > ahead:
             return
         if all(level.sent[other] >= at for other in level.plan.around(block)):
@@ -218,7 +216,7 @@ class _Run:
 
     def _take(self, worker: _Worker) -> None:
         shown = 0
-        while worker.ready and len(worker.group) < _TOGETHER and shown < self._slots:
+        while worker.ready and len(worker.group) < TOGETHER and shown < self._slots:
             at, number, block = heappop(worker.ready)
             level = self._under_way[number]
             worker.group.append((level, block))
