@@ -188,8 +188,8 @@ class LockstepSpec(Strict):
     every: Count = Field(default=10, description="Steps after which all blocks are saved, so that a run can go on.")
     memory: Bytes = Field(
         default=2_000_000_000,
-        description="What a worker keeps of its blocks in memory, such as 2GB; the rest lies in files of its machine, where "
-        "TMPDIR says.",
+        description="What a worker keeps of its blocks in memory, such as 2GB; the rest lies in files where its TMPDIR "
+        "says.",
     )
 
 
