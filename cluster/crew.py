@@ -125,7 +125,7 @@ class Crew:
         """Connect, start one worker, and with the batch that it has the others; ``actor`` is Ray's class of them."""
         self._make_work, self._spec, self._say, self._actor = make_work, spec, say, actor
         self.batches = dict(batches)
-        self.classes: dict[str, Description] = {}
+        self.classes: dict[Pool, Description] = {}
         self._numbers = count(1)
         self._deaths = 0
         self._hiring = 0.0

@@ -11,8 +11,10 @@ import pytest
 from tests.archives import archive
 from tests.crews import EVEN, ODD, crew_of
 from tests.pipeline import assert_same_bytes, beside, job, measure, scene
+from tileloom.cluster import ray_executor
 from tileloom.cluster.classes import Description
 from tileloom.cluster.executor import CrewSpec
+from tileloom.cluster.loom import Share
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.jobs.look import job_status
 from tileloom.jobs.progress import Silent
@@ -290,3 +292,29 @@ def test_a_class_has_the_batch_that_its_first_worker_found():
         assert list(crew.listen()) == []
         assert (late.slots, late.under_way("load")) == (2, 0)
         assert len(crew.classes) == 2
+
+
+@pytest.mark.parametrize("kinds", [(EVEN, EVEN, EVEN), (ODD, EVEN, EVEN), (EVEN, ODD)])
+def test_a_level_in_lockstep_is_shared_out_among_all_workers_of_its_class(tmp_path, monkeypatch, kinds):
+    """Those of the first one's class, all of whom it waits for; no block of it is ever held by others."""
+    shares = []
+
+    def post(hand, mail):
+        if isinstance(mail, Share):
+            shares.append((hand.pool, hand.name, len(mail.blocks)))
+        real(hand, mail)
+
+    real = ray_executor._post
+    monkeypatch.setattr(ray_executor, "_post", post)
+    y = measure(scene(3, 32, 48), "sr:4").astype(np.float32)
+    cluster = {"workers": len(kinds), "cpus": 1, "classes": "any"}
+    options = {"stride": 8, "batch": 2, "levels": 1, "steps": 3, "weave": "joint", "lockstep": {"block": 16}}
+    spec = job(tmp_path, y, task="sr:4", range=[-1, 1], cluster=cluster, **options)
+    with crew_of(*kinds):
+        assert run_job(spec, Silent()).whole
+    [pool] = {pool for pool, _, _ in shares}
+    assert f'"kind": "{class_of(spec)}"' in pool
+    assert len({name for _, name, _ in shares}) == len(shares) == kinds.count(class_of(spec))
+    assert sum(blocks for _, _, blocks in shares) == 6
+    single = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"workers": 1})})
+    assert_same_bytes(spec, whole(single, tmp_path, class_of(spec)))
