@@ -79,6 +79,7 @@ class CrewHere(Crew):
         self._numbers, self._kinds = count(1), deque(kinds)
         self._least, self._most, self.wanted = 0, spec.workers, {None: 1}
         self.timesheet, self.hands, self._struck = Timesheet(), [], set()
+        self._late, self._needed = {}, {}
         self.hire()
 
     def hire(self):
