@@ -198,6 +198,8 @@ class RayExecutor:
             self._suspects.remove(task)
             if isinstance(task, Errand):
                 agenda.give_back(task)
+        for item in [item for item in self._deaths if item[0] in ended]:
+            del self._deaths[item]
         for hand in self._crew.ready if ended else ():
             hand.held = {item for item in hand.held if item[0] not in ended}
             if known := hand.images & ended:
