@@ -25,7 +25,7 @@ from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.tiling.errors import InputError, StoreError
 from tileloom.tiling.place import place
-from tileloom.tiling.process import this_process
+from tileloom.tiling.process import ended, this_process
 
 PULSE = Pulse(tiles=3, left=9, calls=12, tiles_per_second=0.5, calls_per_second=2, fill=1, workers=1, nodes=1)
 
@@ -84,6 +84,20 @@ def test_who_is_alive():
     container = {**this_process(), "host": [this_process()["host"][0], "pid:[1]"]}
     assert sign(process=container).alive
     assert not sign(process=container, time=now.time() - 16).alive
+
+
+def test_a_machine_of_the_same_name_is_another_one(tmp_path, monkeypatch):
+    boot = tmp_path / "sys" / "kernel" / "random" / "boot_id"
+    boot.parent.mkdir(parents=True)
+    monkeypatch.setattr("tileloom.tiling.process._PROC", tmp_path)
+    signs = {}
+    for name in ("one", "other"):
+        boot.write_text(f"{name}\n")
+        signs[name] = this_process() | {"started": "1"}
+    assert ended(signs["other"])
+    assert ended(signs["one"]) is None
+    boot.unlink()
+    assert this_process()["host"] == [gethostname(), "", ""]
 
 
 def test_a_run_is_signed_while_one_task_takes_long(tmp_path, monkeypatch):
