@@ -52,14 +52,14 @@ class Berths:
         for image, berth in list(agenda.waiting.items()):
             if (pool := self._choose(agenda, teams, berth)) is not None:
                 agenda.bind(image, self._crew.classes[pool], pool)
-        self._crew.wanted = self._wanted(agenda, teams)
+        self._crew.wanted = self._wanted(agenda)
 
-    def _wanted(self, agenda: Agenda, teams: Mapping[str, _Team]) -> Mapping[Pool, int]:
-        wanted: Counter[Pool] = Counter({None: agenda.useful(1) + len(agenda.waiting)})
+    def _wanted(self, agenda: Agenda) -> Mapping[Pool, int]:
+        # Whoever is of another class is of no use to an image that waits for its own.
+        waits_for = (None if berth.began is None else pool_of(berth.began) for berth in agenda.waiting.values())
+        wanted: Counter[Pool] = Counter({None: agenda.useful(1)})
+        wanted.update(waits_for)
         wanted.update({pool: agenda.useful(self._crew.classes[pool].slots, pool) for pool in agenda.bound})
-        if self._stuck:
-            # Those who have nothing to do keep nobody from coming who could be of the class that is waited for.
-            wanted[None] += sum(max(0, team.workers - wanted[pool]) for pool, team in teams.items())
         return wanted
 
     def give_up(self, agenda: Agenda) -> None:

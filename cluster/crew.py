@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ class Crew:
 
     ``wanted`` is how many of each pool the work at hand could use, None being those of whichever. Those beyond it are
     let go when they have rested for a while, so that their nodes go, and are hired again as actors that wait for a
-    place, so that nodes come.
+    place, so that nodes come. Which pool one will be of is known once it is there.
     """
 
     description: Description
@@ -125,7 +126,7 @@ class Crew:
         """Connect, start one worker, and with the batch that it has the others; ``actor`` is Ray's class of them."""
         self._make_work, self._spec, self._say, self._actor = make_work, spec, say, actor
         self.batches = dict(batches)
-        self.classes: dict[str, Description] = {}
+        self.classes: dict[Pool, Description] = {}
         self._numbers = count(1)
         self._deaths = 0
         self._hiring = 0.0
@@ -133,7 +134,8 @@ class Crew:
         self._going: set[str] = set()
         self._complaints: set[str] = set()
         self.wanted: Mapping[Pool, int] = {None: 1}
-        self._needed = self._looked = monotonic()
+        self._looked = monotonic()
+        self._needed: dict[Pool, float] = {}
         self.timesheet = Timesheet()
         self.hands: list[Hand] = []
         self._late: dict[Any, Hand] = {}
@@ -179,12 +181,27 @@ class Crew:
         return [hand for hand in self.ready if _seated(hand, room)]
 
     @property
+    def _staying(self) -> list[Hand]:
+        return [hand for hand in self.hands if hand.leaving is None]
+
+    @property
     def _wanted(self) -> int:
-        return max(self._least, min(sum(self.wanted.values()), self._most))
+        spare, missing = self._compared()
+        # Those of other pools keep nobody from coming who could be of the right one, as many as that wants at most.
+        asked = sum(self.wanted.values()) + min(sum(count for pool, count in spare.items() if pool), missing)
+        return max(self._least, min(asked, self._most))
+
+    def _compared(self) -> tuple[Counter[Pool], int]:
+        """How many of each pool stay that are not wanted, and how many are wanted but not there, or not yet."""
+        room = dict(self.wanted)
+        spare = Counter(hand.pool for hand in self._staying if hand.pool and not _seated(hand, room))
+        missing = sum(room.values())
+        coming = sum(not hand.pool for hand in self._staying)
+        return spare + Counter({None: coming - missing}), missing
 
     def listen(self) -> Iterator[Heard | Lost]:
         """What calls have come to since, and who was lost or let go; whoever was lost is replaced."""
-        while sum(hand.leaving is None for hand in self.hands) < self._wanted and monotonic() >= self._hiring:
+        while len(self._staying) < self._wanted and monotonic() >= self._hiring:
             self.hands.append(self._hired())
         calls = {call: hand for hand in self.hands for call in hand.calls}
         asked = [*calls, *self._late]
@@ -236,13 +253,17 @@ class Crew:
                 hand.used = now
             if hand.leaving is not None and (not hand.working or now - hand.leaving > spec.drain_seconds):
                 yield self._strike_off(hand, "its machine goes")
-        staying = [hand for hand in self.hands if hand.leaving is None]
-        surplus = len(staying) - self._wanted
-        if surplus <= 0:
-            self._needed = now
-        rested = [hand for hand in reversed(staying) if now - max(hand.used, self._needed) > spec.idle]
-        for hand in rested[: max(0, surplus)]:
-            yield self._strike_off(hand, "there is nothing for it to do")
+        staying, (spare, _) = self._staying, self._compared()
+        self._needed |= {hand.pool: now for hand in staying if not spare[hand.pool]}
+        most = len(staying) - self._least
+        rested = [
+            hand for hand in reversed(staying) if now - max(hand.used, self._needed.get(hand.pool, 0)) > spec.idle
+        ]
+        for hand in rested:
+            if spare[hand.pool] > 0 and most > 0:
+                spare[hand.pool] -= 1
+                most -= 1
+                yield self._strike_off(hand, "there is nothing for it to do")
 
     def _must_go(self, hand: Hand, reason: str) -> None:
         hand.leaving = monotonic()

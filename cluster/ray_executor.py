@@ -78,9 +78,9 @@ class RayExecutor:
         self._made_by: OrderedDict[Item, Hand] = OrderedDict()
         self._errands: dict[Any, Errand] = {}
         self._placement: Placement[Hand] = Placement(_post, lambda hand: hand.actor)
-        self._waited = -inf
         # Deaths of workers over a level since it last came further, and how far that is.
         self._doomed: dict[Weave, tuple[int, int]] = {}
+        self._gathering: dict[Pool, float] = {}
 
     def __enter__(self) -> Self:
         """The executor."""
@@ -165,17 +165,25 @@ class RayExecutor:
         """Give the blocks of levels in lock-step to hands, and have those go on that hold some."""
         for hand in [hand for hand in self._crew.hands if hand.leaving is not None]:
             self._placement.lost(hand)
-        ready = self._crew.favoured
+        ready, now = self._crew.favoured, monotonic()
         # Blocks do not move to whoever comes later, so all that are wanted are waited for, but not for ever.
-        if self._berths or len(ready) >= min(self._most, agenda.useful(self.description.slots)):
-            self._waited = -inf
-        elif self._waited == -inf or not ready:
-            self._waited = monotonic()
-        if ready and monotonic() - self._waited > _GATHER:
-            self._placement.place(agenda.weavings, ready, self._may_hold)
+        self._gathering = {
+            pool: self._gathering.get(pool, now) if any(hand.pool == pool for hand in ready) else now
+            for pool in {weaving.pool for weaving in agenda.weavings}
+            if self._gathers(pool, ready, agenda)
+        }
+        gathered = [hand for hand in ready if now - self._gathering.get(hand.pool, -inf) > _GATHER]
+        self._placement.place(agenda.weavings, gathered, self._may_hold)
         for hand in self._placement.holders:
             if not hand.under_way("weave"):
                 hand.call("weave")
+
+    def _gathers(self, pool: Pool, ready: Sequence[Hand], agenda: Agenda) -> bool:
+        """Whether more of a pool could come than are ready: as many as its blocks, where others leave them a place."""
+        others = sum(hand.leaving is None and hand.pool not in (None, pool) for hand in self._crew.hands)
+        slots = self._crew.classes.get(pool, self.description).slots
+        could = min(self._most - others, agenda.useful(slots, pool))
+        return sum(hand.pool == pool for hand in ready) < could
 
     def _admit(self, agenda: Agenda) -> None:
         """Begin images, and say how many workers could be busy with all that there is to do."""
@@ -207,6 +215,8 @@ class RayExecutor:
             self._suspects.remove(task)
             if isinstance(task, Errand):
                 agenda.give_back(task)
+        for item in [item for item in self._deaths if item[0] in ended]:
+            del self._deaths[item]
         for hand in self._crew.ready if ended else ():
             hand.held = {item for item in hand.held if item[0] not in ended}
             if known := hand.images & ended:

@@ -120,8 +120,8 @@ class TileActor:
     @ray.method(concurrency_group="work")
     def load(self, batches: Batches) -> Description:
         """Load the network, with the batch of its device where that is known; what a job has to know of its work."""
-        # Whoever loads again must not hold two.
-        self._worker = None
+        # Whoever loads again must not hold two, and the loom holds the worker.
+        self._worker = self._loom = None
         self._worker = Worker(partial(self._make_work, batches), name=self._name)
         self._loom = Loom(self._worker, _send)
         return describe(self._worker.work)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,8 @@ from .timeline import Timeline
 
 # Seconds after which a sign is repeated where nothing else happens, as in a long task of this very process.
 _BEAT = EVERY_SECONDS
+# Seconds that the end of a run waits at most for its sign to be taken away.
+_PARTING = 5.0
 # Seconds between two looks at the pace.
 _LOOK = 1.0
 # What is kept for whoever asks: messages, and lines on what is waited for, of an archive one an image.
@@ -45,7 +47,8 @@ class Lookout:
         self._work: tuple[Executor, Frontier] | None = None
         self._pulse: Pulse | None = None
         self._pace = Pace()
-        self._looked = self._signed = 0.0
+        self._looked = self._noted = self._signed = 0.0
+        self._noted_at: float | None = None
         self._steps = self._stepped = 0
         self._signing, self._over = Lock(), Event()
         self._beats = Thread(target=self._beat, name="sign of life", daemon=True)
@@ -65,10 +68,7 @@ class Lookout:
     ) -> None:
         logging.getLogger(_LOGGER).removeHandler(self._listener)
         self._over.set()
-        self._beats.join(EVERY_SECONDS)
-        # In a store that has gone away it stays behind, as that of a run that was killed.
-        with impatient(), suppress(StoreError):
-            forget_now(self._output)
+        self._beats.join(_PARTING)
 
     def begin(self, phase: str, total: int, *, unit: str) -> None:
         """A phase of ``total`` pieces begins."""
@@ -114,7 +114,8 @@ class Lookout:
         else:
             # What is done between tiles is not their pace.
             self._pulse, self._pace = None, Pace()
-        if now - self._signed > EVERY_SECONDS:
+        if now - self._noted > EVERY_SECONDS:
+            self._noted, self._noted_at = now, time()
             waits = executor.why() + frontier.why()
             more = len(waits) - _WAITS
             self._waits = waits[:_WAITS] + ([f"and {more} more"] if more > 0 else [])
@@ -134,15 +135,30 @@ class Lookout:
         while not self._over.wait(_BEAT):
             if monotonic() - self._signed > _BEAT:
                 self._sign()
+        # Whatever still writes a sign comes first. In a store that has gone away the last one stays behind, as that
+        # of a run that was killed.
+        with self._signing, impatient(), suppress(StoreError):
+            forget_now(self._output)
 
     def _sign(self) -> None:
-        # An older sign must not come after a newer one.
-        with self._signing:
-            self._signed = monotonic()
-            self._write()
+        # An older sign must not come after a newer one, and nobody waits for a store that is slow to take one.
+        if not self._signing.acquire(blocking=False):
+            return
+        try:
+            if not self._over.is_set():
+                self._signed = monotonic()
+                self._write()
+        finally:
+            self._signing.release()
 
     def _write(self) -> None:
-        now = Now.of_this_process(phase=self._phase, pulse=self._pulse, waits=self._waits, said=list(self._said))
+        now = Now.of_this_process(
+            phase=self._phase,
+            pulse=self._pulse,
+            waits=self._waits,
+            said=list(self._said),
+            looked=self._noted_at,
+        )
         # No reason to end a run: if the store stays away, the next commit will be.
         with impatient(), suppress(StoreError):
             write_now(self._output, now)

@@ -25,7 +25,10 @@ _MISSED = 3
 
 @dataclass(frozen=True)
 class Now:
-    """A sign of life: whose and of when, how far the run is, what it waits for, and what it said last."""
+    """A sign of life: whose and of when, how far the run is, what it waits for, and what it said last.
+
+    It is given even while the run is at something long; ``looked`` is when it last looked at its pace and its waits.
+    """
 
     process: dict[str, Any]
     time: float
@@ -33,11 +36,14 @@ class Now:
     pulse: Pulse | None
     waits: list[str]
     said: list[str]
+    looked: float | None = None
 
     @classmethod
-    def of_this_process(cls, *, phase: str, pulse: Pulse | None, waits: list[str], said: list[str]) -> Self:
+    def of_this_process(
+        cls, *, phase: str, pulse: Pulse | None, waits: list[str], said: list[str], looked: float | None
+    ) -> Self:
         """A sign of life of the run that this process drives."""
-        return cls(this_process(), time(), phase, pulse, waits, said)
+        return cls(this_process(), time(), phase, pulse, waits, said, looked)
 
     def as_json(self) -> dict[str, Any]:
         """The sign as plain JSON."""
@@ -46,7 +52,12 @@ class Now:
     @property
     def age(self) -> float:
         """Seconds since then."""
-        return max(0.0, time() - self.time)
+        return _since(self.time)
+
+    @property
+    def looked_ago(self) -> str | None:
+        """How old its pace and its waits are; None where it has not looked yet."""
+        return None if self.looked is None else duration(_since(self.looked))
 
     @property
     def alive(self) -> bool:
@@ -58,6 +69,10 @@ class Now:
     def who(self) -> str:
         """Whose sign it is, and how old."""
         return f"process {self.process['pid']} on {self.process['host'][0]}, last heard of {duration(self.age)} ago"
+
+
+def _since(moment: float) -> float:
+    return max(0.0, time() - moment)
 
 
 def write_now(output: Located, now: Now) -> None:

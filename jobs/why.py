@@ -36,6 +36,8 @@ class Why:
         now = self.now
         if now and self.running:
             yield f"running: {now.who}: {now.phase}"
+            if now.looked_ago:
+                yield f"looked: {now.looked_ago} ago"
             if now.pulse:
                 yield f"pace: {now.pulse}"
             yield from (f"waits: {line}" for line in now.waits)

@@ -49,6 +49,9 @@ class _Method:
     def __init__(self, calls, method):
         self._calls, self._method = calls, method
 
+    def options(self, **_):
+        return self
+
     def remote(self, *arguments):
         call = object()
         self._calls.append((call, self._method, arguments))
@@ -60,7 +63,7 @@ class _Actor:
 
     def __init__(self, actor):
         self.calls, self.whole = deque(), actor
-        for name in ("give", "advance", "do", "doing", "drain", "load"):
+        for name in ("give", "advance", "do", "doing", "drain", "load", "post", "weave"):
             setattr(self, name, _Method(self.calls, getattr(actor, name)))
 
 
@@ -76,6 +79,7 @@ class CrewHere(Crew):
         self._numbers, self._kinds = count(1), deque(kinds)
         self._least, self._most, self.wanted = 0, spec.workers, {None: 1}
         self.timesheet, self.hands, self._struck = Timesheet(), [], set()
+        self._late, self._needed = {}, {}
         self.hire()
 
     def hire(self):
@@ -114,14 +118,15 @@ class CrewHere(Crew):
     def _one_call(self, hand):
         while hand.actor.calls:
             call, method, arguments = hand.actor.calls.popleft()
-            name, _ = hand.calls.pop(call)
+            # Another worker's halo is no call of the crew.
+            name, _ = hand.calls.pop(call, ("post", 0.0))
             try:
                 told, error = method(*arguments), None
             except Exception as raised:
                 told, error = None, raised
             if name == "load":
                 self._loaded(hand, told)
-            elif name not in ("give", "drain", "doing"):
+            elif name not in ("give", "drain", "doing", "post"):
                 yield Heard(hand, call, told, error)
                 return
 
@@ -135,5 +140,10 @@ def crew_of(*kinds):
         crews.append(CrewHere(make_work, spec, batches=batches, say=say, kinds=kinds))
         return crews[-1]
 
-    with patch.object(ray_executor, "Crew", crew), patch.object(RayExecutor, "__exit__", lambda *_: None):
+    with (
+        patch.object(ray_executor, "Crew", crew),
+        patch.object(RayExecutor, "__exit__", lambda *_: None),
+        # Whoever waits for halos keeps the others here from making them.
+        patch.object(tile_actor, "TELL_SECONDS", 0.0),
+    ):
         yield crews

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 from tests.archives import archive
 from tests.crews import EVEN, ODD, crew_of
 from tests.pipeline import assert_same_bytes, beside, job, measure, scene
+from tileloom.cluster import ray_executor
+from tileloom.cluster.agenda import Agenda, Berth
+from tileloom.cluster.berths import Berths
 from tileloom.cluster.classes import Description
 from tileloom.cluster.executor import CrewSpec
+from tileloom.cluster.loom import Share
 from tileloom.cluster.ray_executor import RayExecutor
 from tileloom.jobs.look import job_status
 from tileloom.jobs.progress import Silent
@@ -20,6 +25,7 @@ from tileloom.jobs.run import Redo, run_job
 from tileloom.jobs.state import JobState
 from tileloom.jobs.why import why
 from tileloom.tiling.errors import JobChanged, TileloomError
+from tileloom.tiling.frontier import Frontier
 from tileloom.tiling.place import place
 
 WORKERS = {"workers": 2, "cpus": 1, "classes": "any"}
@@ -290,3 +296,108 @@ def test_a_class_has_the_batch_that_its_first_worker_found():
         assert list(crew.listen()) == []
         assert (late.slots, late.under_way("load")) == (2, 0)
         assert len(crew.classes) == 2
+
+
+@pytest.mark.parametrize("kinds", [(EVEN, EVEN, EVEN), (ODD, EVEN, EVEN), (EVEN, ODD)])
+def test_a_level_in_lockstep_is_shared_out_among_all_workers_of_its_class(tmp_path, monkeypatch, kinds):
+    """Those of the first one's class, all of whom it waits for; no block of it is ever held by others."""
+    shares = []
+
+    def post(hand, mail):
+        if isinstance(mail, Share):
+            shares.append((hand.pool, hand.name, len(mail.blocks)))
+        real(hand, mail)
+
+    real = ray_executor._post
+    monkeypatch.setattr(ray_executor, "_post", post)
+    y = measure(scene(3, 32, 48), "sr:4").astype(np.float32)
+    cluster = {"workers": len(kinds), "cpus": 1, "classes": "any"}
+    options = {"stride": 8, "batch": 2, "levels": 1, "steps": 3, "weave": "joint", "lockstep": {"block": 16}}
+    spec = job(tmp_path, y, task="sr:4", range=[-1, 1], cluster=cluster, **options)
+    with crew_of(*kinds):
+        assert run_job(spec, Silent()).whole
+    [pool] = {pool for pool, _, _ in shares}
+    assert f'"kind": "{class_of(spec)}"' in pool
+    assert len({name for _, name, _ in shares}) == len(shares) == kinds.count(class_of(spec))
+    assert sum(blocks for _, _, blocks in shares) == 6
+    single = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"workers": 1})})
+    assert_same_bytes(spec, whole(single, tmp_path, class_of(spec)))
+
+
+@pytest.fixture
+def crew(monkeypatch):
+    """A crew of up to nine workers of any class; ``hire`` adds one of the class ``a``, or of another one."""
+    monkeypatch.setattr("tileloom.cluster.crew.ray.kill", lambda actor: None)
+    trials = (("a", 1) for _ in range(99))
+    with crew_of(*"aaaaaaaaa") as crews, RayExecutor(Trying(trials), CrewSpec(9, classes="any", least=0, idle=0)):
+        [crew] = crews
+        yield crew
+
+
+def kinds_of(crew):
+    return [json.loads(hand.pool)["kind"] for hand in crew.hands]
+
+
+def hired(crew, kinds):
+    """Have the crew be of these kinds; the pools of all."""
+    crew.hands.clear()
+    crew._kinds.clear()
+    crew._kinds.extend(kinds)
+    for _ in kinds:
+        crew.hire()
+    return {kind: hand.pool for kind, hand in zip(kinds, crew.hands, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [
+        ({"b": 4}, "b"),
+        ({"a": 1, "b": 4}, "ab"),
+        ({None: 1, "b": 1}, "ab"),
+        ({None: 9}, "aaab"),
+        ({"a": 2}, "aa"),
+        ({}, ""),
+    ],
+)
+def test_workers_at_rest_are_let_go_whose_own_class_has_nothing_for_them(crew, wanted, left):
+    pools = hired(crew, "aaab")
+    crew.wanted = {pools.get(kind): count for kind, count in wanted.items()}
+    for hand in crew.hands:
+        hand.used = 0
+    assert {lost.alone for lost in crew._let_go()} <= {False}
+    assert "".join(kinds_of(crew)) == left
+
+
+def test_one_that_is_still_to_show_its_class_is_not_let_go_while_one_is_missing(crew):
+    pools = hired(crew, "aab")
+    crew.wanted = {pools["b"]: 2}
+    crew.hands[1].pool = None
+    for hand in crew.hands:
+        hand.used = 0
+    assert [lost.hand.name for lost in crew._let_go()] == ["worker 2"]
+
+
+def test_as_many_are_kept_as_a_job_says_at_least(crew):
+    pools, crew._least = hired(crew, "aaab"), 2
+    crew.wanted = {pools["b"]: 4}
+    for hand in crew.hands:
+        hand.used = 0
+    list(crew._let_go())
+    assert kinds_of(crew) == ["a", "b"]
+
+
+def test_an_image_that_waits_for_its_class_asks_for_one_worker_whoever_comes_instead(crew):
+    def course():
+        yield Berth({"kind": "b"})
+
+    berths = Berths(crew, most=9, wait=1000, say=str, clock=count().__next__)
+    with Agenda([course()], Frontier(), lambda reports: None) as agenda:
+        for here, wanted in (("a", 2), ("aa", 2), ("aaa", 2)):
+            hired(crew, here)
+            berths.assign(agenda)
+            assert agenda.waiting
+            assert crew._wanted == wanted
+        for hand in crew.hands:
+            hand.used = 0
+        assert len(list(crew._let_go())) == 3
+        assert crew._wanted == 1

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 from socket import gethostname
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -23,7 +25,7 @@ from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
 from tileloom.tiling.errors import InputError, StoreError
 from tileloom.tiling.place import place
-from tileloom.tiling.process import this_process
+from tileloom.tiling.process import ended, this_process
 
 PULSE = Pulse(tiles=3, left=9, calls=12, tiles_per_second=0.5, calls_per_second=2, fill=1, workers=1, nodes=1)
 
@@ -84,6 +86,20 @@ def test_who_is_alive():
     assert not sign(process=container, time=now.time() - 16).alive
 
 
+def test_a_machine_of_the_same_name_is_another_one(tmp_path, monkeypatch):
+    boot = tmp_path / "sys" / "kernel" / "random" / "boot_id"
+    boot.parent.mkdir(parents=True)
+    monkeypatch.setattr("tileloom.tiling.process._PROC", tmp_path)
+    signs = {}
+    for name in ("one", "other"):
+        boot.write_text(f"{name}\n")
+        signs[name] = this_process() | {"started": "1"}
+    assert ended(signs["other"])
+    assert ended(signs["one"]) is None
+    boot.unlink()
+    assert this_process()["host"] == [gethostname(), "", ""]
+
+
 def test_a_run_is_signed_while_one_task_takes_long(tmp_path, monkeypatch):
     """Nothing tells the lookout of anything meanwhile."""
     monkeypatch.setattr(lookout, "_BEAT", 0.01)
@@ -91,6 +107,71 @@ def test_a_run_is_signed_while_one_task_takes_long(tmp_path, monkeypatch):
         first = read_now(tmp_path)
         while read_now(tmp_path).time == first.time:
             assert read_now(tmp_path).age < 60
+    assert read_now(tmp_path) is None
+
+
+def test_how_old_waits_and_pace_are_is_said_however_fresh_the_sign_is(tmp_path):
+    """The sign goes on while the run is at something long, and looks at nothing."""
+    old = sign(looked=now.time() - 720)
+    assert list(why.Why(old, []).lines())[1:4] == ["looked: 12 min 0 s ago", f"pace: {PULSE}", "waits: 4 tiles ready"]
+    assert not any(line.startswith("looked") for line in why.Why(sign(), []).lines())
+
+
+def test_a_sign_tells_when_the_run_last_looked(tmp_path, monkeypatch):
+    class Waiting:
+        timesheet = Timesheet()
+        left = 5
+
+        def why(self):
+            return [f"line {len(asked)}"]
+
+    asked = []
+    monkeypatch.setattr(lookout, "_BEAT", 0.01)
+    with Lookout(Silent(), place(tmp_path)) as watcher:
+        assert read_now(tmp_path).looked is None
+        watcher.work_begins(Waiting(), Waiting())
+        watcher.look([])
+        while (first := read_now(tmp_path)).looked is None:
+            pass
+        while (later := read_now(tmp_path)).time == first.time:
+            pass
+    assert first.time >= first.looked == later.looked
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """The second sign and those after it wait for ``go_on``; ``begun`` is set once the second is being written."""
+    begun, go_on, written = Event(), Event(), []
+
+    def write(output, sign):
+        if written:
+            begun.set()
+            assert go_on.wait(60)
+        written.append(sign)
+        write_now(output, sign)
+
+    monkeypatch.setattr(lookout, "write_now", write)
+    monkeypatch.setattr(lookout, "_BEAT", 0.01)
+    yield SimpleNamespace(begun=begun, go_on=go_on, written=written)
+    go_on.set()
+
+
+def test_nothing_waits_for_a_sign_that_is_slow(tmp_path, slow):
+    with Lookout(Silent(), place(tmp_path)) as watcher:
+        assert slow.begun.wait(60)
+        watcher.say("something")
+        assert len(slow.written) == 1
+        slow.go_on.set()
+
+
+def test_a_slow_sign_does_not_come_after_the_end_of_the_run(tmp_path, slow, monkeypatch):
+    monkeypatch.setattr(lookout, "_PARTING", 0.0)
+    with Lookout(Silent(), place(tmp_path)) as watcher:
+        assert slow.begun.wait(60)
+    slow.go_on.set()
+    watcher._beats.join()
+    watcher.say("too late")
+    assert len(slow.written) == 2
     assert read_now(tmp_path) is None
 
 

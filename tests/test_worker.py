@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import weakref
 from operator import attrgetter
 from pathlib import Path
 
@@ -92,12 +93,34 @@ def test_a_task_without_an_image_is_just_called(worker):
         worker.access(7)
 
 
-def test_a_worker_that_does_chores_alone_hears_which_images_have_ended(worker, tmp_path):
+def actor_of(make_work):
+    """An actor in this process, which goes on to end when it is told to."""
     told_to_end = signal.getsignal(signal.SIGTERM)
     try:
-        actor = TileActor("worker", lambda batches: worker.work)
+        return TileActor("worker", make_work)
     finally:
         signal.signal(signal.SIGTERM, told_to_end)
+
+
+def test_an_actor_that_loads_again_lets_its_network_go_first(tmp_path):
+    made, still_there = [], []
+
+    def make(batches):
+        still_there.extend(work for work in made if work() is not None)
+        work = StubFactory((BANDS, TILE, TILE), tmp_path / "faults")()
+        made.append(weakref.ref(work))
+        return work
+
+    (tmp_path / "faults").mkdir()
+    actor = actor_of(make)
+    actor.load({})
+    actor.load({})
+    assert len(made) == 2
+    assert still_there == []
+
+
+def test_a_worker_that_does_chores_alone_hears_which_images_have_ended(worker, tmp_path):
+    actor = actor_of(lambda batches: worker.work)
     actor.load({})
     briefs = {at: Brief(make_image(tmp_path / f"chore {at}", GRID, bands=BANDS, chunk=16), b"") for at in (0, 1)}
     for at, brief in briefs.items():

@@ -24,9 +24,16 @@ def ended(process: Mapping[str, Any]) -> bool | None:
 
 
 def host() -> list[str]:
-    """This machine, and which of its processes can be seen from here: containers may share a machine's name."""
-    seen = _PROC / "self" / "ns" / "pid"
-    return [socket.gethostname(), os.readlink(seen) if seen.exists() else ""]
+    """This machine, which of its processes can be seen from here, and when it was started, as far as that is told.
+
+    Containers may share a machine's name, and so may machines.
+    """
+    seen, boot = _PROC / "self" / "ns" / "pid", _PROC / "sys" / "kernel" / "random" / "boot_id"
+    return [
+        socket.gethostname(),
+        os.readlink(seen) if seen.exists() else "",
+        boot.read_text().strip() if boot.exists() else "",
+    ]
 
 
 def _started(pid: int) -> str | None:
