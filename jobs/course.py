@@ -59,6 +59,12 @@ class Summary:
     workforce: Workforce | None = None
 
     @property
+    def last_anew(self) -> list[str]:
+        """Why the image was begun anew the last time, and how often it was, for a line of many; nothing if never."""
+        often = f" (begun anew {len(self.anew)} times)" if len(self.anew) > 1 else ""
+        return [reason + often for reason in self.anew[-1:]]
+
+    @property
     def whole(self) -> bool:
         """Whether every tile is restored."""
         return not self.degraded

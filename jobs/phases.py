@@ -21,7 +21,7 @@ from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first,
 from ..tiling.inputs import OWNS
 from ..tiling.ledger import Ledger
 from ..tiling.paused import paused_tiles, sweep_paused
-from ..tiling.publish import publish_shard, shards_of
+from ..tiling.publish import lay_out, publish_shard, shards_of
 from ..tiling.pyramid import Pyramid
 from .compile import Compiled
 from .describe import attributes_of
@@ -137,7 +137,7 @@ def publish(
         pyramid = Pyramid.open(state.output)
     else:
         attributes = attributes_of(compiled, parts=state.parts, counts=counts)
-        pyramid = Pyramid.create(state.output, compiled.image.result, attributes=attributes)
+        pyramid = lay_out(state.output, compiled.image.result, root=state.root, attributes=attributes)
         ledger.commit(facts={"laid out": True})
 
     def told(shard: tuple[int, int, int]) -> None:

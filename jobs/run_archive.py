@@ -270,7 +270,7 @@ class _Weave:
             number,
             record(
                 Ended.DEGRADED if summary.degraded else Ended.DONE,
-                reason="; ".join([*map(str, summary.degraded[:3]), *summary.anew]),
+                reason="; ".join([*map(str, summary.degraded[:3]), *summary.last_anew]),
                 tiles=sum(summary.bill.solve) - len(summary.degraded),
                 calls=summary.calls,
                 seconds=round(summary.seconds, 3),

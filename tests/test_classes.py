@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -126,6 +126,21 @@ def test_images_whose_class_died_out_begin_anew_under_another(folder, alone):
         assert there.report()[row]["reason"] == state.anew[0]
     assert any("no worker of the numeric class with kind: odd for 0.02 s" in line for line in watcher.said)
     assert json.loads((there.output / ".tileloom" / "report.json").read_text())["begun_anew"] == summary.anew
+
+
+def test_of_an_image_that_was_begun_anew_many_times_the_report_tells_the_last(folder):
+    there = archive(folder, name="often", rows=["a0"], cluster=ONE)
+
+    def stop(reports):
+        if reports:
+            raise KeyboardInterrupt
+
+    with crew_of(EVEN), pytest.raises(KeyboardInterrupt):
+        there.run(on_reports=stop)
+    replace(JobState.load(there.spec("a0").output), anew=("first", "second", "third")).save()
+    with crew_of(EVEN):
+        assert there.run().anew == ["a0"]
+    assert there.report()["a0"]["reason"] == "third (begun anew 3 times)"
 
 
 def test_a_class_that_comes_back_in_time_goes_on_with_its_images(folder, alone):

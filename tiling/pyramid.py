@@ -205,20 +205,24 @@ class Pyramid:
             raise NotOwned(f"level {level} of {self.name} has no shard {index}")
         return box
 
-    def write_base(self, index: Shard, render: Callable[[Box], Pixels]) -> None:
+    def write_base(
+        self, index: Shard, render: Callable[[Box], Pixels], *, before: Callable[[], None] = lambda: None
+    ) -> None:
         """Write one shard of the image itself.
 
         ``render(box)`` gives the final pixels, (band, row, column), of a box inside the image; it is
-        asked for one chunk at a time.
+        asked for one chunk at a time. ``before`` is called once all of them are there, and may refuse.
         """
-        self._write(0, index, render)
+        self._write(0, index, render, before)
 
-    def write_coarser(self, level: int, index: Shard) -> None:
+    def write_coarser(self, level: int, index: Shard, *, before: Callable[[], None] = lambda: None) -> None:
         """Write one shard of a level above 0 from the finished level before it."""
         source = self.box(level - 1)
-        self._write(
-            level, index, lambda box: halve(self.read(level - 1, box.scale(2).intersect(source)), nodata=self.nodata)
-        )
+
+        def render(box: Box) -> Pixels:
+            return halve(self.read(level - 1, box.scale(2).intersect(source)), nodata=self.nodata)
+
+        self._write(level, index, render, before)
 
     def read(self, level: int, box: Box) -> Pixels:
         """The pixels of a box inside a level; a missing or damaged shard or chunk raises, naming it."""
@@ -250,7 +254,7 @@ class Pyramid:
     def _shards(self, level: int) -> tuple[int, ...]:
         return self.arrays[level].shards or self.arrays[level].chunks
 
-    def _write(self, level: int, index: Shard, render: Callable[[Box], Pixels]) -> None:
+    def _write(self, level: int, index: Shard, render: Callable[[Box], Pixels], before: Callable[[], None]) -> None:
         array, box = self.arrays[level], self.shard_box(level, index)
         shard = np.empty((array.shape[0], *box.shape), array.dtype)
         for part in _chunk_boxes(array, box):
@@ -261,6 +265,7 @@ class Pyramid:
                     f"which needs {(array.shape[0], *part.shape)}, {array.dtype}"
                 )
             shard[(slice(None), *part.within(box))] = pixels
+        before()
         try:
             # zarr reads an old shard before replacing it, and a damaged one would stop the very write that mends it.
             sync((array.store_path / array.metadata.encode_chunk_key((0, *index))).delete())
