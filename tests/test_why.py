@@ -146,7 +146,7 @@ def slow(monkeypatch):
     def write(output, sign):
         if written:
             begun.set()
-            assert go_on.wait(60)
+            assert go_on.wait(10)
         written.append(sign)
         write_now(output, sign)
 
