@@ -139,7 +139,7 @@ def race(folder: Path, grid: Grid, source: ImagePlan) -> Laps:
 
 def measure(smoke: bool) -> Figures:
     """Every lap is run several times with the same work; the fastest of each is the one least disturbed."""
-    side, races = (8, 3) if smoke else (16, 7)
+    side, races = (8, 9) if smoke else (16, 7)
     size = TILE + STRIDE * (side - 1)
     grid = Grid(size, size, TILE, STRIDE, GUARD)
     found = []

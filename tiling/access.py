@@ -6,7 +6,7 @@ An :class:`ImagePlan` is plain data that travels once to each worker; :class:`Im
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -204,15 +204,24 @@ class ImageAccess:
         lost = [self.plan.owns(other) for other in degraded if self.plan.key(other).level == key.level]
         strips = self.plan.levels[key.level].context(key.row, key.col)
         context, context_mask = self._committed(key.level, box, strips, lost)
-        known = self._known_of(key, box, degraded)
-        return replace(known, context=context, context_mask=context_mask, start=self._start(tile, degraded))
+        start = self._start(tile, degraded)
+        return self._known_of(key, box, degraded, context=context, context_mask=context_mask, start=start)
 
     def block(self, tile: int) -> TileInputs:
         """What a block is computed from, besides what its neighbours come to."""
-        return self._known_of(self.plan.key(tile), self.plan.owns(tile), ())
+        return self._known_of(self.plan.key(tile), self.plan.owns(tile))
 
-    def _known_of(self, key: TileKey, box: Box, degraded: Collection[int]) -> TileInputs:
-        """What is measured of a window, and known from the coarser level."""
+    def _known_of(
+        self,
+        key: TileKey,
+        box: Box,
+        degraded: Collection[int] = (),
+        *,
+        context: Floats | None = None,
+        context_mask: Bools | None = None,
+        start: Floats | None = None,
+    ) -> TileInputs:
+        """A window with what is measured of it, and known from the coarser level."""
         observation = self.observations[key.level]
         y, measured, visible = observation.window(box)
         coarse, coarse_mask = self._coarse(key.level, box, degraded)
@@ -224,9 +233,12 @@ class ImageAccess:
             y=y,
             measured=measured,
             visible=visible,
+            context=context,
+            context_mask=context_mask,
             coarse=coarse,
             coarse_mask=coarse_mask,
             factor=self.plan.factor,
+            start=start,
         )
 
     def _start(self, tile: int, degraded: Collection[int]) -> Floats | None:
