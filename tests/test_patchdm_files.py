@@ -185,7 +185,7 @@ def test_a_job_names_it_as_any_weights_file(tmp_path):
         ({"guidance": float("nan")}, "model.guidance is nan"),
         ({"label": 3}, "model.label is no option"),
         ({"style": 3}, "model.style is 3; give row:N"),
-        ({"style": "row"}, "model.style is row, without a number"),
+        ({"style": "row"}, "model.style is row: write row:N or sample:SEED"),
         ({"style": "row:5"}, "model.style is row:5, and .* holds a table of rows 0 to 4"),
         ({"style": "sample"}, "model.style is sample, and .* holds no network that draws styles"),
         ({"style": "sunny"}, "model.style is 'sunny', which is no file"),
@@ -223,7 +223,14 @@ def test_options_count_where_they_make_a_difference(tmp_path):
 def test_it_restores_tile_by_tile_and_the_measurement_holds(tmp_path):
     low = scene(3, 6, 8)
     spec = job(
-        tmp_path, low, task="sr:2", model={"name": weights(tmp_path, PATCHES), **TOLD}, tile=8, steps=2, levels=1
+        tmp_path,
+        low,
+        task="sr:2",
+        model={"name": weights(tmp_path, PATCHES), **TOLD},
+        tile=8,
+        steps=2,
+        levels=1,
+        weave="msr",
     )
     restore(spec)
     pooled = result(spec).astype(np.float64).reshape(3, 6, 2, 8, 2).mean(axis=(2, 4))

@@ -151,7 +151,7 @@ def actor(tmp_path):
 
 
 def test_a_worker_tells_what_it_logged_of_what_it_is_about(actor):
-    actor.load()
+    actor.load({})
     assert actor.doing().said == ""
     logging.getLogger("tileloom.store").warning("waiting for %s (%s)", "bucket", "no answer in time")
     doing = actor.doing()
