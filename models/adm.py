@@ -57,6 +57,12 @@ class Torso(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own types leave it out
 
     @property
+    def numerics(self) -> dict[str, str]:
+        """What its bits depend on besides weights, inputs and device."""
+        laid = "channels last" if self.channels_last else "contiguous"
+        return {"precision": self.precision, "memory format": laid}
+
+    @property
     def torso_dtype(self) -> torch.dtype:
         """The type of the numbers between the convolutions."""
         return _DTYPES[self.precision]

@@ -143,3 +143,10 @@ class CellWork(ABC):
     @abstractmethod
     def advance(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> list[Block | TileFailed]:
         """Every block one round further."""
+
+
+def noisy_strips(block: Block, reach: Callable[[int], Box]) -> dict[int, Strip]:
+    """The noisy pixels of a block that its neighbours see, by how far each of them reaches."""
+    box = block.inputs.box
+    seen = {n: reach(n).intersect(box) for n in block.lattice.around[block.number]}
+    return {n: (block.x[:, *part.within(box)].copy(),) for n, part in seen.items() if not part.empty}

@@ -73,10 +73,7 @@ class Halves:
     @property
     def numeric_class(self) -> dict[str, str]:
         """What bits depend on besides the job."""
-        network = self._network
-        laid = "channels last" if network.channels_last else "contiguous"
-        numerics = {"precision": network.precision, "memory format": laid}
-        return numeric_class(self._device, [network], numerics, self.batch_shape)
+        return numeric_class(self._device, [self._network], self._network.numerics, self.batch_shape)
 
     def memory(self, batch: int) -> int:
         """Bytes of the weights, of the passes side by side, and of the features of so many patches."""

@@ -19,7 +19,7 @@ from ..tiling.errors import TileFailed
 from ..tiling.grid import Axis
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Block, Floats, Strip
-from .cells import CellWork
+from .cells import CellWork, noisy_strips
 from .engine import Engine
 from .solvers import Walk
 
@@ -42,10 +42,9 @@ class JointWork(CellWork):
 
     def strips(self, block: Block) -> dict[int, Strip]:
         """Noisy pixels that a neighbour's windows see; then, window by window, what was predicted of its own."""
-        lattice, box = block.lattice, block.inputs.box
+        lattice = block.lattice
         if not block.between:
-            reaches = {n: lattice.reach(n).intersect(box) for n in lattice.around[block.number]}
-            return {n: (block.x[:, *seen.within(box)].copy(),) for n, seen in reaches.items() if not seen.empty}
+            return noisy_strips(block, lattice.reach)
         predicted = _predicted(block)
         found: dict[int, Strip] = {}
         for n in lattice.around[block.number]:

@@ -49,11 +49,7 @@ class AdmDenoiser:
     @property
     def numerics(self) -> Mapping[str, str]:
         """Precision of the convolutions, memory format, and whether it is compiled."""
-        return {
-            "precision": self.network.precision,
-            "memory format": "channels last" if self.network.channels_last else "contiguous",
-            "compiled": "yes" if self.compiled else "no",
-        }
+        return {**self.network.numerics, "compiled": "yes" if self.compiled else "no"}
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """The network's channels; a window's level makes no difference to it."""

@@ -82,11 +82,7 @@ class PatchDenoiser:
     @property
     def numerics(self) -> Mapping[str, str]:
         """Precision of the convolutions, memory format, and the shape of a pass."""
-        return {
-            "precision": self.network.precision,
-            "memory format": "channels last" if self.network.channels_last else "contiguous",
-            "patches a pass": str(self.cells),
-        }
+        return {**self.network.numerics, "patches a pass": str(self.cells)}
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """The noise, and v = 1 everywhere: ancestral steps of this network have the larger of the fixed variances."""

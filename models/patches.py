@@ -7,6 +7,7 @@ in two: each patch at a border is encoded by one block, which hands its quarters
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..tiling.errors import TileFailed
 from ..tiling.exchange import CORNERS, PatchPlace, encoded_by, taken_of
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Block, Floats, Strip
-from .cells import CellWork
+from .cells import CellWork, noisy_strips
 from .collage import from_quarters
 from .halves import Features, Halves, Told
 from .prediction import away_from
@@ -52,7 +53,7 @@ class PatchWork(CellWork):
 
     def strips(self, block: Block) -> dict[int, Strip]:
         """Noisy pixels half a patch around a neighbour, or the quarters of features that it takes."""
-        lattice, box = block.lattice, block.inputs.box
+        lattice = block.lattice
         if block.between:
             encoded = _own(block)
             neighbours = ((n, taken_of(lattice, n, block.number)) for n in lattice.around[block.number])
@@ -61,8 +62,7 @@ class PatchWork(CellWork):
                 for n, taken in neighbours
                 if taken
             }
-        reaches = {n: self._reach(lattice, n).intersect(box) for n in lattice.around[block.number]}
-        return {n: (block.x[:, *seen.within(box)].copy(),) for n, seen in reaches.items() if not seen.empty}
+        return noisy_strips(block, partial(self._reach, lattice))
 
     def advance(self, blocks: Sequence[tuple[Block, Mapping[int, Strip]]]) -> list[Block | TileFailed]:
         """Every block one round further."""
@@ -193,28 +193,24 @@ def _as_numpy(variants: Sequence[Features]) -> list[Floats]:
 
 def _quarters(maps: Sequence[Floats], corner: PatchPlace) -> list[Floats]:
     """The quarter of every level's map that a decoder patch takes of the encoder patch at one of its corners."""
-    found = []
-    for level in maps:
-        half = level.shape[-1] // 2
-        rows, cols = (slice(0, half) if at else slice(half, None) for at in corner)
-        found.append(level[..., rows, cols])
-    return found
+    return [level[..., *_quarter(level.shape[-1], corner)] for level in maps]
 
 
 def _corners(encoded: Mapping[PatchPlace, list[Features]], at: PatchPlace) -> list[list[Features]]:
     """The quarters around a decoder patch: by corner, then by variant, then by level."""
     i, j = at
-    found = []
-    for down, right in CORNERS:
-        variants = encoded[i + down, j + right]
-        found.append([[_quarter(level, down, right) for level in features] for features in variants])
-    return found
+    return [
+        [[level[..., *_quarter(level.shape[-1], corner)] for level in features] for features in variants]
+        for corner in CORNERS
+        for variants in [encoded[i + corner[0], j + corner[1]]]
+    ]
 
 
-def _quarter(level_CHW: Tensor, down: int, right: int) -> Tensor:
-    half = level_CHW.shape[-1] // 2
-    rows, cols = (slice(0, half) if at else slice(half, None) for at in (down, right))
-    return level_CHW[..., rows, cols]
+def _quarter(side: int, corner: PatchPlace) -> tuple[slice, slice]:
+    """Where it lies in a map of so many values a side: on the side that is turned to the decoder patch."""
+    half = side // 2
+    rows, cols = (slice(0, half) if at else slice(half, None) for at in corner)
+    return rows, cols
 
 
 def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
