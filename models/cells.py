@@ -14,39 +14,15 @@ from torch import Tensor
 from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.lockstep import Lattice
-from ..tiling.work import Block, Floats, Strip, TileInputs
+from ..tiling.work import Batched, Block, Floats, Strip, TileInputs
 from .solvers import Walk
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-class Passes(Protocol):
-    """Shows windows to a network in forward passes of one padded shape, several side by side."""
-
-    @property
-    def slots(self) -> int:
-        """Windows that the network is shown at once, at full use."""
-        ...
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The one padded shape of every forward pass."""
-        ...
-
-    @property
-    def device_memory(self) -> int | None:
-        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
-        ...
-
-    @property
-    def numeric_class(self) -> dict[str, str]:
-        """What bits depend on besides the job."""
-        ...
-
-    def memory(self, batch: int) -> int:
-        """Bytes to show the network so many windows."""
-        ...
+class Passes(Batched, Protocol):
+    """Shows windows to a network in several forward passes side by side."""
 
     def in_lanes(self, call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
         """What a call makes of each, side by side and each on one thread."""

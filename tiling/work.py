@@ -90,12 +90,12 @@ def _cut(array: A | None, at: tuple[slice, slice]) -> A | None:
 S = TypeVar("S")
 
 
-class TileWork(Protocol[S]):
-    """Restores tiles in a running batch; a state is a tile somewhere in its schedule."""
+class Batched(Protocol):
+    """Shows windows to a network in forward passes of one padded shape."""
 
     @property
     def slots(self) -> int:
-        """States that one call of :meth:`step` advances at full use: padded batch times lanes."""
+        """Windows that the network is shown at once, at full use: padded batch times lanes."""
         ...
 
     @property
@@ -109,17 +109,21 @@ class TileWork(Protocol[S]):
         ...
 
     @property
-    def calls_per_tile(self) -> int:
-        """Network calls from begin to finish."""
-        ...
-
-    @property
     def numeric_class(self) -> dict[str, str]:
         """What bits depend on besides the job: versions, precision and such; ``device`` is the device's model."""
         ...
 
     def memory(self, batch: int) -> int:
-        """Bytes a worker needs to hold and advance ``batch`` states."""
+        """Bytes a worker needs to hold so many windows and to show them to the network."""
+        ...
+
+
+class TileWork(Batched, Protocol[S]):
+    """Restores tiles in a running batch; a state is a tile somewhere in its schedule."""
+
+    @property
+    def calls_per_tile(self) -> int:
+        """Network calls from begin to finish."""
         ...
 
     def begin(self, inputs: TileInputs) -> S:
@@ -173,31 +177,11 @@ class Block:
         return sum(array.nbytes for array in held)
 
 
-class BlockWork(Protocol):
+class BlockWork(Batched, Protocol):
     """Takes blocks through the rounds of a lock-step plan; each goes on with what its neighbours came to.
 
     What a block comes to depends on nothing but the level: not on how that is cut into blocks, nor on company.
     """
-
-    @property
-    def slots(self) -> int:
-        """Windows that the network is shown at once, at full use."""
-        ...
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The one padded shape of every forward pass."""
-        ...
-
-    @property
-    def device_memory(self) -> int | None:
-        """Bytes that it may hold on a device with memory of its own; None where that is the machine's."""
-        ...
-
-    @property
-    def numeric_class(self) -> dict[str, str]:
-        """What bits depend on besides the job: device, instruction set, library versions, precision."""
-        ...
 
     @property
     def room(self) -> int:
@@ -212,10 +196,6 @@ class BlockWork(Protocol):
     @property
     def phases(self) -> int:
         """Rounds of a step."""
-        ...
-
-    def memory(self, batch: int) -> int:
-        """Bytes to show the network so many windows."""
         ...
 
     def begin(self, lattice: Lattice, number: int, inputs: TileInputs, saved: Floats | None, at: int) -> Block:
