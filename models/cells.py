@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,8 @@ from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.lockstep import Lattice
 from ..tiling.work import Batched, Block, Floats, Strip, TileInputs
+from .lanes import Given, Made
 from .solvers import Walk
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 
 class Passes(Batched, Protocol):

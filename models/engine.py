@@ -9,14 +9,12 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from math import inf, prod
 from time import perf_counter
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +25,9 @@ from ..tiling.errors import CorruptChunk, InputError, TileFailed, TileloomError
 from ..tiling.work import Floats, TileInputs
 from .denoiser import Denoiser, networks_of
 from .device import device_class, fix_arithmetic, own_memory, uncompiled
+from .lanes import Given, Lanes, Made
 from .rows import belongs, claim, dependent_row, layers_in_parts, run_in_parts, run_together
 from .solvers import Question, Solver, TileState
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 _POSITION = struct.Struct("<I")
 _FORMAT = "state 1"
@@ -78,9 +74,8 @@ class Engine:
         self._batch, self._lanes, self._levels = batch, lanes, levels
         self._window, self._identity = (bands, *tile), identity
         fix_arithmetic()
-        # OpenMP keeps the number of threads for each calling thread, so every lane sets its own.
-        self._pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
-        self._pool.submit(self._settle_rows).result()
+        self._pool = Lanes(lanes)
+        self._pool.once(self._settle_rows)
 
     def beside(self, solver: Solver) -> Engine:
         """The same running batch for another job's tiles: states of both may be stepped in one call of either."""
@@ -128,7 +123,7 @@ class Engine:
         fastest, began = inf, perf_counter()
         for _ in range(_TRIALS):
             started = perf_counter()
-            list(self._pool.map(forward, range(self._lanes)))
+            self._pool.each(forward, range(self._lanes))
             fastest = min(fastest, perf_counter() - started)
             if perf_counter() - began > _TRIAL_SECONDS:
                 break
@@ -143,7 +138,7 @@ class Engine:
 
     def step(self, states: Sequence[TileState]) -> list[TileState | TileFailed]:
         """Every state one network call further, in order; a failure takes the place of its own tile alone."""
-        groups = self._pool.map(
+        groups = self._pool.each(
             self._advance, [states[at : at + self._batch] for at in range(0, len(states), self._batch)]
         )
         return [state for group in groups for state in group]
@@ -180,7 +175,7 @@ class Engine:
 
     def in_lanes(self, call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
         """What a call makes of each, side by side and each on one thread."""
-        return list(self._pool.map(call, given))
+        return self._pool.each(call, given)
 
     def answers(self, asked: Sequence[Question]) -> list[Tensor]:
         """The network's answer to each question, in as many forward passes as they take."""

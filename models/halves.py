@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +15,10 @@ from .adapted import bytes_of
 from .contract import live_channels
 from .device import fix_arithmetic, own_memory
 from .engine import DependentRows, numeric_class
+from .lanes import Given, Lanes, Made
 from .patchdm import PatchUNet
 from .rows import claim, dependent_row, run_in_parts, run_together
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 Features = list[Tensor]
 _TRIALS = 3
 
@@ -51,9 +49,8 @@ class Halves:
         self._style = torch.zeros(self.config.style_channels) if style is None else style
         self._style = self._style.to(device)
         fix_arithmetic()
-        # OpenMP keeps the number of threads for each calling thread, so every lane sets its own.
-        self._pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
-        self._pool.submit(self._settle_rows).result()
+        self._pool = Lanes(lanes)
+        self._pool.once(self._settle_rows)
 
     @property
     def slots(self) -> int:
@@ -86,7 +83,7 @@ class Halves:
 
     def in_lanes(self, call: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
         """What a call makes of each, side by side and each on one thread."""
-        return list(self._pool.map(call, given))
+        return self._pool.each(call, given)
 
     def encode(self, patches: Sequence[Tensor], told: Sequence[Told]) -> list[Features]:
         """The features of encoder patches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..tiling.box import Box
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import open_source
+from .lanes import Lanes
 from .latent import draw_styles
 from .noise import Address, PositionNoise
 from .patchdm import PatchUNet, StyleEncoder
@@ -19,8 +20,7 @@ from .style import Style, seen_side
 
 def style_of(network: PatchUNet, style: Style) -> Tensor:
     """The code of a style, on the processor in float32, and on one thread: other counts give other bits."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as one:
-        return one.submit(_style_of, network, style).result()
+    return Lanes(1).once(partial(_style_of, network, style))
 
 
 @torch.inference_mode()
