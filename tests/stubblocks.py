@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.looms import Adder
-from tests.stubwork import Faults, die
-from tileloom.tiling.canvas import Canvas
+from tests.stubwork import Faults, die, watch_writes
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class StubBlocks(Adder):
         self._faults, self._pause, self._deadly = Faults(factory.faults), factory.pause, factory.deadly
         self.batch_shape, self.device_memory = (self.slots, 1, 1, 1), None
         self.numeric_class = {"device": "stub"}
-        self._watch_writes()
+        watch_writes(self._faults, "kill-{canvas}-{row}-{col}")
 
     def memory(self, batch):
         return 1000 * batch
@@ -65,14 +64,3 @@ class StubBlocks(Adder):
     def _note(self, block, at):
         with (self._faults.folder / "rounds").open("a") as lines:
             lines.write(f"{os.getpid()} {block} {at}\n")
-
-    def _watch_writes(self):
-        faults, write = self._faults, Canvas.write
-
-        def watched(canvas, row, col, pixels):
-            told = write(canvas, row, col, pixels)
-            if faults.due(f"kill-{canvas.folder.name}-{row}-{col}"):
-                die()
-            return told
-
-        Canvas.write = watched

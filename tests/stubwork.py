@@ -29,6 +29,19 @@ class Halfway:
     steps: int = 0
 
 
+def watch_writes(faults, named):
+    """Die once a tile's pixels are written, where a fault of that name is due."""
+    write = Canvas.write
+
+    def watched(canvas, row, col, pixels):
+        told = write(canvas, row, col, pixels)
+        if faults.due(named.format(canvas=canvas.folder.name, row=row, col=col)):
+            die()
+        return told
+
+    Canvas.write = watched
+
+
 @dataclass(frozen=True)
 class StubFactory:
     """Makes the work on the worker; ``faults`` is the folder of what is to go wrong."""
@@ -91,22 +104,11 @@ class StubWork:
         self.device_memory = None
         self.numeric_class = {"device": "stub", "kind": "odd" if self._faults.due("odd-class") else "even"}
         self._note("pids")
-        self._watch_writes()
+        watch_writes(self._faults, "kill-written-{row}-{col}")
 
     def _note(self, name):
         with (self._faults.folder / name).open("a") as lines:
             lines.write(f"{os.getpid()}\n")
-
-    def _watch_writes(self):
-        faults, write = self._faults, Canvas.write
-
-        def watched(canvas, row, col, pixels):
-            told = write(canvas, row, col, pixels)
-            if faults.due(f"kill-written-{row}-{col}"):
-                die()
-            return told
-
-        Canvas.write = watched
 
     def memory(self, batch):
         return 1000 * batch
