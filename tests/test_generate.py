@@ -1,5 +1,6 @@
 """An image is drawn from nothing: a size stands in for the input, and everything else of a job works as ever."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_coarse_levels_settle_the_far_reaches_of_a_blank_image(tmp_path, weave):
     restore(spec)
     fine = result(spec)
     compiled = compile_job(spec)
-    image = access.ImageAccess(access.replace(compiled.image, root=str(root_of(spec))), ChunkCache(2**20))
+    image = access.ImageAccess(dataclasses.replace(compiled.image, root=str(root_of(spec))), ChunkCache(2**20))
     coarse = image.canvas(1).read(Box(0, 0, 22, 30))
     means = fine.reshape(2, 22, 2, 30, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(means, coarse, atol=1e-5)
