@@ -274,13 +274,13 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         size_multiple=config.patch,
         native_tile=NATIVE_PATCHES * config.patch,
         smallest_tile=config.patch,
-        conditions=("position",),
+        conditions=("position",) if config.positions else (),
         patch=config.patch,
         features=config.feature_values * (2 if guided else 1),
         betas=reading.betas,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
-        live_channels=5 * live_channels(config.widths, config.num_res_blocks),
+        live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
     )
 
 

@@ -282,7 +282,7 @@ def test_a_mask_of_many_images_is_refused(folder):
 
 
 def test_the_network_is_what_the_job_says(folder):
-    config = load_training(job(folder)).subject(3).config
+    config = load_training(job(folder)).subject(3, 1).config
     assert config == AdmConfig(
         model_channels=32,
         channel_mult=(1, 1),
@@ -292,11 +292,11 @@ def test_the_network_is_what_the_job_says(folder):
         stem=2,
     )
     labelled = {"data": {"image": "scene.zarr", "label": 1}, "drop_label": 0.2}
-    drawn = load_training(job(folder, network={**TINY, "classes": 3, "variance": "fixed"}, **labelled)).subject(4)
+    drawn = load_training(job(folder, network={**TINY, "classes": 3, "variance": "fixed"}, **labelled)).subject(4, 1)
     assert drawn.predicts == "v"
     assert (drawn.config.num_classes, drawn.config.in_channels, drawn.config.out_channels) == (4, 4, 4)
     network = {**TINY, "classes": 3, "kind": "classifier"}
-    guide = load_training(job(folder, network=network, data=labelled["data"])).subject(2).config
+    guide = load_training(job(folder, network=network, data=labelled["data"])).subject(2, 1).config
     assert isinstance(guide, ClassifierConfig)
     assert (guide.out_channels, guide.image_size, guide.in_channels) == (3, 16, 2)
 
@@ -325,7 +325,7 @@ def test_the_examples_of_the_page_are_jobs(folder):
 def test_the_recipe_of_the_shipped_model_is_a_job():
     spec = load_training(ROOT / "examples" / "terra" / "train.yaml")
     assert spec.half
-    assert spec.subject(4).config.stem > 1
+    assert spec.subject(4, 1).config.stem > 1
 
 
 def test_what_was_begun_is_written_down(folder, capfd):
