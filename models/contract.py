@@ -268,6 +268,8 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         )
     if style is not None:
         Style.parse(style).check(config, file)
+    if guided and not (config.positions or config.style_channels):
+        raise InputError(f"model.guidance leads away from what {file} is told, which is nothing: leave it out")
     return Contract(
         Path(file).name,
         bands=config.in_channels,

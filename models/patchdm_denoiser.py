@@ -117,6 +117,4 @@ class PatchDenoiser:
 
     def _eps(self, x_BCHW: Tensor, t_B: Tensor, style_BS: Tensor, *, style: bool, position: bool) -> Tensor:
         drops_B2 = dropped(len(t_B), style=style, position=position, device=t_B.device)
-        return image_eps(
-            self.network, x_BCHW, t_B, style_BS, drops_B2, prediction=self.prediction, cells=self.cells
-        )
+        return image_eps(self.network, x_BCHW, t_B, style_BS, drops_B2, prediction=self.prediction, cells=self.cells)

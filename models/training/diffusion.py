@@ -136,7 +136,7 @@ class Denoising:
 
     def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
         """Crops, the same with noise, what the network makes of those, and what it draws from noise alone."""
-        return shown(self.chain, partial(self._guess, batch.y_B), batch.x_BCHW, draws)
+        return shown(self.chain, partial(self._guess, y_B=batch.y_B), batch.x_BCHW, draws)
 
     def describe(self) -> dict[str, Any]:
         """What was said of it."""
@@ -149,7 +149,7 @@ class Denoising:
         dropped_B = draws.uniform("drop label", (len(batch.y_B),)) < self.drop_label
         return torch.where(dropped_B, self.network.config.num_classes - 1, batch.y_B)
 
-    def _guess(self, y_B: Tensor | None, noisy_BCHW: Tensor, t_B: Tensor) -> Tensor:
+    def _guess(self, noisy_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
         told_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()
         return self.chain.clean(noisy_BCHW, self._eps(told_BCHW, noisy_BCHW, t_B), t_B)
 
