@@ -214,6 +214,30 @@ drop_label: 0.1
 With `drop_label` the last class, one more than there are, stands for none. A network of `kind: classifier` learns to
 tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job.
 
+## Networks of patches
+
+A network of `kind: patches` is a [Patch-DM](models.md#patch-dm), which draws images of any size without tiles:
+
+```yaml
+crop: 256
+network: {kind: patches, patch: 32, positions: false, width: 64, levels: [1.5, 1.5, 1], attention: [4], stem: 4}
+```
+
+It is a U-Net like the others, cut between its halves; `patch` is a multiple of twice the `stem`, times 2 for each
+further level, and `crop` one of `patch`. A crop is an image of its own to it, with nothing beyond its edges. Of all
+crops of a step it is shown the same window, 2 x 2 patches wide and half a patch off, and decodes it twice: the patch in
+the middle from features of all four, and each of the four from its own. The loss is the sum of both errors, which the
+log tells apart as `moved` and `alone`. Only a window that lies inside its crop looks like the inside of a large image:
+of crops four patches wide it is a quarter of them, of eight more than half. Larger crops only take longer to read.
+
+Half of the crops are not told where in their crop a patch lies, so that `guidance` has something to lean away from.
+Positions count patches from the edge of a crop: a network that is told of them has seen no larger numbers than a crop
+has patches, and knows its way in images of that size. With `positions: false` it is never told any, while training and
+after, and draws images of every size alike. With `style: table` each image of `data` has a style that is learned with
+the network, and told in nine of ten crops; a job draws in the style of the first with `--style row:0`.
+
+[`examples/terra/patches.yaml`](../examples/terra/patches.yaml) trains one on scenes from the air.
+
 ## What it leaves
 
 | file | what it is |
@@ -271,7 +295,8 @@ from tileloom.tiling.terra.scene import Terra
 picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
 ```
 
-[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them.
+[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them, and
+[`examples/terra/patches.yaml`](../examples/terra/patches.yaml) one of patches.
 
 ## Losses of your own
 

@@ -123,7 +123,8 @@ class Training:
         # An archive without a single whole crop is refused here.
         crops.take("train", 0)
         made = {"version": __version__, "training": spec.identity()}
-        learner = learner_of(spec.subject(crops.bands), spec.learning, crops, provenance=made, peers=peers)
+        subject = spec.subject(crops.bands, len(crops.scenes))
+        learner = learner_of(subject, spec.learning, crops, provenance=made, peers=peers)
         return cls(spec, crops, learner)
 
     @property

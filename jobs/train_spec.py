@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from os import PathLike, path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
 from ..cluster.executor import CrewSpec
-from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, EncoderConfig, Pool
+from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, Pool
 from ..models.contract import Precision
+from ..models.patchdm_config import PatchConfig
+from ..models.signatures import Trained
 from ..models.training.recipe import Course, Learning, Subject
 from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
@@ -23,6 +24,10 @@ from .yamlfile import read_yaml
 
 # None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
 _RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
+# Keys of a network that mean something to networks of patches alone, and to all others.
+_OF_PATCHES, _OF_OTHERS = {"patch", "positions", "style"}, {"variance", "classes", "pool"}
+# What a Patch-DM network's blocks are told, in units of its width, as ADM's.
+_EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
 _FILES = ("image", "mask", "classes")
 
@@ -77,10 +82,11 @@ Entries = Annotated[
 
 
 class NetworkSpec(Strict):
-    """The network that is trained: an ADM U-Net, or the classifier that guides one."""
+    """The network that is trained: an ADM U-Net, the classifier that guides one, or a Patch-DM network."""
 
-    kind: Annotated[Literal["unet", "classifier"], Meant("unet or classifier")] = Field(
-        default="unet", description="unet denoises; classifier guides one to a class."
+    kind: Annotated[Literal["unet", "classifier", "patches"], Meant("unet, classifier or patches")] = Field(
+        default="unet",
+        description="unet denoises; classifier guides one to a class; patches denoises patch by patch (Patch-DM).",
     )
     width: Count = Field(default=64, description="Channels that levels are multiples of.")
     levels: Widths = Field(default=(1, 2), description="Channels of each level, finest first, in units of width.")
@@ -101,8 +107,35 @@ class NetworkSpec(Strict):
         default="attention", description="How a classifier sums up: attention takes crops of one size only."
     )
 
+    patch: Count = Field(default=32, description="Of patches: pixels along a side of one.")
+    positions: Flag = Field(
+        default=True,
+        description="Of patches: whether a network is told where in its image a patch lies, in half of the crops; "
+        "false for images far larger than crops.",
+    )
+    style: Annotated[Literal["none", "table"], Meant("none or table")] = Field(
+        default="none",
+        description="Of patches: table learns a style for each image, told in nine of ten crops, to draw in later.",
+    )
+
+    @property
+    def foreign(self) -> set[str]:
+        """Keys that mean nothing to its kind."""
+        return _OF_OTHERS if self.kind == "patches" else _OF_PATCHES
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of all that it sees are multiples of."""
+        return self.stem << len(self.levels) - 1
+
     @model_validator(mode="after")
     def _buildable(self) -> Self:
+        for key in sorted(self.foreign & self.model_fields_set):
+            raise at_key(f"network.{key}", f"means nothing to a network of kind {self.kind}: leave it out")
+        if self.kind == "patches" and self.patch % (2 * self.multiple):
+            raise at_key(
+                "network.patch", f"{self.patch} is no multiple of {2 * self.multiple}, which the network's levels need"
+            )
         for level in self.levels:
             wide = int(level * self.width)
             if not wide or wide % NORM_GROUPS:
@@ -178,8 +211,10 @@ class TrainSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        multiple = self.network.stem << len(self.network.levels) - 1
+        multiple = self.network.multiple
         least = multiple * 2
+        if self.network.kind == "patches" and self.crop % self.network.patch:
+            raise at_key("crop", f"{self.crop} is no multiple of the {self.network.patch} pixels of network.patch")
         if self.crop % multiple or self.crop < least:
             raise at_key(
                 "crop", f"{self.crop} is no multiple of {multiple} from {least} up, which the network's levels need"
@@ -223,26 +258,42 @@ class TrainSpec(Strict):
         names = ("steps", "batch", "log", "check", "sheet", "checkpoint", "half")
         return Course(**{name: getattr(self, name) for name in names})
 
-    def subject(self, bands: int) -> Subject:
-        """The network, for images of so many bands."""
+    def subject(self, bands: int, images: int) -> Subject:
+        """The network, for so many images of so many bands."""
+        predicts = "eps" if self.network.kind == "classifier" else self.network.predicts
+        config = self._config(bands, images)
+        return Subject(config=config, betas=self.betas, predicts=predicts, drop_label=self.drop_label, seed=self.seed)
+
+    def _config(self, bands: int, images: int) -> Trained:
         told = self.network
-        config: AdmConfig | ClassifierConfig = AdmConfig(
-            model_channels=told.width,
-            channel_mult=told.levels,
-            num_res_blocks=told.blocks,
-            attention_resolutions=told.attention,
-            in_channels=bands,
+        same: dict[str, Any] = {
+            "model_channels": told.width,
+            "channel_mult": told.levels,
+            "num_res_blocks": told.blocks,
+            "attention_resolutions": told.attention,
+            "in_channels": bands,
+            "num_head_channels": told.head_channels,
+            "stem": told.stem,
+        }
+        if told.kind == "classifier":
+            size = self.crop if told.pool == "attention" else None
+            return ClassifierConfig(**same, out_channels=told.classes or 0, pool=told.pool, image_size=size)
+        if told.kind == "patches":
+            embedded, styled = _EMBEDDED * told.width, told.style == "table"
+            return PatchConfig(
+                **same,
+                out_channels=bands,
+                patch=told.patch,
+                embed_channels=embedded,
+                style_channels=embedded if styled else 0,
+                positions=told.positions,
+                codes=images if styled else None,
+            )
+        return AdmConfig(
+            **same,
             out_channels=bands * (2 if told.variance == "learned" else 1),
-            num_head_channels=told.head_channels,
-            stem=told.stem,
             num_classes=told.classes and told.classes + bool(self.drop_label),
         )
-        if told.kind == "classifier":
-            same = {field.name: getattr(config, field.name) for field in fields(EncoderConfig)}
-            size = self.crop if told.pool == "attention" else None
-            config = ClassifierConfig(**same | {"out_channels": told.classes}, pool=told.pool, image_size=size)
-        predicts = told.predicts if told.kind == "unet" else "eps"
-        return Subject(config=config, betas=self.betas, predicts=predicts, drop_label=self.drop_label, seed=self.seed)
 
     @property
     def crew(self) -> CrewSpec:
@@ -255,7 +306,8 @@ class TrainSpec(Strict):
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
-        return self.model_dump(mode="json", exclude=_RUNNING)
+        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network"})
+        return told | {"network": self.network.model_dump(mode="json", exclude=self.network.foreign)}
 
     @property
     def digest(self) -> str:

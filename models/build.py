@@ -233,4 +233,5 @@ class PatchFactory:
             exchange=self.exchange,
             guidance=model.guidance,
             styled=model.style is not None,
+            prediction=model.prediction,
         )

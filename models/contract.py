@@ -268,19 +268,21 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         )
     if style is not None:
         Style.parse(style).check(config, file)
+    if guided and not (config.positions or config.style_channels):
+        raise InputError(f"model.guidance leads away from what {file} is told, which is nothing: leave it out")
     return Contract(
         Path(file).name,
         bands=config.in_channels,
         size_multiple=config.patch,
         native_tile=NATIVE_PATCHES * config.patch,
         smallest_tile=config.patch,
-        conditions=("position",),
+        conditions=("position",) if config.positions else (),
         patch=config.patch,
         features=config.feature_values * (2 if guided else 1),
         betas=reading.betas,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
-        live_channels=5 * live_channels(config.widths, config.num_res_blocks),
+        live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
     )
 
 

@@ -20,7 +20,7 @@ from .patchdm_style import style_of
 from .prediction import Prediction
 from .reasons import innermost, reason
 from .schedule import beta_table
-from .signatures import EPS, Reading, Told
+from .signatures import EPS, Told
 from .style import Style
 from .weights import read_weights
 
@@ -85,15 +85,14 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDe
     network.set_precision(asked.precision)
     if asked.lies_channels_last:
         network.set_channels_last()
-    if isinstance(network, PatchUNet):
-        style = None if asked.style is None else style_of(network, Style.parse(asked.style)).to(device)
-        return PatchDenoiser(network, contract, asked.guidance, style)
-    if asked.compile:
-        network.compile(dynamic=False)
     prediction = None
-    assert isinstance(reading, Reading)
     if reading.predicts != EPS:
         prediction = Prediction(reading.predicts, tuple(beta_table(reading.betas, contract.timesteps)))
+    if isinstance(network, PatchUNet):
+        style = None if asked.style is None else style_of(network, Style.parse(asked.style)).to(device)
+        return PatchDenoiser(network, contract, asked.guidance, style, prediction=prediction)
+    if asked.compile:
+        network.compile(dynamic=False)
     return AdmDenoiser(network, contract, asked.compile, prediction)
 
 

@@ -106,24 +106,26 @@ class StyleTable(nn.Module):
 
 
 class _Conditions(nn.Module):
-    """What residual blocks are told: time and position side by side, and the style."""
+    """What residual blocks are told: time and position side by side, and the style where there is such."""
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__()
         width, each = config.embed_channels, config.embed_channels // 2
         self.model_channels = config.model_channels
+        self.positions, self.styled = config.positions, config.style_channels > 0
         self.time_embed = two_layers(config.model_channels, each, each)
         self.pos_embed = two_layers(2 * POSITION_CHANNELS, each, each)
-        alike = config.style_channels == width
+        alike = not self.styled or config.style_channels == width
         self.style = nn.Identity() if alike else two_layers(config.style_channels, width, width)
 
-    def forward(self, t_B: Tensor, positions_B2: Tensor, style_BS: Tensor, drops_B2: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, t_B: Tensor, positions_B2: Tensor, style_BS: Tensor, drops_B2: Tensor) -> tuple[Tensor, ...]:
         """What is dropped is 0 where it enters; what is made of that 0 is learned."""
         keep_style_B1, keep_position_B1 = (~drops_B2).to(style_BS.dtype)[:, :, None].unbind(dim=1)
         time_BE = self.time_embed(timestep_embedding(t_B, self.model_channels))
         sinusoids = [timestep_embedding(axis_B, POSITION_CHANNELS) for axis_B in positions_B2.unbind(dim=1)]
-        position_BE = self.pos_embed(torch.cat(sinusoids, dim=1) * keep_position_B1)
-        return torch.cat([time_BE, position_BE], dim=1), self.style(style_BS * keep_style_B1)
+        position_BE = self.pos_embed(torch.cat(sinusoids, dim=1) * keep_position_B1 * self.positions)
+        told_BE = torch.cat([time_BE, position_BE], dim=1)
+        return (told_BE, self.style(style_BS * keep_style_B1)) if self.styled else (told_BE,)
 
 
 class PatchUNet(UNet):
@@ -139,9 +141,10 @@ class PatchUNet(UNet):
 
     def __init__(self, config: PatchConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config, _Conditions(config), StyledBlock)
+        block = StyledBlock if config.style_channels else ResBlock
+        super().__init__(config, _Conditions(config), block)
         self.config = config
-        self.output_blocks = decoder_blocks(config, self.skip_widths, StyledBlock)
+        self.output_blocks = decoder_blocks(config, self.skip_widths, block)
         self.out = noise_head(config)
         if config.codes is not None:
             self.encoder: StyleTable | StyleEncoder = StyleTable(config.codes, config.style_channels)

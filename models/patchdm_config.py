@@ -61,15 +61,17 @@ class LatentConfig:
 class PatchConfig(_FewChannels):
     """The U-Net of patches, ``patch`` pixels a side.
 
-    A style is ``style_channels`` values; ``embed_channels`` are told to every residual block, of the style as
-    many as of time and position together. Styles come from a table of ``codes`` of them, from an ``encoder``
-    or from a ``latent`` network, where it has such; ``attention_resolutions`` as everywhere.
+    A style is ``style_channels`` values, none where blocks are told of no style; ``embed_channels`` are told to every
+    residual block, of the style as many as of time and position together. Styles come from a table of ``codes`` of
+    them, from an ``encoder`` or from a ``latent`` network, where it has such; ``attention_resolutions`` as everywhere.
+    Without ``positions`` no patch is ever told where it lies.
     """
 
     patch: int
     embed_channels: int
     style_channels: int
     out_channels: int = 3
+    positions: bool = True
     codes: int | None = None
     encoder: StyleEncoderConfig | None = None
     latent: LatentConfig | None = None
@@ -79,9 +81,10 @@ class PatchConfig(_FewChannels):
         _FewChannels.__post_init__(self)
         multiple = 2 * self.size_multiple
         if self.patch < 1 or self.patch % multiple:
+            folded = f"folds {self.stem} x {self.stem} pixels into one and " if self.stem > 1 else ""
             raise InputError(
-                f"model.patch is {self.patch}; this network halves its patches {len(self.widths) - 1} times, and half "
-                f"of what is left must be whole: give a multiple of {multiple}"
+                f"model.patch is {self.patch}; this network {folded}halves its patches {len(self.widths) - 1} times, "
+                f"and half of what is left must be whole: give a multiple of {multiple}"
             )
         if self.embed_channels % 2:
             raise InputError(f"time and position do not share {self.embed_channels} channels: embed_channels is even")
@@ -99,11 +102,12 @@ class PatchConfig(_FewChannels):
     @property
     def features(self) -> tuple[FeatureShape, ...]:
         """What the encoder half makes of a patch: every input block's output, and the middle's."""
-        shapes: list[FeatureShape] = [FeatureShape(self.widths[0], self.patch)]
+        side = self.patch // self.stem
+        shapes: list[FeatureShape] = [FeatureShape(self.widths[0], side)]
         for level, width in enumerate(self.widths):
-            shapes += [FeatureShape(width, self.patch >> level)] * self.num_res_blocks
+            shapes += [FeatureShape(width, side >> level)] * self.num_res_blocks
             if level + 1 < len(self.widths):
-                shapes.append(FeatureShape(width, self.patch >> level + 1))
+                shapes.append(FeatureShape(width, side >> level + 1))
         return (*shapes, shapes[-1])
 
     @property

@@ -13,7 +13,7 @@ from .collage import PatchGrid, collage, cut, pad, stitch
 from .contract import Contract, live_channels
 from .denoiser import Condition
 from .patchdm import PatchUNet, dropped
-from .prediction import away_from
+from .prediction import Prediction, away_from
 
 # Patches in one pass of either half of the network.
 CELLS = 8
@@ -37,9 +37,13 @@ def image_eps(
     style_BS: Tensor,
     drops_B2: Tensor,
     *,
+    prediction: Prediction | None = None,
     cells: int = CELLS,
 ) -> Tensor:
-    """The noise in whole images (batch, band, row, column), of which each has a timestep, a style and drop flags."""
+    """The noise in whole images (batch, band, row, column), of which each has a timestep, a style and drop flags.
+
+    A ``prediction`` turns what the network predicts into it, None where it is that already.
+    """
     patch = network.config.patch
     grid = PatchGrid.of(x_BCHW.shape[-2], x_BCHW.shape[-1], patch)
 
@@ -55,8 +59,9 @@ def image_eps(
     encoder_patches = cut(pad(x_BCHW, patch), patch)
     features = in_cells(network.encode, cells, encoder_patches, *told(grid.encoder_positions()))
     moved = [collage(feature, grid) for feature in features]
-    (eps_NCpp,) = in_cells(decode, cells, *moved, *told(grid.decoder_positions()))
-    return stitch(eps_NCpp, grid.rows, grid.cols)
+    (patches_NCpp,) = in_cells(decode, cells, *moved, *told(grid.decoder_positions()))
+    told_BCHW = stitch(patches_NCpp, grid.rows, grid.cols)
+    return told_BCHW if prediction is None else prediction.answer(told_BCHW, x_BCHW, t_B)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,7 @@ class PatchDenoiser:
 
     All are drawn in one ``style``; where that is None, none of them is told any.
     With ``guidance`` w the noise is ``(1 + w) eps - w eps'``, the style and position of eps' being dropped.
+    ``prediction`` turns what the network predicts into the noise, None where it is that already.
     ``cells`` patches go through either half of the network in one pass.
     """
 
@@ -73,6 +79,7 @@ class PatchDenoiser:
     guidance: float = 0.0
     style: Tensor | None = None
     cells: int = CELLS
+    prediction: Prediction | None = None
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -104,10 +111,10 @@ class PatchDenoiser:
         config = self.network.config
         grid = PatchGrid.of(height, width, config.patch)
         features = batch * (grid.encoder_count + grid.decoder_count) * config.feature_values
-        passing = self.cells * config.patch**2 * live_channels(config.widths, config.num_res_blocks)
+        passing = self.cells * config.patch**2 * live_channels(config.widths, config.num_res_blocks, stem=config.stem)
         images = 8 * batch * config.in_channels * height * width
         return bytes_of(self.network.parameters()), 4 * (features + passing + images)
 
     def _eps(self, x_BCHW: Tensor, t_B: Tensor, style_BS: Tensor, *, style: bool, position: bool) -> Tensor:
         drops_B2 = dropped(len(t_B), style=style, position=position, device=t_B.device)
-        return image_eps(self.network, x_BCHW, t_B, style_BS, drops_B2, cells=self.cells)
+        return image_eps(self.network, x_BCHW, t_B, style_BS, drops_B2, prediction=self.prediction, cells=self.cells)

@@ -50,11 +50,12 @@ def patch_layout(shapes: Shapes) -> dict[str, Any]:
     width = size_of(shapes, "time_embed.time_embed.0.weight", 1)
     embedded = 2 * size_of(shapes, "time_embed.time_embed.2.weight", 0)
     styled = "time_embed.style.0.weight"
+    unstyled = not any(".cond_emb_layers." in name for name in shapes)
     latent = _within(shapes, "latent_net.")
     return {
         **way_down(_unet(shapes), width),
         "embed_channels": embedded,
-        "style_channels": size_of(shapes, styled, 1) if styled in shapes else embedded,
+        "style_channels": 0 if unstyled else size_of(shapes, styled, 1) if styled in shapes else embedded,
         "out_channels": size_of(shapes, "out.2.weight", 0),
         "codes": size_of(shapes, _TABLE, 0) if _TABLE in shapes else None,
         "latent": latent_layout(latent) if latent else None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..tiling.errors import InputError
 from .patchdm_config import PatchConfig
 from .patchdm_shapes import COPIES, encoder_layout, own_tensors, patch_layout
 from .shapes import PATCHES, Shapes
-from .signatures import ASSUMED, BETAS, OPTION, SHAPES, TABLE, Told
+from .signatures import ASSUMED, BETAS, DESCRIBED, EPS, OPTION, SHAPES, TABLE, Description, Told
 
 # What tells one U-Net of the table from another.
 _TELLING = (
@@ -50,13 +50,18 @@ KNOWN_PATCHES = (
 
 @dataclass(frozen=True, slots=True)
 class PatchReading:
-    """A Patch-DM network as its file and the user tell it; ``copy`` of its weights, None where there is one."""
+    """A Patch-DM network as its file and the user tell it; ``copy`` of its weights, None where there is one.
+
+    It ``predicts`` "eps" or "v", and learned from images of ``image_size`` pixels a side, None where nobody tells.
+    """
 
     config: PatchConfig
     betas: str
     copy: str | None
     known: KnownPatches | None
     origins: Mapping[str, str]
+    predicts: str = EPS
+    image_size: int | None = None
 
     kind = PATCHES
     options = ("precision", "style", "channels_last", "patch", "heads", "weights", "betas", "guidance")
@@ -74,7 +79,7 @@ class PatchReading:
     def facts(self) -> Iterator[tuple[str, str, str]]:
         """(fact, value, how it is known) of all that makes the network."""
         config = self.config
-        encoder, latent = config.encoder, config.latent
+        encoder, latent, by_number = config.encoder, config.latent, config.num_head_channels == -1
         for name, value in {
             "input channels": config.in_channels,
             "output channels": config.out_channels,
@@ -83,16 +88,34 @@ class PatchReading:
             "residual blocks a level": config.num_res_blocks,
             "attention at factors": ", ".join(map(str, config.attention_resolutions)) or "none",
             "embedded channels": config.embed_channels,
-            "style channels": config.style_channels,
+            "style channels": config.style_channels or "none",
             "table of styles": config.codes or "none",
             "image encoder": "none" if encoder is None else f"{len(encoder.channel_mult)} levels",
             "network that draws styles": "none" if latent is None else f"{latent.layers} layers of {latent.hidden}",
             "patch": config.patch,
-            "heads": config.num_heads,
+            "heads": config.num_heads if by_number else f"{config.num_head_channels} channels each",
             "betas": self.betas,
             "weights": self.copy or "one set",
+            **({"stem": config.stem} if config.stem > 1 else {}),
+            **({} if config.positions else {"positions": "never told"}),
+            **({"image size": self.image_size} if self.image_size else {}),
+            **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
+
+
+def read_described(description: Description, told: Told) -> PatchReading:
+    """The network that its own file describes, but for what the user says better."""
+    config = description.config
+    assert isinstance(config, PatchConfig)
+    if told.patch is not None:
+        config = replace(config, patch=told.patch)
+    if told.heads is not None:
+        config = replace(config, num_head_channels=-1, num_heads=told.heads)
+    facts = ("patch", "heads", "betas", "stem", "positions", "image size", "predicts")
+    origins = {name: OPTION if getattr(told, name, None) else DESCRIBED for name in facts}
+    betas, copy = told.betas or description.betas, told.weights
+    return PatchReading(config, betas, copy, None, origins, description.predicts, description.image_size)
 
 
 def read_patches(shapes: Shapes, told: Told) -> PatchReading:

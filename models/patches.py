@@ -22,7 +22,7 @@ from ..tiling.work import Block, Floats, Strip
 from .cells import CellWork, noisy_strips
 from .collage import from_quarters
 from .halves import Features, Halves, Told
-from .prediction import away_from
+from .prediction import Prediction, away_from
 from .solvers import Walk
 
 Exchange = Literal["pixels", "features"]
@@ -34,11 +34,22 @@ class PatchWork(CellWork):
     """A :class:`~tileloom.tiling.work.BlockWork` over a Patch-DM network; cells are its patches."""
 
     def __init__(
-        self, halves: Halves, walk: Walk, *, room: int, exchange: Exchange, guidance: float, styled: bool
+        self,
+        halves: Halves,
+        walk: Walk,
+        *,
+        room: int,
+        exchange: Exchange,
+        guidance: float,
+        styled: bool,
+        prediction: Prediction | None = None,
     ) -> None:
-        """Tell patches a style if they are ``styled``; ``guidance`` goes away from what it says when told nothing."""
+        """Tell patches a style if they are ``styled``; ``guidance`` goes away from what it says when told nothing.
+
+        A ``prediction`` turns what the network predicts into noise, None where it is that already.
+        """
         super().__init__(halves, walk, room=room)
-        self._halves, self._guidance, self._styled = halves, guidance, styled
+        self._halves, self._guidance, self._styled, self._prediction = halves, guidance, styled, prediction
         self._exchange = exchange
         self.phases = 2 if exchange == "features" else 1
 
@@ -160,12 +171,22 @@ class PatchWork(CellWork):
             for by_corner in around
             for corners in zip(*by_corner, strict=True)
         ]
-        eps = self._halves.decode(features, [one for variants in told for one in variants])
-        for (i, j), told_and_not in zip(places, _groups(eps, len(told[0])), strict=True):
-            eps_CHW = away_from(told_and_not[1], told_and_not[0], self._guidance) if self._guidance else told_and_not[0]
+        predicted = self._halves.decode(features, [one for variants in told for one in variants])
+        for (i, j), variants, told_and_not in zip(places, told, _groups(predicted, len(told[0])), strict=True):
+            cell = Box(i, j, i + 1, j + 1).scale(self._patch)
+            said_CHW = told_and_not[0]
+            if self._guidance:
+                said_CHW = away_from(told_and_not[1], said_CHW, self._guidance)
+            eps_CHW = self._noise(block, cell, said_CHW, variants[0].timestep)
             # Ancestral steps of this network have the larger of the fixed variances.
-            answer_CHW = torch.cat([eps_CHW, torch.ones_like(eps_CHW)])
-            yield Box(i, j, i + 1, j + 1).scale(self._patch), answer_CHW
+            yield cell, torch.cat([eps_CHW, torch.ones_like(eps_CHW)])
+
+    def _noise(self, block: Block, cell: Box, said_CHW: Tensor, timestep: float) -> Tensor:
+        """The noise in a patch, from what the network predicts of it."""
+        if self._prediction is None:
+            return said_CHW
+        x_CHW = torch.from_numpy(block.x[:, *cell.within(block.inputs.box)]).to(said_CHW.device)
+        return self._prediction.answer(said_CHW[None], x_CHW[None], torch.tensor([timestep]))[0]
 
 
 def _around(block: Block) -> list[PatchPlace]:

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from ..tiling.errors import InputError
 from .adm_config import AdmConfig, ClassifierConfig
-from .shapes import ADM, CLASSIFIER, Shapes, layout
+from .patchdm_config import PatchConfig
+from .shapes import ADM, CLASSIFIER, PATCHES, Shapes, layout
 
 SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
 DESCRIBED = "as its file says"
@@ -83,9 +84,15 @@ KNOWN = (
 )
 
 
-def kind_of(config: AdmConfig | ClassifierConfig) -> str:
+Trained = AdmConfig | ClassifierConfig | PatchConfig
+"""The shapes of networks that are trained here."""
+
+_KINDS: Mapping[type[Trained], str] = {AdmConfig: ADM, ClassifierConfig: CLASSIFIER, PatchConfig: PATCHES}
+
+
+def kind_of(config: Trained) -> str:
     """What a network is, in words."""
-    return ADM if isinstance(config, AdmConfig) else CLASSIFIER
+    return _KINDS[type(config)]
 
 
 def classes_of(config: AdmConfig | ClassifierConfig) -> int | None:
@@ -101,7 +108,7 @@ class Description:
     each band's -1 and 1 stood for, ``null_class`` the one that stands for no class, ``provenance`` how it was made.
     """
 
-    config: AdmConfig | ClassifierConfig
+    config: Trained
     image_size: int
     betas: str
     predicts: str
@@ -112,8 +119,10 @@ class Description:
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
         """The description that :meth:`stored` wrote; raises whatever is wrong with another."""
-        kind = {ADM: AdmConfig, CLASSIFIER: ClassifierConfig}[stored["kind"]]
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()}
+        kind = {words: config for config, words in _KINDS.items()}[stored["kind"]]
+        config: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()
+        }
         spans = tuple((float(low), float(high)) for low, high in stored["spans"])
         rest = {name: stored[name] for name in ("image_size", "betas", "predicts", "null_class", "provenance")}
         return cls(config=kind(**config), spans=spans, **rest)
@@ -210,6 +219,7 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
     """The network that a set of tensors is: as the user told, else as its file or the table says, else as is usual."""
     told = told or Told()
     bare = described.config if described else layout(shapes)
+    assert not isinstance(bare, PatchConfig)
     known = None if described else _known(bare)
     origin = DESCRIBED if described else TABLE if known else ASSUMED
     origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts"), origin)

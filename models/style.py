@@ -59,6 +59,8 @@ class Style:
         elif self.source == "sample" and config.latent is None:
             raise InputError(f"model.style is sample, and {network} holds no network that draws styles: leave it out")
         elif self.source == "code":
+            if not config.style_channels:
+                raise InputError(f"model.style is {self.file}, and {network} is told of no style: leave it out")
             self.code(config.style_channels)
         elif self.source == "image":
             self._check_image(config.encoder, network)

@@ -12,8 +12,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..tiling.errors import InputError
+from .patchdm_config import PatchConfig
 from .patchdm_shapes import is_patches
-from .patchdm_signatures import PatchReading, read_patches
+from .patchdm_signatures import PatchReading, read_described, read_patches
 from .shapes import Shapes
 from .signatures import Description, Reading, Told, read
 
@@ -112,11 +113,13 @@ def _digest_as_it_is(file: Path, size: int, changed: int) -> str:
 
 def read_weights(file: str, told: Told | None = None) -> Reading | PatchReading:
     """The network that a file holds, by its tensors' shapes and what the user told of it."""
-    shapes, told = shapes_of(file), told or Told()
+    shapes, told, described = shapes_of(file), told or Told(), description_of(file)
     try:
-        if is_patches(shapes):
+        if described and isinstance(described.config, PatchConfig):
+            return read_described(described, told)
+        if not described and is_patches(shapes):
             return read_patches(shapes, told)
-        return read(shapes, told, description_of(file))
+        return read(shapes, told, described)
     except InputError as error:
         raise InputError(_of(file, str(error))) from None
 

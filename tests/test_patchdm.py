@@ -20,6 +20,7 @@ VARIANTS = {
     "three levels, two heads": replace(PATCHES, channel_mult=(1, 1, 2), num_heads=2, patch=16, num_res_blocks=2),
     "wide": replace(PATCHES, model_channels=32),
     "other bands": replace(PATCHES, in_channels=5, out_channels=5),
+    "a stem, and no style": replace(PATCHES, stem=2, patch=8, style_channels=0, codes=None, positions=False),
 }
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.nets import LATENT, PATCHES, network, normal
+from tileloom.models.collage import pad
 from tileloom.models.latent import style_schedule
-from tileloom.models.patchdm_losses import Draw, drops_of, noised, patch_loss, style_losses
+from tileloom.models.patchdm_losses import Draw, drops_of, noised, patch_losses, style_losses
 from tileloom.models.schedule import schedule
 
 CHAIN = schedule(steps=1000)
@@ -36,7 +37,7 @@ class Silent(torch.nn.Module):
 def drawn(corner, *, count=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.randn((count, 3, ROWS * P, COLS * P), generator=generator).clamp(-1, 1)
-    noise = torch.randn((count, 3, (ROWS + 1) * P, (COLS + 1) * P), generator=generator)
+    noise = torch.randn((count, 3, 2 * P, 2 * P), generator=generator)
     style = torch.randn((count, PATCHES.style_channels), generator=generator)
     drops = torch.tensor([[True, False], [False, True]])[:count]
     return x0, style, Draw(noise, torch.tensor([100, 700])[:count], drops, corner)
@@ -58,17 +59,24 @@ def test_noising_keeps_the_marginals_of_each_row():
         assert noised(x0, noise, t, CHAIN)[row].tolist() == pytest.approx([expected] * 3, rel=1e-6)
 
 
+def window_of(padded, corner):
+    top, left = (at * P for at in corner)
+    return padded[..., top : top + 2 * P, left : left + 2 * P].double()
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v"])
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1), (1, 2), (0, 2)])
-def test_the_loss_is_that_of_two_decodings_of_one_window(corner):
+def test_the_losses_are_those_of_two_decodings_of_one_window(corner, predicts):
     x0, style, draw = drawn(corner)
     net = Silent()
-    loss = patch_loss(net, x0, style, draw, CHAIN)
-    top, left = (at * P for at in corner)
-    inside = torch.zeros_like(draw.noise)
-    inside[..., H:-H, H:-H] = 1
-    noise, seen = (each[..., top : top + 2 * P, left : left + 2 * P].double() for each in (draw.noise, inside))
-    expected = (noise[..., H:-H, H:-H] ** 2).mean() + (noise**2 * seen).mean()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    moved, alone = patch_losses(net, x0, style, draw, CHAIN, predicts=predicts)
+    wanted = draw.noise.double()
+    if predicts == "v":
+        abar = torch.from_numpy(CHAIN.abar)[draw.t][:, None, None, None]
+        wanted = abar.sqrt() * wanted - (1 - abar).sqrt() * window_of(pad(x0, P), corner)
+    seen = window_of(pad(torch.ones_like(x0), P), corner)
+    assert float(moved) == pytest.approx(float((wanted[..., H:-H, H:-H] ** 2).mean()), rel=1e-6)
+    assert float(alone) == pytest.approx(float((wanted**2 * seen).mean()), rel=1e-6)
     ((x, t, positions, styles, drops),) = net.encoded
     row, col = corner
     assert positions[:4].tolist() == [[row, col], [row, col + 1], [row + 1, col], [row + 1, col + 1]]
@@ -86,7 +94,7 @@ def test_the_loss_is_that_of_two_decodings_of_one_window(corner):
 
 def test_the_loss_teaches_every_parameter_of_the_network():
     net = network(replace(PATCHES, codes=None, model_channels=32)).requires_grad_(True)
-    patch_loss(net, *drawn((1, 1)), CHAIN).backward()
+    sum(patch_losses(net, *drawn((1, 1)), CHAIN)).backward()
     untaught = {name for name, parameter in net.named_parameters() if not parameter.grad.any()}
     assert untaught == set()
 

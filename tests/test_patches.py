@@ -21,9 +21,9 @@ from tileloom.models.noise import PositionNoise
 from tileloom.models.patchdm import dropped
 from tileloom.models.patchdm_denoiser import image_eps
 from tileloom.models.patches import PatchWork
-from tileloom.models.prediction import away_from
+from tileloom.models.prediction import Prediction, away_from
 from tileloom.models.repaint import Repaint
-from tileloom.models.schedule import schedule
+from tileloom.models.schedule import beta_table, schedule
 from tileloom.tiling.box import Box, TileKey
 from tileloom.tiling.errors import InputError, TileFailed
 from tileloom.tiling.grid import Grid
@@ -59,8 +59,19 @@ def sampler(kind, bands=3, steps=STEPS, **settings):
     return kind(schedule(steps=steps, spacing="stride", **settings), PositionNoise(3), bands, (-1.0, 1.0))
 
 
-def work(exchange, guidance=0.0, kind=Ddim, bands=3, style=STYLE, batch=BATCH, lanes=2, **settings):
-    halves = Halves(NETWORKS[bands], style, batch=batch, lanes=lanes, device="cpu")
+def work(
+    exchange,
+    guidance=0.0,
+    kind=Ddim,
+    bands=3,
+    style=STYLE,
+    batch=BATCH,
+    lanes=2,
+    network=None,
+    prediction=None,
+    **settings,
+):
+    halves = Halves(network or NETWORKS[bands], style, batch=batch, lanes=lanes, device="cpu")
     return PatchWork(
         halves,
         sampler(kind, bands, **settings),
@@ -68,6 +79,7 @@ def work(exchange, guidance=0.0, kind=Ddim, bands=3, style=STYLE, batch=BATCH, l
         exchange=exchange,
         guidance=guidance,
         styled=style is not None,
+        prediction=prediction,
     )
 
 
@@ -88,15 +100,16 @@ def drawn(made, at, bands=3, known=None, *, exchange=True):
     return image
 
 
-def at_once(guidance, kind, bands=3, style=STYLE):
+def at_once(guidance, kind, bands=3, style=STYLE, network=None, prediction=None):
     """The image of passes over all of it."""
     walk = sampler(kind, bands)
     state = walk.begin(inputs(Box(0, 0, HEIGHT, WIDTH), TileKey(0, 0, 0), bands))
-    codes = torch.zeros(1, len(STYLE)) if style is None else style[None]
+    network = network or NETWORKS[bands]
+    codes = torch.zeros(1, network.config.style_channels) if style is None else style[None]
 
     def eps(question, *, style, position):
-        drops = dropped(1, style=style, position=position)
-        return image_eps(NETWORKS[bands], question.x_CHW[None], torch.tensor([question.timestep]), codes, drops)[0]
+        drops, t = dropped(1, style=style, position=position), torch.tensor([question.timestep])
+        return image_eps(network, question.x_CHW[None], t, codes, drops, prediction=prediction)[0]
 
     while not walk.finished(state):
         question = walk.ask(state)
@@ -114,6 +127,21 @@ def test_blocks_make_the_image_of_passes_over_all_of_it(kind, guidance, style):
     for exchange in ("pixels", "features"):
         found = drawn(work(exchange, guidance, kind, style=style), lattice(2 * P))
         np.testing.assert_allclose(found, together, atol=1e-5)
+
+
+STEMMED = nets.network(replace(nets.PATCHES, codes=None, style_channels=0, channel_mult=(1,), stem=2, in_channels=3))
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_patches_are_drawn_alike_by_a_network_of_our_own(guidance):
+    """One with a stem and without styles, which predicts v."""
+    own = {"network": STEMMED, "prediction": Prediction("v", tuple(beta_table("linear", 1000))), "style": None}
+    together = at_once(guidance, Ddim, **own)
+    assert np.abs(together - at_once(guidance, Ddim, network=STEMMED, style=None)).mean() > 0.01
+    images = [drawn(work(exchange, guidance, **own), lattice(2 * P)) for exchange in ("pixels", "features")]
+    np.testing.assert_allclose(images[0], together, atol=1e-5)
+    assert np.array_equal(*images)
+    assert np.array_equal(drawn(work("pixels", guidance, **own), lattice(P)), images[0])
 
 
 @pytest.mark.parametrize(("bands", "guidance"), [(1, 0.0), (3, 0.5), (13, 0.0)])

@@ -20,10 +20,13 @@ from tests.trainings import archive
 from tileloom.jobs.train import TRAINING
 from tileloom.jobs.train_spec import TrainSpec, load_training
 from tileloom.models.adm_config import AdmConfig, ClassifierConfig
+from tileloom.models.checkpoint import parameters_of
+from tileloom.models.patchdm_config import PatchConfig
 from tileloom.models.training.loop import LOG, MODEL
 from tileloom.tiling.errors import InputError
 
 TINY = {"width": 32, "levels": [1, 1], "blocks": 1, "attention": [], "stem": 2}
+PATCHES = {**TINY, "kind": "patches", "patch": 16}
 KEYS = {
     "data": "scene.zarr",
     "output": "prior",
@@ -109,6 +112,17 @@ def test_a_job_restores_with_what_was_trained(folder, capfd):
     options = [*QUICK[:-6], "--publish-chunk", "32", "--publish-shard", "64"]
     said = tileloom(capfd, "restore", "small.zarr", "out.zarr", "--task", "sr:2", "--model", f"prior/{MODEL}", *options)
     assert (said.code, said.errors) == (0, [])
+
+
+def test_a_network_of_patches_draws_larger_images_than_it_learned_from(folder, capfd):
+    said = tileloom(capfd, "train", job(folder, network={**PATCHES, "style": "table"}, crop=32, steps=2))
+    assert (said.code, said.errors) == (0, [])
+    assert said.out.splitlines()[2].startswith("network: patches, ")
+    model = ["--model", f"prior/{MODEL}", "--steps", "2", "--batch", "4", "--sampler", "ddim"]
+    assert tileloom(capfd, "generate", "50x40", "drawn.zarr", *model, "--style", "row:0").code == 0
+    said = tileloom(capfd, "generate", "50x40", "other.zarr", *model, "--style", "row:1")
+    assert said.code == 2
+    assert "holds a table of rows 0 to 0" in said.errors[0]
 
 
 # --- going on ---
@@ -212,6 +226,13 @@ def refused(capfd, folder, path, *says):
         ({"network": {**TINY, "head_channels": 24}}, "network.head_channels: 24 does not divide"),
         ({"network": {**TINY, "kind": "classifier"}}, "network.classes: a classifier tells classes apart"),
         ({"network": {**TINY, "classes": 3}}, "has no label, and the network has classes"),
+        ({"network": {**TINY, "patch": 16}}, "network.patch: means nothing to a network of kind unet: leave it out"),
+        ({"network": {**PATCHES, "classes": 3}}, "network.classes: means nothing to a network of kind patches"),
+        ({"network": {**PATCHES, "variance": "fixed"}}, "network.variance: means nothing to a network of kind patches"),
+        ({"network": {**PATCHES, "patch": 12}}, "network.patch: 12 is no multiple of 8, which the network's levels"),
+        ({"network": {**PATCHES, "style": "row"}}, "network.style must be none or table"),
+        ({"network": PATCHES, "crop": 24}, "crop: 24 is no multiple of the 16 pixels of network.patch"),
+        ({"network": PATCHES, "drop_label": 0.1}, "drop_label: only a U-Net of classes"),
         ({"drop_label": 0.1}, "drop_label: only a U-Net of classes"),
         ({"betas": "cubic"}, "betas must be linear or cosine"),
         ({"rate": 0}, "rate must be a number above 0"),
@@ -282,7 +303,7 @@ def test_a_mask_of_many_images_is_refused(folder):
 
 
 def test_the_network_is_what_the_job_says(folder):
-    config = load_training(job(folder)).subject(3).config
+    config = load_training(job(folder)).subject(3, 1).config
     assert config == AdmConfig(
         model_channels=32,
         channel_mult=(1, 1),
@@ -292,11 +313,11 @@ def test_the_network_is_what_the_job_says(folder):
         stem=2,
     )
     labelled = {"data": {"image": "scene.zarr", "label": 1}, "drop_label": 0.2}
-    drawn = load_training(job(folder, network={**TINY, "classes": 3, "variance": "fixed"}, **labelled)).subject(4)
+    drawn = load_training(job(folder, network={**TINY, "classes": 3, "variance": "fixed"}, **labelled)).subject(4, 1)
     assert drawn.predicts == "v"
     assert (drawn.config.num_classes, drawn.config.in_channels, drawn.config.out_channels) == (4, 4, 4)
     network = {**TINY, "classes": 3, "kind": "classifier"}
-    guide = load_training(job(folder, network=network, data=labelled["data"])).subject(2).config
+    guide = load_training(job(folder, network=network, data=labelled["data"])).subject(2, 1).config
     assert isinstance(guide, ClassifierConfig)
     assert (guide.out_channels, guide.image_size, guide.in_channels) == (3, 16, 2)
 
@@ -322,10 +343,41 @@ def test_the_examples_of_the_page_are_jobs(folder):
         assert load_training(written(folder, f"{number}.yaml", **told)).data, block
 
 
-def test_the_recipe_of_the_shipped_model_is_a_job():
-    spec = load_training(ROOT / "examples" / "terra" / "train.yaml")
+@pytest.mark.parametrize("recipe", ["train.yaml", "patches.yaml"])
+def test_the_recipes_of_shipped_models_are_jobs(recipe):
+    spec = load_training(ROOT / "examples" / "terra" / recipe)
     assert spec.half
-    assert spec.subject(4).config.stem > 1
+    config = spec.subject(4, 1).config
+    assert config.stem > 1
+    assert parameters_of(config) < 4_000_000
+
+
+def test_a_network_of_patches_is_what_the_job_says(folder):
+    subject = load_training(job(folder, network={**PATCHES, "style": "table", "predicts": "eps"})).subject(4, 7)
+    assert subject.predicts == "eps"
+    assert subject.config == PatchConfig(
+        model_channels=32,
+        channel_mult=(1, 1),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        in_channels=4,
+        out_channels=4,
+        num_head_channels=32,
+        stem=2,
+        patch=16,
+        embed_channels=128,
+        style_channels=128,
+        codes=7,
+    )
+    plain = load_training(job(folder, network={**PATCHES, "positions": False})).subject(4, 7)
+    assert (plain.config.style_channels, plain.config.codes, plain.config.positions) == (0, None, False)
+
+
+def test_keys_of_other_kinds_of_networks_decide_nothing(folder):
+    """So that a training goes on however many kinds there come to be."""
+    plain, patches = (load_training(job(folder, network=network)).identity() for network in (TINY, PATCHES))
+    assert not {"patch", "positions", "style"} & plain["network"].keys()
+    assert not {"variance", "classes", "pool"} & patches["network"].keys()
 
 
 def test_what_was_begun_is_written_down(folder, capfd):

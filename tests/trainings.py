@@ -8,6 +8,7 @@ from torch import distributed
 
 from tests.images import write_zarr
 from tileloom.models.adm_config import AdmConfig, ClassifierConfig
+from tileloom.models.patchdm_config import PatchConfig
 from tileloom.models.training.build import learner_of
 from tileloom.models.training.loop import train
 from tileloom.models.training.peers import Alone, Group
@@ -37,6 +38,20 @@ CLASSIFIER = ClassifierConfig(
     num_head_channels=32,
     image_size=16,
 )
+PATCHES = PatchConfig(
+    patch=16,
+    model_channels=32,
+    channel_mult=(1, 1),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    in_channels=3,
+    out_channels=3,
+    num_head_channels=32,
+    stem=2,
+    embed_channels=32,
+    style_channels=0,
+    positions=False,
+)
 COURSE = Course(steps=6, batch=2, log=1, check=3, sheet=6, checkpoint=2)
 
 
@@ -58,10 +73,10 @@ def learner(crops, config=UNET, *, drop_label=0.0, predicts="eps", peers=None, *
     return learner_of(subject, settings, crops, provenance={"version": "test"}, device="cpu", peers=peers or Alone())
 
 
-def trained(image, output, course=COURSE, *, peers=None, **options):
+def trained(image, output, course=COURSE, *, config=UNET, size=16, peers=None, **options):
     """Train to the end of a course; returns the step at which it began."""
-    crops = crops_of(image)
-    return train(learner(crops, peers=peers), crops, course, place(output), seed=3, **options)
+    crops = crops_of(image, size=size)
+    return train(learner(crops, config, peers=peers), crops, course, place(output), seed=3, **options)
 
 
 def together(rank, count, meeting, image, output):

@@ -57,11 +57,15 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """Pixels in model range, float32 (band, row, column), the class they show, and where they were taken from."""
+    """Pixels in model range, float32 (band, row, column), the class they show, and where they were taken from.
+
+    ``scene`` is the number of their image.
+    """
 
     pixels: NDArray[np.float32]
     label: int | None
     where: str
+    scene: int
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,7 @@ class Crops:
         mirrored = self.cutting.flips and bool(unit(word, 2)[0] < 0.5)
         turned = np.rot90(scaled[:, :, ::-1] if mirrored else scaled, quarters, axes=(1, 2))
         where = f"{self.scenes[scene].image} {box}"
-        return Crop(np.ascontiguousarray(turned), self._label(scene, opened, box), where)
+        return Crop(np.ascontiguousarray(turned), self._label(scene, opened, box), where, scene)
 
     @cached_property
     def digest(self) -> str:

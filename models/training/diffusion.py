@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,9 @@ TIMESTEPS = 1000
 _SHOWN_AT, _STEPS = 0.4, 25
 # Pictures are stored in so many steps; the first decoder's likelihood is that of the right one.
 _LEVELS = 256
+
+Guess = Callable[[Tensor, Tensor], Tensor]
+"""The clean windows in noisy ones, at their timesteps, as a network sees them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +136,7 @@ class Denoising:
 
     def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
         """Crops, the same with noise, what the network makes of those, and what it draws from noise alone."""
-        x_BCHW, y_B = batch.x_BCHW, batch.y_B
-        t_B = torch.full((len(x_BCHW),), int(_SHOWN_AT * TIMESTEPS), device=x_BCHW.device)
-        noisy_BCHW = self.chain.noised(x_BCHW, draws.normal("shown", tuple(x_BCHW.shape)), t_B)
-        rows = [x_BCHW, noisy_BCHW, self._guess(noisy_BCHW, t_B, y_B)]
-        return torch.stack([*rows, self._sample(draws.normal("drawn", tuple(x_BCHW.shape)), y_B)])
+        return shown(self.chain, partial(self._guess, y_B=batch.y_B), batch.x_BCHW, draws)
 
     def describe(self) -> dict[str, Any]:
         """What was said of it."""
@@ -152,24 +151,33 @@ class Denoising:
 
     def _guess(self, noisy_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
         told_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()
-        return self.chain.clean(noisy_BCHW, self._eps(told_BCHW, noisy_BCHW, t_B), t_B).clamp(-1, 1)
+        return self.chain.clean(noisy_BCHW, self._eps(told_BCHW, noisy_BCHW, t_B), t_B)
 
     def _eps(self, told_BCHW: Tensor, noisy_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """``eps = sqrt(abar) v + sqrt(1 - abar) x_t``."""
         return told_BCHW if self.predicts == EPS else self.chain.noised(told_BCHW, noisy_BCHW, t_B)
 
-    def _sample(self, x_BCHW: Tensor, y_B: Tensor | None) -> Tensor:
-        """DDIM without fresh noise."""
-        abar = self.chain.tables.abar
-        walk = np.linspace(TIMESTEPS - 1, 0, _STEPS).round().astype(int)
-        for t, then in pairwise([*walk, -1]):
-            t_B = torch.full((len(x_BCHW),), int(t), device=x_BCHW.device)
-            guess_BCHW = self._guess(x_BCHW, t_B, y_B)
-            if then < 0:
-                return guess_BCHW
-            eps_BCHW = (x_BCHW - math.sqrt(abar[t]) * guess_BCHW) / math.sqrt(1 - abar[t])
-            x_BCHW = math.sqrt(abar[then]) * guess_BCHW + math.sqrt(1 - abar[then]) * eps_BCHW
-        return x_BCHW
+
+def shown(chain: Chain, guess: Guess, x_BCHW: Tensor, draws: Draws) -> Tensor:
+    """Crops, the same with noise, what a network makes of those, and what it draws from noise alone."""
+    t_B = torch.full((len(x_BCHW),), int(_SHOWN_AT * TIMESTEPS), device=x_BCHW.device)
+    noisy_BCHW = chain.noised(x_BCHW, draws.normal("shown", tuple(x_BCHW.shape)), t_B)
+    drawn_BCHW = _sample(chain, guess, draws.normal("drawn", tuple(x_BCHW.shape)))
+    return torch.stack([x_BCHW, noisy_BCHW, guess(noisy_BCHW, t_B).clamp(-1, 1), drawn_BCHW])
+
+
+def _sample(chain: Chain, guess: Guess, x_BCHW: Tensor) -> Tensor:
+    """DDIM without fresh noise."""
+    abar = chain.tables.abar
+    walk = np.linspace(TIMESTEPS - 1, 0, _STEPS).round().astype(int)
+    for t, then in pairwise([*walk, -1]):
+        t_B = torch.full((len(x_BCHW),), int(t), device=x_BCHW.device)
+        guess_BCHW = guess(x_BCHW, t_B).clamp(-1, 1)
+        if then < 0:
+            return guess_BCHW
+        eps_BCHW = (x_BCHW - math.sqrt(abar[t]) * guess_BCHW) / math.sqrt(1 - abar[t])
+        x_BCHW = math.sqrt(abar[then]) * guess_BCHW + math.sqrt(1 - abar[then]) * eps_BCHW
+    return x_BCHW
 
 
 def timesteps(draws: Draws, count: int) -> Tensor:

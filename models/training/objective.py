@@ -21,11 +21,15 @@ LOSS = "loss"
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Clean crops in model range, the class of each (None without classes), and where each was taken from."""
+    """Clean crops in model range, the class of each (None without classes), and where each was taken from.
+
+    ``scenes`` are the numbers of the images that they are of.
+    """
 
     x_BCHW: Tensor
     y_B: Tensor | None
     where: tuple[str, ...]
+    scenes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

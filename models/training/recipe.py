@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..adm_config import AdmConfig, ClassifierConfig
 from ..contract import Precision
+from ..signatures import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
 
-    A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
+    It ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
     crops is told that.
     """
 
-    config: AdmConfig | ClassifierConfig
+    config: Trained
     betas: str = "linear"
     predicts: str = "eps"
     drop_label: float = 0.0

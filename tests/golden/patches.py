@@ -19,7 +19,7 @@ from tileloom.models.parity import Parity
 from tileloom.models.patchdm import dropped
 from tileloom.models.patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from tileloom.models.patchdm_denoiser import PatchDenoiser, image_eps
-from tileloom.models.patchdm_losses import Draw, drops_of, patch_loss, style_losses
+from tileloom.models.patchdm_losses import Draw, drops_of, patch_losses, style_losses
 from tileloom.models.patchdm_shapes import latent_layout
 from tileloom.models.schedule import schedule
 from tileloom.tiling.box import Box
@@ -347,9 +347,11 @@ def training(golden):
     x0, style = golden.tensor("x_0"), golden.tensor("cond")
     yield grid_of(golden, x0)[1]
     drops = drops_of(golden.tensor("drop_u_cond"), golden.tensor("drop_u_pos"))
-    draw = Draw(golden.tensor("noise_padded"), golden.tensor("t"), drops, tuple(golden["index"].tolist()))
+    patch, corner = network.config.patch, tuple(golden["index"].tolist())
+    rows, cols = (slice(at * patch, (at + 2) * patch) for at in corner)
+    draw = Draw(golden.tensor("noise_padded")[..., rows, cols], golden.tensor("t"), drops, corner)
     network.requires_grad_(True)
-    loss = patch_loss(network, x0, style, draw, CHAIN)
+    loss = sum(patch_losses(network, x0, style, draw, CHAIN))
     loss.backward()
     yield golden.relative("loss64", np.array(loss.item()), LOSS)
     gradients = {f"grad/{name}": parameter.grad for name, parameter in network.named_parameters()}
