@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,28 @@ class LevelForecast:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What network calls come to: pixels seen, each as often as it is, and floating-point operations.
+
+    ``flops`` is None where a model does not tell.
+    """
+
+    pixel_calls: int
+    flops: float | None
+
+    @classmethod
+    def of(cls, compiled: Compiled, calls: int) -> Self:
+        """The effort of so many calls, each on a tile."""
+        pixels, told = compiled.tile**2, compiled.contract.effort
+        return cls(calls * pixels, told and calls * pixels * (told[0] + told[1] * pixels))
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a job will do and cost; sizes are (bands, rows, columns) in pixels.
 
     ``trial``: batch and lanes are settled by a trial when the job begins, these being the least and the most.
+    ``effort`` is what all network calls come to.
     """
 
     input: str
@@ -69,6 +87,7 @@ class Forecast:
     lanes: int
     trial: bool
     bill: Bill
+    effort: Effort
 
     def as_json(self) -> dict[str, Any]:
         """The forecast as plain JSON."""
@@ -150,6 +169,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
+    bill = bill_of(compiled, solve)
     return Forecast(
         input=spec.input,
         output=spec.output,
@@ -170,7 +190,8 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         batch=batch,
         lanes=lanes,
         trial=trial,
-        bill=bill_of(compiled, solve),
+        bill=bill,
+        effort=Effort.of(compiled, bill.calls),
     )
 
 

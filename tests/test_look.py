@@ -108,7 +108,10 @@ def test_a_plan_for_people_says_what_the_other_says(tmp_path, capfd):
     path = faults.job_file(small_job(tmp_path))
     told = tileloom(capfd, "plan", path, "--json").json
     text = tileloom(capfd, "plan", path).out
-    assert f"network calls: at most {told['bill']['calls']}\n" in text
+    calls, pixels = told["bill"]["calls"], told["effort"]["pixel_calls"]
+    assert pixels == calls * told["tile"] ** 2
+    assert f"network calls: at most {calls}, {pixels / 1e6:.3g} million pixels seen\n" in text
+    assert told["effort"]["flops"] is None
     assert f"longest chain: {told['bill']['critical_path']} tiles" in text
     assert f"tile {told['tile']}, stride {told['stride']}, guard {told['guard']}" in text
     for level in told["levels"]:
