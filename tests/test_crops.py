@@ -256,6 +256,6 @@ def test_ranges_for_other_bands_are_refused(image):
 
 
 def test_the_type_of_the_values_is_that_of_all_images(tmp_path):
-    images = [Scene(str(write_zarr(tmp_path / f"{kind}.zarr", noise(1, dtype=kind)))) for kind in ("uint8", "uint16")]
+    images = [Scene(str(write_zarr(tmp_path / f"{kind}.zarr", noise(2, dtype=kind)))) for kind in ("uint8", "uint16")]
     assert Crops(images[:1], Cutting(8)).dtype == "uint8"
     assert Crops(images, Cutting(8, spans=AS_IS)).dtype is None
