@@ -20,9 +20,9 @@ PANELS = {
     "truth": "the truth",
 }
 STORIES = {
-    "sr": "1024 x 1024 pixels from a measurement a quarter as fine: of every 16 pixels only the mean is known. The "
-    "restored scene has exactly those means, wherever tiles meet.",
-    "clouds": "2048 x 2048 pixels with clouds, and with stripes that a scanner skipped. Only tiles that touch what is "
+    "sr": "Of every 4 x 4 pixels the mean was measured, and no more. The restored scene has those means, also where "
+    "tiles meet.",
+    "clouds": "Clouds hide parts of the scene, and a scanner has skipped stripes. Only tiles that touch what is "
     "missing are run; all other pixels come back bit for bit.",
 }
 _QUALITY = 92
