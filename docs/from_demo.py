@@ -15,7 +15,6 @@ WAYS = ("naive tiles", "published MSR", "tileloom")
 FIGURES = {
     ("sr", "seam excess"): "seams, resolution x4",
     ("clouds", "seam excess"): "seams in the filled holes",
-    ("clouds", "edge excess"): "edge of the filled holes",
 }
 
 
