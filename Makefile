@@ -1,4 +1,4 @@
-# demo: restore the example scene into demo/       dev:  build .venv and the link that type checkers need
+# demo: restore two scenes into demo/              dev:  build .venv and the link that type checkers need
 # check: style, types and layers                   test: everything CI runs
 # bench: every benchmark (SMOKE=1: small sizes)    docs: rewrite the generated pages
 # cluster-demo: an archive on a cluster of this machine, into cluster-demo/
@@ -34,7 +34,7 @@ $(LINK):
 dev: $(READY) $(LINK)
 
 demo: $(READY)
-	$(BIN)/python examples/demo.py --out demo
+	$(BIN)/python -m examples.demo
 
 cluster-demo: $(READY)
 	$(BIN)/python -m examples.cluster_demo

@@ -186,8 +186,8 @@ of bands.
 on them is logged, always on the same crops and noise. When it stops falling while the loss goes on, the network learns
 your images by heart: give it more of them, flips and turns, or fewer channels.
 
-Values become -1 to 1 by `range`, which is recorded in the model's file: `tileloom models inspect` shows it. A job that
-uses the model on data of another type should name the same `range`.
+Values become -1 to 1 by `range`, which is recorded in the model's file with their type: `tileloom models inspect` shows
+it. A job takes it over for values of that type; for values of another it must name the `range` that means the same.
 
 ## Networks
 
@@ -295,8 +295,8 @@ from tileloom.tiling.terra.scene import Terra
 picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
 ```
 
-[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them, and
-[`examples/terra/patches.yaml`](../examples/terra/patches.yaml) one of patches.
+[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them, the one that jobs know
+as [`terra`](models.md#terra), and [`examples/terra/patches.yaml`](../examples/terra/patches.yaml) one of patches.
 
 ## Losses of your own
 

@@ -27,6 +27,7 @@ from .compare import lines as comparison_lines
 from .compile import compile_job, reach_stores
 from .forecast import (
     ArchiveForecast,
+    Effort,
     Forecast,
     archive_forecast,
     forecast,
@@ -290,7 +291,7 @@ def _plan_lines(found: Forecast) -> Iterator[str]:
     if bill.lockstep:
         yield from _lockstep_lines(bill.lockstep)
     most = "at most " if len(found.levels) > 1 else ""
-    yield f"network calls: {most}{bill.calls}"
+    yield f"network calls: {most}{bill.calls}, {_effort(found.effort)}"
     chain = f"{bill.critical_path} {'levels' if bill.lockstep else 'tiles'}"
     yield f"longest chain: {chain}, {bill.critical_path * found.calls_per_tile} network calls"
     yield f"side by side: up to {found.side_by_side} tiles; here {_lanes(found)}"
@@ -315,6 +316,11 @@ def _lockstep_lines(told: LockstepBill) -> Iterator[str]:
         yield f"between workers: {phases} a step ({one.name}{taken}), {gigabytes(one.total_bytes)} in all"
     if better := better_exchange(told):
         yield f"better here: {better}"
+
+
+def _effort(effort: Effort) -> str:
+    flops = "" if effort.flops is None else f", {effort.flops / 1e12:.3g} TFLOP"
+    return f"{effort.pixel_calls / 1e6:.3g} million pixels seen{flops}"
 
 
 def _lanes(found: Forecast) -> str:

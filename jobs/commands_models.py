@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches, PatchReadin
 from ..models.plugins import installed, origin
 from ..models.shapes import PATCHES
 from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
-from ..models.weights import description_of, shapes_of, weights_digest
+from ..models.weights import description_of, read_weights, shapes_of, shipped, weights_digest
 from .commands_look import as_json, example
 from .options import model_of, model_option, trust_model
 
@@ -42,7 +43,7 @@ def models() -> None:
 )
 @as_json
 def list_models(*, as_json: bool) -> None:
-    """List the models that need no weights, the plug-ins, and the published checkpoints known by their shapes.
+    """List what is built in, the plug-ins, and the published checkpoints known by their shapes.
 
     Nothing of a plug-in is run for it.
     """
@@ -50,11 +51,15 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         checkpoints = [_known(known) for known in KNOWN]
         patches = [_known_patches(known) for known in KNOWN_PATCHES]
-        listed = {"built_in": list(BUILT_IN), "plugins": plugins, "checkpoints": checkpoints, "patch_networks": patches}
-        click.echo(json.dumps(listed, indent=1))
+        ours = {name: _shipped(file) for name, file in shipped().items()}
+        listed = {"built_in": list(BUILT_IN), "shipped": ours, "plugins": plugins}
+        click.echo(json.dumps({**listed, "checkpoints": checkpoints, "patch_networks": patches}, indent=1))
         return
     for name in BUILT_IN:
         click.echo(f"{name}: built in, needs no weights")
+    for name, file in shipped().items():
+        ours = _shipped(file)
+        click.echo(f"{name}: built in, {ours['kind']} of {ours['bands']} bands, {ours['parameters']:,} parameters")
     for name, whose in plugins.items():
         click.echo(f"{name}: a plug-in of {whose}, needs --trust-model")
     for known in KNOWN:
@@ -91,15 +96,16 @@ def inspect(*, target: str, model_option: tuple[str, ...], trust_model: bool, as
     if model_kind(target) is not Kind.WEIGHTS:
         _inspect_terms(model, trusted=trust_model, as_json=as_json)
         return
-    asked, reading = asked_network(target, split_model(model)[1])
-    shapes = own_tensors(shapes_of(target), asked.told.weights)
+    file, options = split_model(model)
+    asked, reading = asked_network(file, options)
+    shapes = own_tensors(shapes_of(file), asked.told.weights)
     checkpoints = import_module(CHECKPOINTS, __package__)
-    checkpoints.refuse_difference(reading.config, shapes, file=target)
+    checkpoints.refuse_difference(reading.config, shapes, file=file)
     parameters = checkpoints.parameters_of(reading.config)
     if as_json:
-        click.echo(json.dumps(_inspection(target, len(shapes), parameters, reading), indent=1))
+        click.echo(json.dumps(_inspection(file, len(shapes), parameters, reading), indent=1))
     else:
-        click.echo("\n".join(_lines(target, len(shapes), parameters, reading)))
+        click.echo("\n".join([f"{target}: {_summary(len(shapes), parameters, reading)}", *_lines(file, reading)]))
 
 
 def _inspect_terms(model: dict[str, Any], *, trusted: bool, as_json: bool) -> None:
@@ -152,6 +158,16 @@ def convert(*, input: str, output: str) -> None:
     click.echo(f"{output}: {count} tensors")
 
 
+def _shipped(file: str) -> dict[str, Any]:
+    reading = read_weights(file)
+    return {
+        "kind": reading.kind,
+        "bands": reading.config.in_channels,
+        "parameters": sum(map(prod, shapes_of(file).values())),
+        "digest": weights_digest(file),
+    }
+
+
 def _known(known: Known) -> dict[str, Any]:
     return {
         "files": list(known.files),
@@ -181,15 +197,19 @@ def _inspection(file: str, tensors: int, parameters: int, reading: Reading | Pat
     }
 
 
-def _lines(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> Iterator[str]:
-    yield f"{file}: {reading.kind}, {parameters:,} parameters in {tensors} tensors"
+def _summary(tensors: int, parameters: int, reading: Reading | PatchReading) -> str:
+    return f"{reading.kind}, {parameters:,} parameters in {tensors} tensors"
+
+
+def _lines(file: str, reading: Reading | PatchReading) -> Iterator[str]:
     if reading.known_as:
         yield f"known as: {', '.join(reading.known_as)}"
     for name, value, known in reading.facts():
         yield f"{name}: {value} ({known})"
     described = description_of(file)
     if described:
-        yield f"values that became -1 and 1: {', '.join(f'{low:g} and {high:g}' for low, high in described.spans)}"
+        spans = ", ".join(f"{low:g} and {high:g}" for low, high in described.spans)
+        yield f"values that became -1 and 1: {spans}{f', of type {described.dtype}' if described.dtype else ''}"
         made = described.provenance
         yield f"trained here: {made.get('steps')} steps, version {made.get('version')}, data {made.get('data')}"
     assumed = [name for name, _, known in reading.facts() if known == ASSUMED]

@@ -97,7 +97,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     _check_quirks(spec, bands, grids[0])
     if guide:
         guide.check(grids[0].tile)
-    known = {"measurements": measurements, "lifts": lifts, "given": given}
+    known = {"measurements": measurements, "lifts": lifts, "given": given, "scaling": _scaling(spec, source, contract)}
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
     steps = schedule(
         contract.betas,
@@ -116,7 +116,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "block": lattices[0].blocks.tile if lattices else None,
         "levels": len(grids),
         "bands": bands,
-        "range": [image.scaling.lo, image.scaling.hi],
+        "range": image.scaling.listed,
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
@@ -164,10 +164,7 @@ def _image(
     """What workers must know of the image; where it works is decided when the job begins."""
     dtype = np.dtype(spec.dtype or source.dtype)
     nodata = source.nodata if spec.nodata is None else spec.nodata
-    # Where nothing is given there are no numbers but those of the result.
-    numbers = dtype if is_blank(spec.input) else source.dtype
-    scaling = Scaling(*(spec.range or DEFAULT_RANGES[numbers.name]))
-    own_numbers = dtype == numbers or dtype.kind == "f"
+    own_numbers = dtype == _numbers(spec, source) or dtype.kind == "f"
     height, width = (spec.measurement.scale * length for length in size)
     publish = spec.publish
     result = PyramidSpec(bands, height, width, dtype.name, nodata, chunk=publish.chunk, shard=publish.shard)
@@ -182,8 +179,7 @@ def _image(
         mask=spec.mask,
         root="",
         bands=bands,
-        scaling=scaling,
-        result_scaling=scaling if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
+        result_scaling=known["scaling"] if own_numbers else Scaling(*DEFAULT_RANGES[dtype.name]),
         nodata=nodata,
         plan=_plan(spec, tuple(lattice.blocks for lattice in lattices) or tuple(grids)),
         result=result,
@@ -191,6 +187,33 @@ def _image(
         lattices=lattices,
         **known,
     )
+
+
+def _numbers(spec: JobSpec, source: Source) -> np.dtype[Any]:
+    """The type of the values that are given; where nothing is, there are none but those of the result."""
+    return np.dtype(spec.dtype or source.dtype) if is_blank(spec.input) else source.dtype
+
+
+def _scaling(spec: JobSpec, source: Source, contract: Contract) -> Scaling:
+    """From the input's values to the model's: as the job says, as the model has learned them, or as is usual."""
+    numbers, spans = _numbers(spec, source), contract.spans
+    usual = DEFAULT_RANGES[numbers.name]
+    if spec.range or spans is None:
+        return Scaling(*(spec.range or usual))
+    learned = Scaling.of(spans)
+    if contract.dtype != numbers.name and learned != Scaling(*usual):
+        low, high = learned.ends
+        raise InputError(
+            f"range is missing: model {contract.name} learned from {contract.dtype or 'other'} values of {low:g} to "
+            f"{high:g}, and {spec.input} has values of type {numbers.name}: give the range of these that means the "
+            f"same, such as [{usual[0]:g}, {usual[1]:g}]"
+        )
+    if spec.measurement.gray and isinstance(learned.lo, tuple):
+        raise InputError(
+            f"range is missing: model {contract.name} has one for each band, and a gray image has one band: give the "
+            "range of its values"
+        )
+    return learned
 
 
 def _plan(spec: JobSpec, grids: tuple[Grid, ...]) -> WeavePlan:

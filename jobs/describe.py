@@ -34,7 +34,7 @@ def attributes_of(compiled: Compiled, *, parts: dict[str, Any], counts: dict[str
         pixel_size=(size["y"], size["x"]) if size else None,
         unit=size.get("unit") if size else None,
         band_names=names if len(names) == image.bands else (),
-        limits=(image.result_scaling.lo, image.result_scaling.hi) if dtype.startswith("float") else None,
+        limits=image.result_scaling.ends if dtype.startswith("float") else None,
         transform=tuple(metadata["transform"]) if "transform" in metadata else None,
         crs=metadata.get("crs"),
         tags={name: value for name, value in metadata.items() if name not in ("pixel_size", "bands")},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..models.contract import Contract
 from ..tiling.access import survey_tasks
 from ..tiling.errors import CorruptChunk, InputError
+from ..tiling.grid import Axis, Grid
 from ..tiling.inputs import KEEPS, OWNS, survey
 from ..tiling.plan import Plan
 from ..tiling.simulate import Autoscale, Simulation, simulate
@@ -46,10 +47,28 @@ class LevelForecast:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What network calls come to: pixels seen, each as often as it is, and floating-point operations.
+
+    ``flops`` is None where a model does not tell.
+    """
+
+    pixel_calls: int
+    flops: float | None
+
+    @classmethod
+    def of(cls, compiled: Compiled, calls: int) -> Self:
+        """The effort of so many calls, each on a tile."""
+        pixels, told = compiled.tile**2, compiled.contract.effort
+        return cls(calls * pixels, told and calls * pixels * (told[0] + told[1] * pixels))
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a job will do and cost; sizes are (bands, rows, columns) in pixels.
 
     ``trial``: batch and lanes are settled by a trial when the job begins, these being the least and the most.
+    ``effort`` is what all network calls come to.
     """
 
     input: str
@@ -69,6 +88,7 @@ class Forecast:
     lanes: int
     trial: bool
     bill: Bill
+    effort: Effort
 
     def as_json(self) -> dict[str, Any]:
         """The forecast as plain JSON."""
@@ -150,6 +170,7 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
     batch, lanes = least_batch(spec, compiled.contract), most_lanes(spec)
     trial = compiled.contract.batches and "auto" in (spec.batch, spec.lanes)
     solve = tiles_to_solve(bits, plan)
+    bill = bill_of(compiled, solve)
     return Forecast(
         input=spec.input,
         output=spec.output,
@@ -170,12 +191,16 @@ def forecast(compiled: Compiled, bits: NDArray[np.uint8]) -> Forecast:
         batch=batch,
         lanes=lanes,
         trial=trial,
-        bill=bill_of(compiled, solve),
+        bill=bill,
+        effort=Effort.of(compiled, bill.calls),
     )
 
 
 def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
-    """Survey bits a tile, found without writing anything: the image's own are read, coarser tiles have all set."""
+    """Survey bits a tile, found without writing anything: the image's own are read.
+
+    Coarser tiles have them wherever they might: above tiles that have, or all where nodata may hide more.
+    """
     image = compiled.image
     grid, at = image.plan.levels[0], image.plan.tiles(0)
     observation = image.observed(*image.open())
@@ -186,7 +211,31 @@ def survey_image(compiled: Compiled, watcher: Watcher) -> NDArray[np.uint8]:
     for tiles in tasks:
         finest[tiles.slices] = survey(observation, grid, tiles)
         watcher.advance(1)
+    for level in range(1, len(image.plan.levels) if image.nodata is None else 1):
+        fine, coarse = image.plan.levels[level - 1 : level + 1]
+        below, at = (image.plan.tiles(one) for one in (level - 1, level))
+        wanted = bits[below.start : below.stop].reshape(fine.rows.count, fine.cols.count) & OWNS != 0
+        bits[at.start : at.stop] = _above(wanted, fine, coarse, image.plan.factor).ravel()
     return bits
+
+
+def _above(wanted: NDArray[np.bool_], fine: Grid, coarse: Grid, factor: int) -> NDArray[np.uint8]:
+    """The most bits that a coarser level's tiles can have, by which finer ones have something to restore."""
+    before = np.pad(wanted.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    axes = (fine.rows, coarse.rows), (fine.cols, coarse.cols)
+    bits = np.zeros((coarse.rows.count, coarse.cols.count), np.uint8)
+    for bit, first in ((OWNS, Axis.near), (KEEPS, Axis.start)):
+        (top, bottom), (left, right) = (_below(*axis, factor, first) for axis in axes)
+        count = before[bottom][:, right] - before[top][:, right] - before[bottom][:, left] + before[top][:, left]
+        bits[count > 0] |= bit
+    return bits
+
+
+def _below(fine: Axis, coarse: Axis, factor: int, first: Callable[[Axis, int], int]) -> NDArray[np.intp]:
+    """For each tile along a coarser axis, the first finer tile that owns a pixel below it, and the end of them."""
+    ends = ((first(coarse, j) * factor, coarse.far(j) * factor) for j in range(coarse.count))
+    owners = [fine.owners(*(min(end, fine.length) for end in pair)) for pair in ends]
+    return np.array([[one.start for one in owners], [one.stop for one in owners]])
 
 
 def simulate_job(

@@ -263,8 +263,8 @@ class JobSpec(Strict):
     )
     range: Span | None = Field(
         default=None,
-        description="The data range, mapped to the model's [-1, 1]; "
-        "if left out, [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
+        description="The data range, mapped to the model's [-1, 1]; if left out, what the model's file says it learned "
+        "from, else [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
     )
     nodata: Number | None = Field(
         default=None, description="The value of pixels that hold none; if left out, what the file says."

@@ -100,3 +100,59 @@ class ClassifierConfig(EncoderConfig):
 def image_size_of(positions: int, levels: int) -> int:
     """The image size of a classifier by the tokens of its attention pool."""
     return isqrt(positions - 1) << levels - 1
+
+
+def effort(config: AdmConfig) -> tuple[float, float]:
+    """(a, b): a call on a window of n pixels takes about ``a n + b n^2`` floating-point operations.
+
+    Those of convolutions and attention; a multiplication and an addition are two.
+    """
+    sizes = [1 / (config.stem << level) ** 2 for level in range(len(config.widths))]
+    linear = quadratic = 0.0
+
+    def convolve(width: int, wide: int, level: int, taps: int = 9) -> None:
+        nonlocal linear
+        linear += 2 * taps * width * wide * sizes[level]
+
+    def block(width: int, wide: int, level: int) -> None:
+        convolve(width, wide, level)
+        convolve(wide, wide, level)
+        if width != wide:
+            convolve(width, wide, level, taps=1)
+
+    def attend(width: int, level: int) -> None:
+        nonlocal quadratic
+        convolve(width, 4 * width, level, taps=1)
+        quadratic += 4 * width * sizes[level] ** 2
+
+    def resample(width: int, level: int) -> None:
+        for _ in range(2 if config.resblock_updown else 1):
+            convolve(width, width, level)
+
+    last, folded = len(config.widths) - 1, config.stem**2
+    attended = [2**level in config.attention_resolutions for level in range(last + 1)]
+    width = config.widths[0]
+    convolve(config.in_channels * folded, width, 0)
+    skips = [width]
+    for level, wide in enumerate(config.widths):
+        for _ in range(config.num_res_blocks):
+            block(width, wide, level)
+            skips.append(width := wide)
+            if attended[level]:
+                attend(wide, level)
+        if level < last:
+            resample(width, level + 1)
+            skips.append(width)
+    for _ in range(2):
+        block(width, width, last)
+    attend(width, last)
+    for level, wide in reversed(list(enumerate(config.widths))):
+        for _ in range(config.num_res_blocks + 1):
+            block(width + skips.pop(), wide, level)
+            width = wide
+            if attended[level]:
+                attend(wide, level)
+        if level:
+            resample(wide, level - 1)
+    convolve(width, config.out_channels * folded, 0)
+    return linear, quadratic

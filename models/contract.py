@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ..tiling.errors import InputError
-from .adm_config import NORM_GROUPS, AdmConfig
+from .adm_config import NORM_GROUPS, AdmConfig, effort
 from .patchdm_signatures import PatchReading
 from .signatures import Reading, Told
 from .style import Style
-from .weights import digest_of, read_weights
+from .weights import digest_of, read_weights, shipped, title_of
 
 # Maps of the widest level that a network holds at once inside a block: its input, the concatenation and what norms
 # and convolutions make of them in float32, with room for working memory. With 16 of them, measured peaks were up to
@@ -39,6 +39,9 @@ class Contract:
     fewest and the most that one call takes, None for any number. ``weight_bytes`` is what its files hold,
     ``live_channels`` how many numbers live at once for each pixel of a window, as far as they tell. ``patch`` is the
     side of a patch, of a network whose patches exchange features, ``features`` how many numbers those of a patch are.
+    ``spans`` are the values of each band that were -1 and 1 when it was trained, and ``dtype`` is the type that they
+    were of, where its file tells. A call on a window of n pixels takes ``a n + b n^2`` floating-point operations, with
+    ``effort`` (a, b); None where that is not known.
     """
 
     name: str
@@ -58,13 +61,14 @@ class Contract:
     batch_limits: tuple[int, int | None] = (1, None)
     patch: int | None = None
     features: int = 0
+    spans: tuple[tuple[float, float], ...] | None = None
+    dtype: str | None = None
+    effort: tuple[float, float] | None = None
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
         """The contract that :meth:`stored` wrote."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-        }
+        values: dict[str, Any] = {name: _tupled(value) for name, value in stored.items()}
         return cls(**values)
 
     def stored(self) -> dict[str, Any]:
@@ -75,7 +79,8 @@ class Contract:
         """Refuse a window (rows, columns) or a number of bands that the network cannot take."""
         if self.bands not in (None, bands):
             raise InputError(
-                f"model {self.name} works on {self.bands} bands, the image has {bands}; choose another model"
+                f"model {self.name} works on {self.bands} bands, the image has {bands}: give it an image of "
+                f"{self.bands} bands, or choose another model"
             )
         multiple, least, most = self.size_multiple, self.smallest_tile, self.largest_tile
         for size in tile:
@@ -96,6 +101,10 @@ class Contract:
                 f"batch is {batch}, but one call of model {self.name} takes {takes} windows: "
                 f"set batch to {least}, or to auto"
             )
+
+
+def _tupled(value: object) -> object:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +144,13 @@ class GaussianSpec:
 def split_model(model: Model) -> tuple[str, dict[str, object]]:
     """The model's name and its options, from either way of writing them: a name, or a mapping with ``name``.
 
-    A name may be the path of a file or folder.
+    A name may be the path of a file or folder; one of what comes with the package becomes that of its file.
     """
-    if isinstance(model, str):
-        return model, {}
-    options = dict(model)
+    options: dict[str, object] = {"name": model} if isinstance(model, str) else dict(model)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise InputError("model.name is missing; name one, such as gaussian")
-    return name, options
+    return shipped().get(name, name), options
 
 
 def gaussian_spec(options: Mapping[str, object]) -> GaussianSpec:
@@ -271,7 +278,7 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
     if guided and not (config.positions or config.style_channels):
         raise InputError(f"model.guidance leads away from what {file} is told, which is nothing: leave it out")
     return Contract(
-        Path(file).name,
+        title_of(file),
         bands=config.in_channels,
         size_multiple=config.patch,
         native_tile=NATIVE_PATCHES * config.patch,
@@ -297,7 +304,7 @@ def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
         )
     check_label(file, config.num_classes, label)
     return Contract(
-        Path(file).name,
+        title_of(file),
         bands=config.in_channels,
         size_multiple=config.size_multiple,
         native_tile=reading.image_size,
@@ -307,6 +314,9 @@ def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
         classes=config.num_classes,
         weight_bytes=Path(file).stat().st_size,
         live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        effort=effort(config),
+        spans=reading.described.spans if reading.described else None,
+        dtype=reading.described.dtype if reading.described else None,
     )
 
 

@@ -59,6 +59,13 @@ def own_memory(device: str) -> int | None:
     return int(free + torch.cuda.memory_reserved(device))
 
 
+def knows_bf16() -> bool:
+    """Whether the best device here computes in bf16 itself, rather than in float32 with numbers cut to it."""
+    if best_device() == CUDA:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_units())
+
+
 def _cpu_model() -> str:
     """The processor's name, family, model and stepping as the system tells them: in a cloud the name alone is vague."""
     told = _cpu_facts()

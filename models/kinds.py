@@ -11,7 +11,7 @@ from .contract import Contract, Model, gaussian_contract, split_model, telling_o
 from .folder import folder_contract, read_folder
 from .plugins import installed, origin, plugin_contract, plugin_digest
 from .programs import exported_contract, torchscript_contract
-from .weights import EXPORTED, TORCHSCRIPT, digest_of, is_path, program_in, weights_digest
+from .weights import EXPORTED, TORCHSCRIPT, digest_of, is_path, program_in, shipped, weights_digest
 
 Describe = Callable[[str, Mapping[str, object]], Contract]
 BUILT_IN: dict[str, Describe] = {"gaussian": lambda _, options: gaussian_contract(options)}
@@ -48,13 +48,15 @@ def model_kind(name: str) -> Kind:
     if not is_path(name):
         if name in BUILT_IN:
             return Kind.BUILT_IN
+        if name in shipped():
+            return Kind.WEIGHTS
         if name in installed():
             return Kind.PLUGIN
         if Path(name).is_dir():
             raise InputError(f"no model is called {name!r}: for the folder of that name give ./{name}")
         raise InputError(
-            f"no model is called {name!r}; there are {', '.join((*sorted(BUILT_IN), *installed()))}, or give the path "
-            "of a weights file such as model.safetensors, or of a folder such as ./model"
+            f"no model is called {name!r}; there are {', '.join((*BUILT_IN, *shipped(), *installed()))}, or give the "
+            "path of a weights file such as model.safetensors, or of a folder such as ./model"
         )
     path = Path(name)
     if path.is_dir():

@@ -105,7 +105,8 @@ class Description:
     """What the file of a network that was trained here says of it.
 
     It ``predicts`` "eps", or "v" of :class:`~tileloom.models.prediction.Prediction`. ``spans`` are the values that
-    each band's -1 and 1 stood for, ``null_class`` the one that stands for no class, ``provenance`` how it was made.
+    each band's -1 and 1 stood for, ``dtype`` the type of all of these values, None where they were of several;
+    ``null_class`` is the one that stands for no class, ``provenance`` how it was made.
     """
 
     config: Trained
@@ -115,6 +116,7 @@ class Description:
     spans: tuple[tuple[float, float], ...]
     null_class: int | None
     provenance: Mapping[str, Any]
+    dtype: str | None = None
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -125,7 +127,7 @@ class Description:
         }
         spans = tuple((float(low), float(high)) for low, high in stored["spans"])
         rest = {name: stored[name] for name in ("image_size", "betas", "predicts", "null_class", "provenance")}
-        return cls(config=kind(**config), spans=spans, **rest)
+        return cls(config=kind(**config), spans=spans, dtype=stored.get("dtype"), **rest)
 
     def stored(self) -> dict[str, Any]:
         """All of it as plain JSON."""
@@ -162,6 +164,7 @@ class Reading:
     """A network as its file and the user tell it; ``origins`` says of each fact of :meth:`facts` how it is known.
 
     ``image_size`` is the side in pixels that it was trained on, ``betas`` the name of its noise schedule.
+    ``described`` is what its file says, if it was trained here.
     """
 
     config: AdmConfig | ClassifierConfig
@@ -169,7 +172,7 @@ class Reading:
     betas: str
     known: Known | None
     origins: Mapping[str, str]
-    predicts: str = EPS
+    described: Description | None = None
 
     options = (
         *("precision", "label", "channels_last", "compile"),
@@ -185,6 +188,11 @@ class Reading:
     def known_as(self) -> list[str]:
         """Names of the published checkpoints that it may be."""
         return list(self.known.files) if self.known else []
+
+    @property
+    def predicts(self) -> str:
+        """What it predicts."""
+        return self.described.predicts if self.described else EPS
 
     @property
     def told(self) -> tuple[object, ...]:
@@ -236,7 +244,7 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
         betas, origins["betas"] = told.betas, OPTION
     usual = described.image_size if described else known.image_size if known else None
     size, origins["image_size"] = _image_size(config, usual, told, origins["image_size"])
-    return Reading(config, size, betas, known, origins, described.predicts if described else EPS)
+    return Reading(config, size, betas, known, origins, described)
 
 
 def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:

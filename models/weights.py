@@ -26,6 +26,8 @@ TORCHSCRIPT, EXPORTED = ".ts", ".pt2"
 # Loads torch: only to look into a file that is no .safetensors.
 _TORCH_READER = ".checkpoint"
 _DIGEST = 16
+# What comes with the package: NAME.safetensors is the model NAME.
+SHIPPED = Path(__file__).parent / "shipped"
 # The key of what a file of our own says of itself, among the texts that .safetensors keep beside tensors.
 DESCRIPTION = "tileloom"
 
@@ -33,6 +35,17 @@ DESCRIPTION = "tileloom"
 def is_path(name: str) -> bool:
     """Whether a model's name is the path of a file or folder."""
     return "/" in name or Path(name).suffix in (*SUFFIXES, TORCHSCRIPT, EXPORTED)
+
+
+def shipped() -> dict[str, str]:
+    """The weights files that come with the package, by the names that jobs have for them."""
+    return {file.stem: str(file) for file in sorted(SHIPPED.glob(f"*{SAFE}"))}
+
+
+def title_of(file: str) -> str:
+    """What a weights file is called: by its name, without a suffix where it comes with the package."""
+    path = Path(file)
+    return path.stem if path.parent == SHIPPED else path.name
 
 
 def program_in(file: str) -> str | None:

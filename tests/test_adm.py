@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.nets import CLASSIFIER, UNET, WITH_CLASSES, images, network, shapes
 from tileloom.models.adm_blocks import double, halve, split_heads, timestep_embedding
-from tileloom.models.adm_config import AdmConfig
+from tileloom.models.adm_config import AdmConfig, effort
 from tileloom.models.contract import NetworkOptions, network_contract
 from tileloom.models.denoiser import Condition
 from tileloom.models.networks import AdmDenoiser, class_gradient
@@ -27,6 +29,17 @@ VARIANTS = {
 
 def labels(config, count=2):
     return None if config.num_classes is None else torch.arange(count)
+
+
+@pytest.mark.parametrize("config", [*VARIANTS.values(), replace(UNET, stem=2)], ids=[*VARIANTS, "with a stem"])
+def test_the_effort_of_a_call_is_what_torch_counts(config):
+    pixels = 32**2
+    # Of the fused kernels torch counts nothing.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        network(config)(torch.zeros(1, 3, 32, 32), torch.zeros(1), labels(config, 1))
+    a, b = effort(config)
+    # What the blocks are told is left out.
+    assert a * pixels + b * pixels**2 == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 # --- parts ---

@@ -253,3 +253,9 @@ def test_an_archive_too_small_to_hold_something_out_is_refused(tmp_path):
 def test_ranges_for_other_bands_are_refused(image):
     with pytest.raises(InputError, match="range has 3 pairs for 2 bands"):
         Crops([Scene(image)], Cutting(8, spans=((0, 1),) * 3))
+
+
+def test_the_type_of_the_values_is_that_of_all_images(tmp_path):
+    images = [Scene(str(write_zarr(tmp_path / f"{kind}.zarr", noise(2, dtype=kind)))) for kind in ("uint8", "uint16")]
+    assert Crops(images[:1], Cutting(8)).dtype == "uint8"
+    assert Crops(images, Cutting(8, spans=AS_IS)).dtype is None

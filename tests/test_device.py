@@ -13,7 +13,7 @@ from tileloom.models.ancestral import Ddpm
 from tileloom.models.build import EngineFactory
 from tileloom.models.contract import GaussianSpec
 from tileloom.models.ddim import Ddim, DdnmImplicit
-from tileloom.models.device import CPU, CUDA, best_device, device_class, own_memory
+from tileloom.models.device import CPU, CUDA, best_device, device_class, knows_bf16, own_memory
 from tileloom.models.engine import Engine
 from tileloom.models.gaussian import Gaussian
 from tileloom.models.noise import Address, PositionNoise, normal
@@ -194,3 +194,13 @@ def test_a_job_runs_on_the_device_and_its_result_names_it(tmp_path):
     again = pipeline.beside(spec, tmp_path / "beside")
     pipeline.restore(again)
     pipeline.assert_same_bytes(again, spec)
+
+
+@pytest.mark.parametrize(
+    ("flags", "known"),
+    [("avx2 avx512_bf16", True), ("amx_tile amx_bf16", True), ("avx2 avx512f fma", False), ("", False)],
+)
+def test_a_processor_knows_bf16_by_its_units(monkeypatch, flags, known):
+    monkeypatch.setattr("tileloom.models.device.best_device", lambda: CPU)
+    monkeypatch.setattr("tileloom.models.device._cpu_facts", lambda: {"flags": flags})
+    assert knows_bf16() == known

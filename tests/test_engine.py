@@ -303,7 +303,7 @@ def test_what_the_network_cannot_do_is_refused_when_built(options, words):
 def test_a_number_of_bands_that_the_network_does_not_know_is_refused():
     network = Network()
     network.contract = replace(Network.contract, bands=2)
-    with pytest.raises(InputError, match="model network works on 2 bands, the image has 3; choose another model"):
+    with pytest.raises(InputError, match="model network works on 2 bands, the image has 3: give it an image of 2"):
         engine(network, bands=3)
 
 

@@ -63,8 +63,10 @@ def finished(tmp_path_factory):
 def test_a_plan_foretells_the_run(tmp_path, kind):
     spec = small_job(tmp_path, kind)
     compiled = compile_job(spec)
-    found = forecast(compiled, survey_image(compiled, Silent()))
+    bits = survey_image(compiled, Silent())
+    found = forecast(compiled, bits)
     bill = restore(spec).bill
+    assert not np.any(open_state(spec.output).bits() & ~bits), "a tile has more to restore than was foretold"
     assert found.bill.tiles == bill.tiles
     assert found.bill.solve[0] == bill.solve[0]
     assert all(most >= ran for most, ran in zip(found.bill.solve, bill.solve, strict=True))
@@ -81,7 +83,7 @@ def test_a_plan_foretells_the_run(tmp_path, kind):
 def test_a_plan_tells_the_hole_from_the_rest(tmp_path):
     compiled = compile_job(small_job(tmp_path, "small hole"))
     found = forecast(compiled, survey_image(compiled, Silent()))
-    assert 0 < found.levels[0].solve < found.bill.tiles[0] / 3
+    assert all(0 < level.solve < tiles / 2 for level, tiles in zip(found.levels[:2], found.bill.tiles, strict=False))
     assert found.side_by_side == compiled.image.plan.width_profile().max()
 
 
@@ -108,7 +110,10 @@ def test_a_plan_for_people_says_what_the_other_says(tmp_path, capfd):
     path = faults.job_file(small_job(tmp_path))
     told = tileloom(capfd, "plan", path, "--json").json
     text = tileloom(capfd, "plan", path).out
-    assert f"network calls: at most {told['bill']['calls']}\n" in text
+    calls, pixels = told["bill"]["calls"], told["effort"]["pixel_calls"]
+    assert pixels == calls * told["tile"] ** 2
+    assert f"network calls: at most {calls}, {pixels / 1e6:.3g} million pixels seen\n" in text
+    assert told["effort"]["flops"] is None
     assert f"longest chain: {told['bill']['critical_path']} tiles" in text
     assert f"tile {told['tile']}, stride {told['stride']}, guard {told['guard']}" in text
     for level in told["levels"]:

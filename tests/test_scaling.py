@@ -54,3 +54,17 @@ def test_what_is_given_stays_as_it_is():
     assert data.tolist() == [0, 1, 2, 3, 4, 5]
     model += 1
     assert data.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_bands_of_other_ranges_are_scaled_one_by_one():
+    data = np.random.default_rng(0).random((2, 5, 6)).astype(np.float32)
+    spans = ((0.0, 1.0), (0.2, 0.7))
+    both = Scaling.of(spans)
+    model = both.to_model(data)
+    for band, span in enumerate(spans):
+        np.testing.assert_array_equal(model[band], Scaling(*span).to_model(data[band]))
+        pixels = Scaling(*span).from_model(model[band], np.dtype("float32"))
+        np.testing.assert_array_equal(both.from_model(model, np.dtype("float32"))[band], pixels)
+    assert both.listed == [[0, 0.2], [1, 0.7]]
+    assert both.ends == (0, 1)
+    assert Scaling.of([(0.0, 5.0)] * 3) == Scaling(0.0, 5.0)

@@ -168,6 +168,7 @@ class Crops:
         self._held = [key(cutting.seed, f"held out {scene.image.rpartition('/')[2]}") for scene in self.scenes]
         first = self._opened(0).image
         self.bands, self.pixels, self._facts = first.bands, 0, blake2b(digest_size=16)
+        self._dtypes: set[str] = set()
         self._share = cutting.held_out
         self._places = self._survey(first)
         spans = self._measured() if cutting.spans == "measure" else cutting.spans or (DEFAULT_RANGES[first.dtype.name],)
@@ -186,12 +187,18 @@ class Crops:
             told = (image.bands, image.height, image.width, image.dtype.name, image.nodata)
             beside = (scene.label, scene.mask is None, scene.classes is None)
             self._facts.update(repr(told + beside).encode())
+            self._dtypes.add(image.dtype.name)
             self.pixels += image.height * image.width
             train += [(number, *corner) for corner in self._corners(opened)]
             if self._share:
                 squares.append(self._squares(number, image))
         check = self._held_out(squares) if squares else []
         return {"train": _Corners.of(train), "check": _Corners.of(check)}
+
+    @property
+    def dtype(self) -> str | None:
+        """The type of the images' values; None where they are of several."""
+        return next(iter(self._dtypes)) if len(self._dtypes) == 1 else None
 
     @property
     def checks(self) -> bool:
@@ -205,7 +212,7 @@ class Crops:
         pixels = opened.image.read(box)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise InputError(f"{self.scenes[scene].image}: holds values that are no numbers within {box}")
-        scaled = np.stack([Scaling(*span).to_model(band) for span, band in zip(self.spans, pixels, strict=True)])
+        scaled = Scaling.of(self.spans).to_model(pixels)
         quarters = int(unit(word, 1)[0] * 4) if self.cutting.turns else 0
         mirrored = self.cutting.flips and bool(unit(word, 2)[0] < 0.5)
         turned = np.rot90(scaled[:, :, ::-1] if mirrored else scaled, quarters, axes=(1, 2))

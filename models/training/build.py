@@ -50,6 +50,7 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
         betas=subject.betas,
         predicts=subject.predicts,
         spans=crops.spans,
+        dtype=crops.dtype,
         null_class=classes - 1 if classes and subject.drop_label else None,
         provenance=provenance,
     ).stored()
