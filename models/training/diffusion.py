@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..adm import AdmUNet
 from ..schedule import Schedule, schedule
+from ..semantic import SemanticUNet
 from ..signatures import EPS
 from .objective import LOSS, Batch, Draws
 
@@ -23,13 +24,24 @@ TIMESTEPS = 1000
 _SHOWN_AT, _STEPS = 0.4, 25
 # Pictures are stored in so many steps; the first decoder's likelihood is that of the right one.
 _LEVELS = 256
+# What lies beyond counts as the first or last of them, as in published programs.
+_OUTER = 0.999
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """A standard normal's mass below x."""
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The tables of a noise schedule, indexed by the timesteps of a batch."""
+    """The tables of a noise schedule, indexed by the timesteps of a batch.
+
+    ``cdf`` is that of a standard normal, which the bound's first term is made of.
+    """
 
     betas: str
+    cdf: Callable[[Tensor], Tensor] = normal_cdf
 
     @cached_property
     def tables(self) -> Schedule:
@@ -73,22 +85,17 @@ class Chain:
         first_B = t_B == 0
         if first_B.any():
             # Few rows are at the first timestep, and their term is dear.
-            likelihood = _log_likelihood(x_BCHW[first_B], mean[first_B], 0.5 * log_variance[first_B])
+            likelihood = self._log_likelihood(x_BCHW[first_B], mean[first_B], 0.5 * log_variance[first_B])
             term_B = term_B.index_put((first_B,), -likelihood.mean(dim=(1, 2, 3)))
         return term_B / math.log(2)
 
-
-def _log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """The logarithm of a normal's mass in the step of 1 / 127.5 around each value; the outer steps have no end."""
-    half, scale = 1 / (_LEVELS - 1), (-log_std).exp()
-    above, below = (_normal_cdf(scale * (x - mean + side)) for side in (half, -half))
-    inner = (above - below).clamp(min=1e-12).log()
-    lowest, highest = above.clamp(min=1e-12).log(), (1 - below).clamp(min=1e-12).log()
-    return torch.where(x < half - 1, lowest, torch.where(x > 1 - half, highest, inner))
-
-
-def _normal_cdf(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    def _log_likelihood(self, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """The logarithm of a normal's mass in the step of 1 / 127.5 around each value; the outer steps have no end."""
+        half, scale = 1 / (_LEVELS - 1), (-log_std).exp()
+        above, below = (self.cdf(scale * (x - mean + side)) for side in (half, -half))
+        inner = (above - below).clamp(min=1e-12).log()
+        lowest, highest = above.clamp(min=1e-12).log(), (1 - below).clamp(min=1e-12).log()
+        return torch.where(x < -_OUTER, lowest, torch.where(x > _OUTER, highest, inner))
 
 
 @dataclass(eq=False)
@@ -101,7 +108,7 @@ class Denoising:
     is told that one, so that guidance without a classifier has something to lean away from.
     """
 
-    network: AdmUNet
+    network: AdmUNet | SemanticUNet
     betas: str = "linear"
     predicts: str = EPS
     drop_label: float = 0.0
@@ -121,7 +128,7 @@ class Denoising:
         x_BCHW = batch.x_BCHW
         t_B, eps_BCHW = timesteps(draws, len(x_BCHW)), draws.normal("eps", tuple(x_BCHW.shape))
         noisy_BCHW = self.chain.noised(x_BCHW, eps_BCHW, t_B)
-        told_BCHW = self.network(noisy_BCHW, t_B, self._labels(batch, draws))
+        told_BCHW = self.network(noisy_BCHW, t_B, self.dropped(self.told(batch), draws))
         bands = x_BCHW.shape[1]
         wanted_BCHW = eps_BCHW if self.predicts == EPS else self.chain.v(x_BCHW, eps_BCHW, t_B)
         simple = ((told_BCHW[:, :bands] - wanted_BCHW) ** 2).mean()
@@ -133,7 +140,7 @@ class Denoising:
 
     def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
         """Crops, the same with noise, what the network makes of those, and what it draws from noise alone."""
-        x_BCHW, y_B = batch.x_BCHW, batch.y_B
+        x_BCHW, y_B = batch.x_BCHW, self.told(batch)
         t_B = torch.full((len(x_BCHW),), int(_SHOWN_AT * TIMESTEPS), device=x_BCHW.device)
         noisy_BCHW = self.chain.noised(x_BCHW, draws.normal("shown", tuple(x_BCHW.shape)), t_B)
         rows = [x_BCHW, noisy_BCHW, self._guess(noisy_BCHW, t_B, y_B)]
@@ -143,12 +150,17 @@ class Denoising:
         """What was said of it."""
         return dict(self.description)
 
-    def _labels(self, batch: Batch, draws: Draws) -> Tensor | None:
-        if batch.y_B is None or not self.drop_label:
-            return batch.y_B
+    def told(self, batch: Batch) -> Tensor | None:
+        """What the network is told of crops besides their timesteps."""
+        return batch.y_B
+
+    def dropped(self, y_B: Tensor | None, draws: Draws) -> Tensor | None:
+        """The same, of some crops nothing."""
+        if y_B is None or not self.drop_label:
+            return y_B
         assert self.network.config.num_classes is not None
-        dropped_B = draws.uniform("drop label", (len(batch.y_B),)) < self.drop_label
-        return torch.where(dropped_B, self.network.config.num_classes - 1, batch.y_B)
+        dropped_B = draws.uniform("drop label", (len(y_B),)) < self.drop_label
+        return torch.where(dropped_B, self.network.config.num_classes - 1, y_B)
 
     def _guess(self, noisy_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
         told_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()

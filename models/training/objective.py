@@ -21,11 +21,15 @@ LOSS = "loss"
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Clean crops in model range, the class of each (None without classes), and where each was taken from."""
+    """Clean crops in model range, the class of each (None without classes), and where each was taken from.
+
+    ``labels_BNHW`` are the classes of all pixels, and behind them edges where the network is told such.
+    """
 
     x_BCHW: Tensor
     y_B: Tensor | None
     where: tuple[str, ...]
+    labels_BNHW: Tensor | None = None
 
 
 @dataclass(frozen=True)
