@@ -59,6 +59,7 @@ A task says what was done to the image, first to last, in a list or in one text 
 | `denoise:sigma` | noise was added, last of all; `denoise` alone takes `sigma` from `noise` |
 | `old-photo:k` | `inpaint, colorize, sr:k` |
 | `cloudy:k` | `sr:k, inpaint` |
+| `edit` | nothing yet: what the mask marks is to show what `labels` say; with `edit:n` what their value n stands for |
 | `generate` | nothing: there is no image yet, and no other part |
 
 `outpaint` makes the result larger than the image, whose own pixels come back inside of it as they were. A mask has the
@@ -79,6 +80,40 @@ bands: 3
 Its size is width x height. The result is `uint8` unless `dtype` says otherwise, and has as many bands as `bands` says,
 or else as the model has, or three. `seed` and `id` decide which image is drawn; its attributes say that it was
 generated.
+
+## From labels
+
+A [network of labels](models.md#networks-of-labels) draws what a map says, whether from nothing or beside whatever else
+is known of the image:
+
+```yaml
+input: blank:1024x512
+output: town.zarr
+task: generate
+labels: map.tif
+instances: houses.tif
+classes: {11: 0, 21: 1, 22: 1}
+model: {name: town.safetensors, guidance_scale: 1.5}
+```
+
+`labels` and `instances` are images of one band of whole numbers, as large as the result. `classes` says which class of
+the network each value stands for, as in a published data set (`ade20k`, `celeba`, `cityscapes`, `coco`) or by a
+mapping; if left out, values are classes. A value that stands for none is told, with its first pixel and how many there
+are, before the network is called. A network that is told edges sees those of `instances`, else those between classes.
+Coarser levels are told every so many-th pixel of the map, and edges of these.
+
+Where a map changes, `--redo stale` runs the tiles again that see the change, and whatever hangs on them. To leave all
+else as it is to the last bit, edit the image instead: here what `region.tif` marks becomes water.
+
+```yaml
+input: town.zarr
+output: lake.zarr
+task: edit:22
+mask: region.tif
+labels: map.tif
+classes: {11: 0, 21: 1, 22: 2}
+model: town.safetensors
+```
 
 ## Weaves
 

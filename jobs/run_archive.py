@@ -23,6 +23,7 @@ from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
+from .changes import changed
 from .compile import Compiled, compile_job, refuse_unlike
 from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
 from .lookout import Lookout
@@ -31,7 +32,7 @@ from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
 from .quality import check_reference, rmse_course
 from .run import executor_of, refuse_hopeless
-from .spec import JobSpec, changed
+from .spec import JobSpec
 from .state import HIDDEN, only_run
 from .timeline import Timeline
 from .workforce import Workforce, workforce

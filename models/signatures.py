@@ -185,12 +185,10 @@ class Reading:
     origins: Mapping[str, str]
     predicts: str = EPS
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """What a job may say of it."""
-        own = ("edges", "guidance_scale") if isinstance(self.config, SemanticConfig) else ("label", "compile")
-        shared = ("heads", "head_channels", "attention_order", "betas", "image_size")
-        return ("precision", *own, "channels_last", *shared)
+    options = (
+        *("precision", "label", "channels_last", "compile"),
+        *("heads", "head_channels", "attention_order", "betas", "image_size"),
+    )
 
     @property
     def kind(self) -> str:
@@ -232,6 +230,15 @@ class Reading:
             yield name, str(value), self.origins.get(name, SHAPES)
 
 
+class SemanticReading(Reading):
+    """A network that is told maps of labels."""
+
+    options = (
+        *("precision", "guidance_scale", "channels_last", "edges"),
+        *("heads", "head_channels", "attention_order", "betas", "image_size"),
+    )
+
+
 def read(shapes: Shapes, told: Told | None = None, described: Description | None = None) -> Reading:
     """The network that a set of tensors is: as the user told, else as its file or the table says, else as is usual."""
     told = told or Told()
@@ -254,7 +261,8 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
         betas, origins["betas"] = told.betas, OPTION
     usual = described.image_size if described else known.image_size if known else None
     size, origins["image_size"] = _image_size(config, usual, told, origins["image_size"])
-    return Reading(config, size, betas, known, origins, described.predicts if described else EPS)
+    kind = SemanticReading if isinstance(config, SemanticConfig) else Reading
+    return kind(config, size, betas, known, origins, described.predicts if described else EPS)
 
 
 def _layout(shapes: Shapes) -> WindowConfig:

@@ -161,6 +161,8 @@ def test_a_recording_of_another_network_size_and_scale_replays(other, stem):
 
 def _other(name, array):
     """Other content; ids of instances by other numbers would have the same edges."""
+    if array.dtype.kind in "fiu" and not array.any():
+        return array + 1
     return array[..., ::-1] if name == "instance" else corrupted(array)
 
 
@@ -195,7 +197,7 @@ def test_any_corrupted_array_of_what_was_recorded_fails(tmp_path):
         with np.load(file) as opened:
             weights = [name for name in opened.files if name.startswith("sd/")]
             names = [name for name in opened.files if name not in weights] + weights[::20]
-            altered = {name: corrupted(opened[name]) for name in names}
+            altered = {name: _other(name, opened[name]) for name in names}
         for name, array in altered.items():
             if not verdict(rewritten(folder, file, **{name: array})).problem:
                 passed.append((file.stem, name))

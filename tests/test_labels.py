@@ -12,7 +12,7 @@ from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.label_window import LabelWindow, edges_of
-from tileloom.tiling.labels import PRESETS, LabelMaps, LabelPlan, same_numbers
+from tileloom.tiling.labels import PRESETS, LabelMaps, LabelPlan, refuse_unknown, same_numbers
 from tileloom.tiling.source import open_mask
 
 HEIGHT, WIDTH, CLASSES = 61, 83, 6
@@ -165,13 +165,13 @@ def test_unknown_values_are_told_with_their_first_pixel_and_their_count(tmp_path
     opened = maps(LabelPlan(written(tmp_path, "map.zarr", ids), CLASSES, same_numbers(CLASSES)))
     parts = [Box(0, 0, 30, WIDTH), Box(30, 0, HEIGHT, 40), Box(30, 40, HEIGHT, WIDTH)]
     with pytest.raises(InputError) as refused:
-        opened.refuse([one for part in parts for one in opened.unknown(part)])
+        refuse_unknown(opened.plan, [one for part in parts for one in opened.unknown(part)])
     assert str(refused.value).startswith(opened.plan.labels)
     assert "holds 77 at row 3, column 5, and in 2 pixels in all, and 1 more unknown value" in str(refused.value)
     assert "none of the network's 6 classes" in str(refused.value)
     with pytest.raises(InputError, match="holds 99"):
         opened.window(0, Box(39, 19, 42, 24))
-    opened.refuse(opened.unknown(Box(0, 0, 3, WIDTH)))
+    refuse_unknown(opened.plan, opened.unknown(Box(0, 0, 3, WIDTH)))
     assert [box for box in opened.checks()] == [Box(0, 0, HEIGHT, WIDTH)]
 
 

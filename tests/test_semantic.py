@@ -92,7 +92,7 @@ def test_a_file_is_loaded_strictly_and_says_what_it_takes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"label": 3}, "model.label is no option of .*SPADE.* edges, guidance_scale"),
+        ({"label": 3}, "model.label is no option of .*SPADE.* guidance_scale, .*edges"),
         ({"compile": True}, "model.compile is no option"),
         ({"edges": 1}, "model.edges is 1; choose true or false"),
         ({"guidance_scale": "much"}, "model.guidance_scale is 'much'; give a number, 1 for none"),

@@ -119,20 +119,6 @@ class LabelMaps:
             for value, at, often in zip(found, first, count, strict=True)
         ]
 
-    def refuse(self, unknown: list[Unknown]) -> None:
-        """Refuse a map for what was found in all of its boxes, if anything was."""
-        if not unknown:
-            return
-        first = min(unknown)
-        count = sum(one.count for one in unknown if one.value == first.value)
-        others = len({one.value for one in unknown}) - 1
-        more = f", and {others} more unknown value{'s' if others > 1 else ''}" if others else ""
-        raise InputError(
-            f"{self.plan.labels} holds {first.value} at row {first.row}, column {first.col}, and in "
-            f"{count} pixel{'s' if count > 1 else ''} in all{more}: that stands for none of the network's "
-            f"{self.plan.classes} classes; correct the map, or say in classes what its values stand for"
-        )
-
     def _read(self, step: int, values: Read, box: Box) -> NDArray[np.int64]:
         """A window of every ``step``-th pixel, whatever its size by few pixels at a time."""
         height, width = -(-self.height // step), -(-self.width // step)
@@ -181,3 +167,18 @@ def _every(step: int, values: Read, box: Box) -> NDArray[Any]:
         below = Box(at.top * step, at.left * step, (at.bottom - 1) * step + 1, (at.right - 1) * step + 1)
         found[part.slices] = values(below)[::step, ::step]
     return found
+
+
+def refuse_unknown(plan: LabelPlan, unknown: list[Unknown]) -> None:
+    """Refuse maps for what was found in all of their boxes, if anything was."""
+    if not unknown:
+        return
+    first = min(unknown)
+    count = sum(one.count for one in unknown if one.value == first.value)
+    others = len({one.value for one in unknown}) - 1
+    more = f", and {others} more unknown value{'s' if others > 1 else ''}" if others else ""
+    raise InputError(
+        f"{plan.labels} holds {first.value} at row {first.row}, column {first.col}, and in "
+        f"{count} pixel{'s' if count > 1 else ''} in all{more}: that stands for none of the network's {plan.classes} "
+        "classes; correct the map, or say in classes what its values stand for"
+    )
