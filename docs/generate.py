@@ -249,6 +249,17 @@ drop_label: 0.1
 With `drop_label` the last class, one more than there are, stands for none. A network of `kind: classifier` learns to
 tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job.
 
+A network of `kind: semantic` learns to draw what a map says, and is told the class of every pixel; with `edges` also
+where `instances` meet, or else classes. Of a share `drop_label` of the crops it is told nothing, so that
+`guidance_scale` has something to lean away from:
+
+```yaml
+data:
+  - {image: scene.zarr, classes: scene.zarr/labels}
+network: {kind: semantic, classes: 10, edges: true}
+drop_label: 0.2
+```
+
 ## What it leaves
 
 | file | what it is |

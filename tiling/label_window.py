@@ -28,6 +28,11 @@ class LabelWindow:
         inside = box.within(self.box)
         return LabelWindow(box, self.classes[inside], None if self.edges is None else self.edges[inside])
 
+    def turned(self, quarters: int, *, mirrored: bool) -> LabelWindow:
+        """The same window mirrored left to right or not, and then turned by quarters."""
+        turned = {name: np.rot90(array[:, ::-1] if mirrored else array, quarters) for name, array in self.arrays()}
+        return LabelWindow(self.box, **turned)
+
     def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Its arrays, by name."""
         yield "classes", self.classes

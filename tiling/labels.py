@@ -96,9 +96,9 @@ class LabelMaps:
         """
         read = partial(self._read, self.factor**level)
         if not self.plan.edges:
-            return LabelWindow(box, self._classes(read(self._values, box)))
+            return LabelWindow(box, self._classes(read(self._values, box), box))
         wide = box.pad(1)
-        classes = self._classes(read(self._values, wide))
+        classes = self._classes(read(self._values, wide), box)
         ids = classes if self._instances is None else read(self._ids, wide)
         return LabelWindow(box, classes[1:-1, 1:-1], edges_of(ids))
 
@@ -149,10 +149,13 @@ class LabelMaps:
         at = np.searchsorted(known, values).clip(max=len(known) - 1)
         return at, known[at] == values
 
-    def _classes(self, values: NDArray[np.int64]) -> NDArray[np.uint16]:
+    def _classes(self, values: NDArray[np.int64], where: Box) -> NDArray[np.uint16]:
         at, known = self._known(values)
         if not known.all():
-            raise InputError(f"{self.plan.labels} holds {values[~known][0]}, which stands for no class of the network")
+            raise InputError(
+                f"{self.plan.labels} holds {values[~known][0]} near {where}, which stands for none of the network's "
+                f"{self.plan.classes} classes: correct the map"
+            )
         classes: NDArray[np.uint16] = self._table[1][at]
         return classes
 

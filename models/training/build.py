@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from ...tiling.crops import Crops
-from ..adm import AdmClassifier, AdmUNet
+from ..adm import AdmClassifier, AdmUNet, UNet
 from ..adm_blocks import AttentionBlock, ResBlock
 from ..adm_config import AdmConfig
+from ..checkpoint import make
 from ..device import best_device, device_class
+from ..semantic import SemanticUNet, SpadeBlock
 from ..signatures import Description
 from .classifying import Classifying
 from .diffusion import Denoising
 from .learner import Learner
 from .objective import Objective
+from .painting import Painting
 from .peers import Alone, Peers
 from .recipe import Learning, Subject
 
@@ -38,7 +41,7 @@ def learner_of(
 
 
 def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:
-    """What an ADM network is to learn from crops."""
+    """What a network is to learn from crops."""
     config = subject.config
     classes = config.num_classes if isinstance(config, AdmConfig) else None
     described = Description(
@@ -52,19 +55,22 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
     ).stored()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subject.seed)
-        network = AdmUNet(config) if isinstance(config, AdmConfig) else AdmClassifier(config)
+        network = make(config)
     _silence(network)
+    if isinstance(network, SemanticUNet):
+        return Painting(network, subject.betas, subject.predicts, subject.drop_label, described)
     if isinstance(network, AdmUNet):
         return Denoising(network, subject.betas, subject.predicts, subject.drop_label, described)
+    assert isinstance(network, AdmClassifier)
     return Classifying(network, subject.betas, described)
 
 
-def _silence(network: AdmUNet | AdmClassifier) -> None:
+def _silence(network: nn.Module) -> None:
     """Let every block begin as its skip, and a U-Net as 0, as ADM does."""
-    last: list[nn.Module] = [network.out[-1]] if isinstance(network, AdmUNet) else []
+    last: list[nn.Module] = [network.out[-1]] if isinstance(network, UNet) else []
     for part in network.modules():
-        if isinstance(part, ResBlock):
-            last.append(part.out_layers[3])
+        if isinstance(part, ResBlock | SpadeBlock):
+            last.append(part.out_layers[-1])
         elif isinstance(part, AttentionBlock):
             last.append(part.proj_out)
     with torch.no_grad():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..adm_config import AdmConfig, ClassifierConfig
 from ..contract import Precision
+from ..signatures import WindowConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +13,10 @@ class Subject:
     """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
 
     A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
-    crops is told that.
+    crops is told that; one of labels is told nothing of such.
     """
 
-    config: AdmConfig | ClassifierConfig
+    config: WindowConfig
     betas: str = "linear"
     predicts: str = "eps"
     drop_label: float = 0.0
