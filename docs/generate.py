@@ -151,6 +151,8 @@ names the columns, and without empty lines. An empty value means what the job sa
 | `id` | the image's name, which its noise belongs to and its result is called by; if left out, that of the file |
 | `input` | the image, the only column that must be there; paths start from the manifest's folder |
 | `mask` | for inpaint: the image of what is missing |
+| `labels` | for a network of labels, the image of what pixels show |
+| `instances` | and that of the instance of each pixel |
 | `reference` | what the result should have been; the report then says how far it is from that |
 | `task` | this image's own task |
 | `noise` | this image's own noise |

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
-from tests.commandline import tileloom
+from tests.commandline import tileloom, written
 from tests.nets import SEMANTIC, UNET, weights
 from tests.pipeline import assert_same_bytes, beside, committed, job, measure, restore, result, root_of
 from tests.test_labels import blocks
@@ -274,3 +275,26 @@ def test_a_preset_is_the_table_of_a_network_of_its_classes(tmp_path, files, name
     model = {"name": weights(tmp_path, config), **({"edges": True} if preset.edges else {})}
     told = compile_job(drawn(tmp_path, files, model=model, classes=name)).image.labels
     assert (told.classes, told.edges, told.table) == (preset.classes, preset.edges, preset.table)
+
+
+# --- archives ---
+
+
+def test_an_archive_has_a_map_for_each_image(tmp_path, files, capfd):
+    size = f"blank:{WIDTH}x{HEIGHT}"
+    rows = ["id,input,labels,instances", f"one,{size},{files['labels']},", f"two,{size},{files['labels']},"]
+    (tmp_path / "list.csv").write_text("\n".join([*rows[:2], rows[2] + files["instances"]]) + "\n")
+    keys = {"tile": 16, "steps": 1, "levels": 1, "batch": 2, "lanes": 1, "seed": 3, "model": files["model"]}
+    keys |= {"task": "generate", "classes": {number: number for number in range(CLASSES)}}
+    told = written(tmp_path, manifest="list.csv", output="all", **keys)
+    assert tileloom(capfd, "run", told).code == 0
+    alone = job(tmp_path, size, labels=files["labels"], id="one", **keys)
+    restore(alone)
+    one, two = (zarr.open_array(tmp_path / "all" / f"{name}.zarr" / "0", mode="r")[...] for name in ("one", "two"))
+    assert np.array_equal(one, result(alone))
+    assert not np.array_equal(one, two)
+    (tmp_path / "list.csv").write_text("\n".join([*rows[:2], f"two,{size},gone.tif,"]) + "\n")
+    said = tileloom(capfd, "run", told)
+    assert said.code == 2
+    assert "row 2: labels" in said.errors[0]
+    assert "does not exist" in said.errors[0]
