@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.nets import SEMANTIC, UNET, images, network, shapes, weights
-from tileloom.models.check import check_denoiser
+from tileloom.models.check import BrokenDenoiser, check_denoiser
 from tileloom.models.checkpoint import parameters_of
 from tileloom.models.contract import Contract, asked_network, weights_contract
 from tileloom.models.denoiser import Condition
@@ -37,7 +37,8 @@ def window(seed=0, size=16, *, edges=True):
 
 
 def denoiser(config=SEMANTIC, **how):
-    terms = Contract("net", 3, config.size_multiple, 16, 4, conditions=("labels",), label_classes=5)
+    classes = {"label_classes": 5, "label_edges": config.edges}
+    terms = Contract("net", 3, config.size_multiple, 16, 4, conditions=("labels",), **classes)
     return SemanticDenoiser(network(config), terms, **how)
 
 
@@ -209,4 +210,13 @@ def test_both_halves_of_what_is_guided_lie_in_one_batch():
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_it_keeps_the_terms_of_denoisers(scale):
-    check_denoiser(denoiser(scale=scale), told=Condition(labels=None), trained=False)
+    check_denoiser(denoiser(scale=scale), trained=False)
+
+
+def test_a_network_that_tells_all_rows_the_labels_of_the_first_does_not_pass(monkeypatch):
+    predict = SemanticDenoiser.predict
+    monkeypatch.setattr(
+        SemanticDenoiser, "predict", lambda self, x, t, shown: predict(self, x, t, [shown[0]] * len(shown))
+    )
+    with pytest.raises(BrokenDenoiser, match="in another slot or company"):
+        check_denoiser(denoiser(), trained=False)

@@ -15,6 +15,7 @@ from tests.test_labels import blocks
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.course import Redo
 from tileloom.jobs.spec import from_options
+from tileloom.models.semantic import SpadeNorm
 from tileloom.tiling.access import ImageAccess
 from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
@@ -103,6 +104,19 @@ def test_coarse_levels_settle_what_is_far(tmp_path, files, weave):
     spec = drawn(tmp_path, files, weave=weave, levels=2, sampler="ddpm")
     restore(spec)
     assert result(spec).std() > 5
+
+
+@pytest.mark.parametrize(("weave", "sampler"), [("msr", "ddpm"), ("joint", "ddim")])
+def test_gains_and_shifts_are_made_once_a_tile(tmp_path, files, monkeypatch, weave, sampler):
+    made, make = [], SpadeNorm.modulation
+    monkeypatch.setattr(SpadeNorm, "modulation", lambda norm, *given: made.append(norm) or make(norm, *given))
+    spec = drawn(
+        tmp_path, files, weave=weave, sampler=sampler, steps=3, model={**files["model"], "guidance_scale": 2.0}
+    )
+    summary = restore(spec)
+    windows = summary.calls // 3
+    # Those of a tile that is told nothing are one more.
+    assert len(made) == len(set(made)) * (windows + 1)
 
 
 # --- same bytes ---

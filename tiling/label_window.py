@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,21 @@ from .box import Box
 class LabelWindow:
     """The class of every pixel of a box, and where ``edges`` of instances lie, if the network is told any.
 
-    Both have the axes (row, column). A window stands for itself alone: what is made of it may be kept for it.
+    Both have the axes (row, column). A window stands for itself alone, so that what is made of it may be kept for it.
     """
 
     box: Box
     classes: NDArray[np.uint16]
     edges: NDArray[np.bool_] | None = None
+    _parts: dict[Box, LabelWindow] = field(default_factory=dict, init=False, repr=False)
 
     def crop(self, box: Box) -> LabelWindow:
-        """A part of it."""
-        inside = box.within(self.box)
-        return LabelWindow(box, self.classes[inside], None if self.edges is None else self.edges[inside])
+        """A part of it, the same one each time."""
+        if box not in self._parts:
+            inside = box.within(self.box)
+            edges = None if self.edges is None else self.edges[inside]
+            self._parts[box] = LabelWindow(box, self.classes[inside], edges)
+        return self._parts[box]
 
     def turned(self, quarters: int, *, mirrored: bool) -> LabelWindow:
         """The same window mirrored left to right or not, and then turned by quarters."""
