@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..models.contract import Contract
+from ..tiling.access import ImagePlan
+from ..tiling.cache import ChunkCache
 from ..tiling.errors import InputError
-from ..tiling.labels import PRESETS, LabelPlan, Table, same_numbers
-from ..tiling.source import open_labels
+from ..tiling.labels import PRESETS, LabelMaps, LabelPlan, Table, refuse_unknown, same_numbers
+from ..tiling.source import open_labels, open_mask
 from .refusal import at_key
 from .task import NormalTask
 
 Classes = Mapping[int, int] | str
+_CACHE = 64 * 2**20
 
 
 def refuse_labels(labels: str | None, instances: str | None, classes: Classes | None, task: NormalTask) -> None:
@@ -54,6 +57,15 @@ def label_plan(
         if file is not None:
             _check_size(key, file, size)
     return LabelPlan(labels, known, _table(classes, contract, known), instances, contract.label_edges, paint)
+
+
+def refuse_unknown_labels(image: ImagePlan) -> None:
+    """Refuse a map with values that stand for no class; all of it is read, by few pixels at a time."""
+    if image.labels is None:
+        return
+    cache = ChunkCache(_CACHE)
+    maps = LabelMaps(image.labels, mask=open_mask(image.mask, cache=cache) if image.mask else None, cache=cache)
+    refuse_unknown(image.labels, [one for box in maps.checks() for one in maps.unknown(box)])
 
 
 def _check_size(key: str, file: str, size: tuple[int, int]) -> None:

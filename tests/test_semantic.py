@@ -184,6 +184,21 @@ def test_memory_counts_what_is_kept_up_to_the_room():
     assert roomy - tight == 3 * kept._kept_bytes((16, 16))
 
 
+# --- precision ---
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_is_near_and_its_bits_do_not_depend_on_what_is_kept(tmp_path, precision):
+    x, t = images(2)
+    shown = told(window(1), window(2))
+    model = {"name": weights(tmp_path, SEMANTIC), "edges": True}
+    full, reduced = (load_denoiser({**model, "precision": kind}) for kind in ("fp32", precision))
+    first = reduced.predict(x, t, shown)
+    assert (first - full.predict(x, t, shown)).abs().max() < 0.1 * first.abs().max()
+    assert torch.equal(first, reduced.predict(x, t, shown))
+    assert torch.equal(first, replace(reduced, room=0).predict(x, t, shown))
+
+
 # --- guidance ---
 
 

@@ -12,6 +12,7 @@ from tests.commandline import tileloom, written
 from tests.nets import SEMANTIC, UNET, weights
 from tests.pipeline import assert_same_bytes, beside, committed, job, measure, restore, result, root_of
 from tests.test_labels import blocks
+from tileloom.jobs import run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.course import Redo
 from tileloom.jobs.spec import from_options
@@ -214,6 +215,24 @@ def test_a_label_that_the_network_does_not_know_is_told_before_its_first_call(tm
     told = {**files, "labels": "odd.tif"}
     said = refused(capfd, *synthesize(told, "--model-option", "edges=true", "--tile", "16", "--steps", "2"))
     assert "odd.tif holds 77 at row 9, column 5, and in 3 pixels in all" in said
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_before_anything_is_loaded_for_a_map_of_unknown_labels_it_is_refused(tmp_path, files, monkeypatch):
+    path, ids = tmp_path / "odd.tif", files["ids"].copy()
+    ids[-1, -1] = 200
+    tifffile.imwrite(path, ids.astype("uint8"))
+    spec = drawn(tmp_path, files, labels=str(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "executor_of", None)
+        with pytest.raises(
+            InputError, match=f"holds 200 at row {HEIGHT - 1}, column {WIDTH - 1}, and in 1 pixel in all"
+        ):
+            restore(spec)
+    # A map may also change later on, or belong to an archive.
+    monkeypatch.setattr(run, "refuse_unknown_labels", lambda image: None)
+    with pytest.raises(InputError, match="holds 200 at row"):
+        restore(spec)
     assert not (tmp_path / "out.zarr").exists()
 
 
