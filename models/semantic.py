@@ -74,8 +74,8 @@ class SpadeNorm(nn.Module):
 
     def modulation(self, y_BLHW: Tensor, size: torch.Size) -> Modulation:
         """Gains and shifts at (rows, columns), from labels of any size."""
-        near_BLHW = F.interpolate(y_BLHW, size=size, mode="nearest").to(self.mlp_gamma.weight.dtype)
-        shared = self.mlp_shared(near_BLHW)
+        near_BLHW = y_BLHW if y_BLHW.shape[-2:] == size else F.interpolate(y_BLHW, size=size, mode="nearest")
+        shared = self.mlp_shared(near_BLHW.to(self.mlp_gamma.weight.dtype))
         return self.mlp_gamma(shared), self.mlp_beta(shared)
 
 
@@ -143,10 +143,12 @@ class SemanticUNet(UNet):
 
 def one_hot(classes_BHW: Tensor, edges_BHW: Tensor | None, config: SemanticConfig) -> Tensor:
     """The labels (batch, label channel, row, column) of classes by number, -1 for none, and of edges."""
-    classes_BHWK = F.one_hot(classes_BHW.long() + 1, config.num_classes + 1)[..., 1:]
-    y_BLHW = classes_BHWK.movedim(-1, 1).float()
-    if not config.edges:
-        return y_BLHW
-    if edges_BHW is None:
+    if config.edges and edges_BHW is None:
         raise InputError("the network is told edges of instances, and the labels have none")
-    return torch.cat([y_BLHW, edges_BHW[:, None].float()], dim=1)
+    batch, *size = classes_BHW.shape
+    # A channel before all others takes the pixels that show nothing.
+    y_BLHW = torch.zeros((batch, 1 + config.label_channels, *size), device=classes_BHW.device)
+    y_BLHW.scatter_(1, classes_BHW.long()[:, None] + 1, 1.0)
+    if config.edges and edges_BHW is not None:
+        y_BLHW[:, -1] = edges_BHW
+    return y_BLHW[:, 1:]
