@@ -59,6 +59,7 @@ A task says what was done to the image, first to last, in a list or in one text 
 | `denoise:sigma` | noise was added, last of all; `denoise` alone takes `sigma` from `noise` |
 | `old-photo:k` | `inpaint, colorize, sr:k` |
 | `cloudy:k` | `sr:k, inpaint` |
+| `edit` | nothing yet: what the mask marks is to show what `labels` say; with `edit:n` what their value n stands for |
 | `generate` | nothing: there is no image yet, and no other part |
 
 `outpaint` makes the result larger than the image, whose own pixels come back inside of it as they were. A mask has the
@@ -79,6 +80,40 @@ bands: 3
 Its size is width x height. The result is `uint8` unless `dtype` says otherwise, and has as many bands as `bands` says,
 or else as the model has, or three. `seed` and `id` decide which image is drawn; its attributes say that it was
 generated.
+
+## From labels
+
+A [network of labels](models.md#networks-of-labels) draws what a map says, whether from nothing or beside whatever else
+is known of the image:
+
+```yaml
+input: blank:1024x512
+output: town.zarr
+task: generate
+labels: map.tif
+instances: houses.tif
+classes: {11: 0, 21: 1, 22: 1}
+model: {name: town.safetensors, guidance_scale: 1.5}
+```
+
+`labels` and `instances` are images of one band of whole numbers, as large as the result. `classes` says which class of
+the network each value stands for, as in a published data set (`ade20k`, `celeba`, `cityscapes`, `coco`) or by a
+mapping; if left out, values are classes. A value that stands for none is told, with its first pixel and how many there
+are, before the network is called. A network that is told edges sees those of `instances`, else those between classes.
+Coarser levels are told every so many-th pixel of the map, and edges of these.
+
+Where a map changes, `--redo stale` runs the tiles again that see the change, and whatever hangs on them. To leave all
+else as it is to the last bit, edit the image instead: here what `region.tif` marks becomes water.
+
+```yaml
+input: town.zarr
+output: lake.zarr
+task: edit:22
+mask: region.tif
+labels: map.tif
+classes: {11: 0, 21: 1, 22: 2}
+model: town.safetensors
+```
 
 ## Weaves
 
@@ -116,6 +151,8 @@ names the columns, and without empty lines. An empty value means what the job sa
 | `id` | the image's name, which its noise belongs to and its result is called by; if left out, that of the file |
 | `input` | the image, the only column that must be there; paths start from the manifest's folder |
 | `mask` | for inpaint: the image of what is missing |
+| `labels` | for a network of labels, the image of what pixels show |
+| `instances` | and that of the instance of each pixel |
 | `reference` | what the result should have been; the report then says how far it is from that |
 | `task` | this image's own task |
 | `noise` | this image's own noise |
@@ -213,6 +250,17 @@ drop_label: 0.1
 
 With `drop_label` the last class, one more than there are, stands for none. A network of `kind: classifier` learns to
 tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job.
+
+A network of `kind: semantic` learns to draw what a map says, and is told the class of every pixel; with `edges` also
+where `instances` meet, or else classes. Of a share `drop_label` of the crops it is told nothing, so that
+`guidance_scale` has something to lean away from:
+
+```yaml
+data:
+  - {image: scene.zarr, classes: scene.zarr/labels}
+network: {kind: semantic, classes: 10, edges: true}
+drop_label: 0.2
+```
 
 ## Networks of patches
 

@@ -40,6 +40,8 @@ from .yamlfile import read_yaml
 
 MANIFEST = "manifest"
 REPORT = "report.csv"
+# Keys of a job that each image has of its own.
+OF_A_ROW = ("id", "input", "mask", "labels", "instances")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Archive:
 
     def job_of(self, row: Row) -> JobSpec:
         """The job of one image."""
-        told: dict[str, object] = {"id": row.id, "input": row.input, "mask": row.mask}
+        told: dict[str, object] = {name: getattr(row, name) for name in OF_A_ROW}
         if row.task is not None:
             told["task"] = row.task
         if row.noise is not None:
@@ -75,12 +77,12 @@ class Archive:
     def text(self) -> dict[str, JsonValue]:
         """The archive as its job file has it, paths absolute."""
         own = self.job.text()
-        return {MANIFEST: self.manifest} | {key: own[key] for key in own if key not in ("input", "mask")}
+        return {MANIFEST: self.manifest} | {key: own[key] for key in own if key not in OF_A_ROW}
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides the bytes of all results."""
         identity = self.job.identity()
-        for own in ("id", "input", "mask"):
+        for own in OF_A_ROW:
             del identity[own]
         return identity
 
@@ -97,23 +99,27 @@ def load(file: str | PathLike[str]) -> JobSpec | Archive:
     manifest = content.pop(MANIFEST)
     if not isinstance(manifest, str) or not manifest:
         raise InputError(f"{named(MANIFEST)} must be the path of a list of images, not {manifest!r}")
-    for key in ("input", "mask", "id"):
+    for key in OF_A_ROW:
         if key in content:
             raise InputError(f"{named(key)} is given by each row of the manifest: drop it here")
     manifest = str(rooted_path(manifest, base))
-    shared = content | _instead(manifest, content.get("task"))
+    shared = content | _instead(manifest, content.get("task"), labelled="classes" in content)
     return Archive(manifest, job_from(shared, base=base, named=named))
 
 
-def _instead(manifest: str, task: object) -> dict[str, str]:
-    """The files that stand for those of the rows, as a task needs them, as far as it can be read at all."""
+def _instead(manifest: str, task: object, *, labelled: bool) -> dict[str, str]:
+    """The files that stand for those of the rows, as a task needs them, as far as it can be read at all.
+
+    ``labelled``: the job says something of labels, so that each row has some.
+    """
     try:
         wanted = parse_task(task, noise=0) if isinstance(task, str | list) else None
     except (InputError, TypeError):
         wanted = None
+    labels = {"labels": manifest} if labelled or (wanted and wanted.edit) else {}
     if wanted and wanted.blank:
-        return {"input": "blank:1x1"}
-    return {"input": manifest} | ({"mask": manifest} if wanted and wanted.masked else {})
+        return {"input": "blank:1x1"} | labels
+    return {"input": manifest} | labels | ({"mask": manifest} if wanted and wanted.masked else {})
 
 
 class Ended(StrEnum):

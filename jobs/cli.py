@@ -23,6 +23,7 @@ from .logs import log, wants_json
 COMMANDS = {
     "restore": ("commands_run:restore", "Restore one image on this machine."),
     "generate": ("commands_run:generate", "Draw an image from nothing."),
+    "synthesize": ("commands_run:synthesize", "Draw the image that a map of labels says."),
     "plan": ("commands_look:plan", "Say what a job will do and cost, without doing it."),
     "run": ("commands_run:run", "Run the job of a file, or go on with it."),
     "status": ("commands_look:status", "Say how far a result has come."),

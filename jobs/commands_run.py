@@ -15,11 +15,20 @@ import click
 
 from ..tiling.errors import CorruptChunk, InputError, LedgerTaken, StoreError
 from ..tiling.patience import impatient
+from ..tiling.source import open_labels
 from .archive import Archive, load
 from .commands_look import MOST_NAMED, example, print_plan
 from .logs import log_json
 from .look import job_at
-from .options import cluster_options, generation_options, job_of, job_options, on_cluster, trust_model
+from .options import (
+    cluster_options,
+    generation_options,
+    job_of,
+    job_options,
+    on_cluster,
+    synthesis_options,
+    trust_model,
+)
 from .progress import watching
 from .spec import JobSpec
 from .state import begun_at
@@ -55,6 +64,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
         "tileloom restore photo.png wider.zarr --task outpaint:64,0,64,0 --sampler ddim-ddnm --eta 0.2",
         "tileloom restore gray.png photo.zarr --task colorize --model gaussian --model-option length=8",
         "tileloom restore scene.tif scene.zarr --task sr:4 --model net.pt2 --trust-model",
+        "tileloom restore town.zarr lake.zarr --task edit:21 --mask region.tif --labels labels.tif --model net.pt",
     ),
 )
 @click.argument("input")
@@ -118,6 +128,42 @@ def generate(
         raise InputError(f"'{size}' is no size: give width and height in pixels, such as 1024x512")
     spec = job_of(options | {"input": f"blank:{size}", "task": ("generate",)})
     _begin(spec, dry_run=dry_run, redo=redo, timeline=timeline, trusted=trust_model, as_json=as_json)
+
+
+@click.command(
+    epilog=example(
+        "tileloom synthesize labels.tif drawn.zarr --model net.pt --classes ade20k --model-option guidance_scale=1.5",
+        "tileloom synthesize labels.png drawn.zarr --model net.pt --instances instances.png --classes cityscapes",
+        "tileloom synthesize map.zarr drawn.zarr --model net.safetensors --classes 11=0,21=1,22=1 --sampler ddim",
+    ),
+)
+@click.argument("labels")
+@click.argument("output")
+@synthesis_options
+@dry_run
+@redo
+@timeline
+@log_json
+@trust_model
+@as_json
+def synthesize(
+    *,
+    labels: str,
+    dry_run: bool,
+    redo: str | None,
+    timeline: str | None,
+    trust_model: bool,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  the keys of a job
+) -> None:
+    """Draw the image that the map LABELS says, as large as that, and publish it as the Zarr group OUTPUT.
+
+    LABELS has one band with the number of what each pixel shows. The model is a network that was trained with such
+    maps. A job file says the same by input blank:WIDTHxHEIGHT, task generate and labels.
+    """
+    shown = open_labels(labels)
+    told = {"input": f"blank:{shown.width}x{shown.height}", "task": ("generate",), "labels": labels}
+    _begin(job_of(options | told), dry_run=dry_run, redo=redo, timeline=timeline, trusted=trust_model, as_json=as_json)
 
 
 @click.command(

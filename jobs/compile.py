@@ -19,6 +19,7 @@ from ..tiling.blank_source import is_blank
 from ..tiling.box import Box
 from ..tiling.errors import InputError
 from ..tiling.grid import Grid, grid_align, legal_triple
+from ..tiling.labels import LabelPlan
 from ..tiling.lockstep import Lattice, nearest_block
 from ..tiling.measurement import Lift, MaskSite, Measurement
 from ..tiling.place import Place, place
@@ -26,7 +27,8 @@ from ..tiling.plan import WeavePlan
 from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
-from ..tiling.source import Source, SourceFacts, open_mask, open_source
+from ..tiling.source import Source, SourceFacts, open_labels, open_mask, open_source
+from .labels import label_plan
 from .spec import JobSpec
 
 FEW_TILES = 4
@@ -67,7 +69,7 @@ class Compiled:
 
 def reach_stores(spec: JobSpec) -> None:
     """Refuse a job of which a store cannot be used, before anything waits for one that is merely away."""
-    for address in filter(None, (spec.input, spec.mask, spec.output)):
+    for address in filter(None, (spec.input, spec.mask, spec.labels, spec.instances, spec.output)):
         place(address).reach()
 
 
@@ -97,7 +99,13 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     _check_quirks(spec, bands, grids[0])
     if guide:
         guide.check(grids[0].tile)
-    known = {"measurements": measurements, "lifts": lifts, "given": given, "scaling": _scaling(spec, source, contract)}
+    known = {
+        "measurements": measurements,
+        "lifts": lifts,
+        "given": given,
+        "labels": _labels(spec, size, contract),
+        "scaling": _scaling(spec, source, contract),
+    }
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
     steps = schedule(
         contract.betas,
@@ -120,8 +128,25 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    facts = replace(SourceFacts.of(source), bands=image.measured_shape[0])
-    return Compiled(spec, image, contract, steps.calls, facts, resolved, trusted)
+    return Compiled(spec, image, contract, steps.calls, _facts(spec, source, image), resolved, trusted)
+
+
+def _labels(spec: JobSpec, size: tuple[int, int], contract: Contract) -> LabelPlan | None:
+    """The maps of what the result shows, which are as large as that; ``size`` is that of the measured grid."""
+    return label_plan(
+        contract,
+        labels=spec.labels,
+        instances=spec.instances,
+        classes=spec.classes,
+        size=(spec.measurement.scale * size[0], spec.measurement.scale * size[1]),
+        paint=spec.normal_task.paint,
+    )
+
+
+def _facts(spec: JobSpec, source: Source, image: ImagePlan) -> SourceFacts:
+    """What the result keeps of its source; a map of labels knows where it lies, which a blank image does not."""
+    told = open_labels(spec.labels) if spec.labels and is_blank(spec.input) else source
+    return replace(SourceFacts.of(told), bands=image.measured_shape[0])
 
 
 def refuse_unlike(first: Compiled, other: Compiled, where: str) -> None:

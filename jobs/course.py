@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Flag, auto
 from time import perf_counter
 from typing import Any
@@ -18,14 +18,15 @@ from ..models.kinds import identity_of
 from ..models.weights import weights_digest
 from ..tiling.errors import InputError, JobChanged, TileloomError
 from ..tiling.place import Place, place
-from ..tiling.source import open_mask, open_source
+from ..tiling.source import open_labels, open_mask, open_source
 from ..tiling.store import write_json
 from .bill import Bill, refuse_unaffordable, tiles_to_solve
+from .changes import changed
 from .compile import Compiled
 from .forecast import bill_of, workers_a_device, workers_here
 from .phases import Phase, prepare, publish, restore, weave
 from .progress import Watcher
-from .spec import JobSpec, changed
+from .spec import JobSpec
 from .state import HIDDEN, DegradedTile, JobState, degraded_tiles, settings_bytes
 from .workforce import Workforce
 
@@ -95,11 +96,17 @@ class Digests:
 
     input: str
     mask: str | None
+    labels: str | None = None
+    instances: str | None = None
 
 
 def digests_of(spec: JobSpec) -> Digests:
     """Read the files of a job."""
-    return Digests(open_source(spec.input).digest(), open_mask(spec.mask).digest() if spec.mask else None)
+    return Digests(
+        open_source(spec.input).digest(),
+        open_mask(spec.mask).digest() if spec.mask else None,
+        *(open_labels(file).digest() if file else None for file in (spec.labels, spec.instances)),
+    )
 
 
 def image_course(
@@ -227,8 +234,7 @@ def _parts(compiled: Compiled, digests: Digests, work: Description) -> dict[str,
         **networks_of(compiled.spec),
         **compiled.resolved,
         "batch": work.batch,
-        "input": digests.input,
-        "mask": digests.mask,
+        **asdict(digests),
         "numeric class": dict(work.numeric_class),
     }
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError
 
-COLUMNS = ("id", "input", "mask", "reference", "task", "noise", "priority")
-_FILES = ("input", "mask", "reference")
+COLUMNS = ("id", "input", "mask", "labels", "instances", "reference", "task", "noise", "priority")
+FILES = ("input", "mask", "labels", "instances", "reference")
 # An id names a folder on any system, and a key in any object store.
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ +=@-]{0,199}")
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
@@ -45,6 +45,8 @@ class Row:
     input: str
     where: str
     mask: str | None = None
+    labels: str | None = None
+    instances: str | None = None
     reference: str | None = None
     task: str | None = None
     noise: float | None = None
@@ -53,6 +55,8 @@ class Row:
     def digest(self) -> bytes:
         """A digest of all that decides the image's result."""
         told = [self.id, self.input, self.mask, self.task, self.noise]
+        # Archives without labels are known as they were before there were any.
+        told += [file for file in (self.labels, self.instances) if file is not None]
         return blake2b(json.dumps(told).encode(), digest_size=8).digest()
 
 
@@ -159,12 +163,12 @@ class Manifest:
             raise InputError(
                 f"{where}: {unknown[0]!r} is no column of a manifest; the columns are {', '.join(COLUMNS)}"
             )
-        for name in ("id", "task", *_FILES):
+        for name in ("id", "task", *FILES):
             if not isinstance(told.get(name, ""), str):
                 raise InputError(f"{where}: {name} must be a text, not {told[name]!r}")
         if "input" not in told:
             raise InputError(f"{where}: input is missing: give the path of an image")
-        for name in _FILES:
+        for name in FILES:
             if name in told and "://" not in told[name] and not is_blank(told[name]):
                 told[name] = path.normpath(path.join(self._base, path.expanduser(told[name])))
         told.setdefault("id", stem(told["input"]))

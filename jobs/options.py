@@ -21,6 +21,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Options whose value stays the text it is; all others become numbers where they look like one.
 _TEXTS = {
     "mask": "FILE",
+    "labels": "FILE",
+    "instances": "FILE",
+    "classes": "NAME|VALUE=CLASS,...",
     "task": "TASK",
     "model": "NAME",
     "guidance__classifier": "FILE",
@@ -74,6 +77,11 @@ def job_options(command: Command) -> Command:
 def generation_options(command: Command) -> Command:
     """Give a command the options of :func:`job_options` but those of a given image."""
     return _job_options(command, lambda key: key not in _OF_THE_GIVEN)
+
+
+def synthesis_options(command: Command) -> Command:
+    """Give a command the options of :func:`generation_options` but that of labels, which it is given otherwise."""
+    return _job_options(command, lambda key: key not in _OF_THE_GIVEN | {"labels"})
 
 
 def _job_options(command: Command, wanted: Callable[[str], bool]) -> Command:

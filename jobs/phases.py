@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter, methodcaller
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from ..tiling.box import Box
 from ..tiling.errors import TileFailed
 from ..tiling.frontier import Frontier, OnError, TileState, critical_path_first, oldest_image_first
 from ..tiling.inputs import OWNS
+from ..tiling.labels import refuse_unknown
 from ..tiling.ledger import Ledger
 from ..tiling.paused import paused_tiles, sweep_paused
 from ..tiling.publish import lay_out, publish_shard, shards_of
@@ -48,11 +49,14 @@ def new_frontier(spec: JobSpec, *, priority: Callable[[int], int] | None = None)
     return Frontier(policy=preferring if priority else policy, retries=spec.retries, on_error=OnError(spec.on_error))
 
 
-def _begin(access: ImageAccess) -> tuple[list[Box], list[tuple[int, Box]], list[tuple[int, Box]]]:
+_Begun = tuple[list[Box], list[Box], list[tuple[int, Box]], list[tuple[int, Box]]]
+
+
+def _begin(access: ImageAccess) -> _Begun:
     """Make the working arrays, before two workers do at once; tells the checks, lifts and surveys to be done."""
     for level in range(len(access.plan.levels)):
         access.canvas(level)
-    return access.checks(), access.lifts(), access.surveys()
+    return access.checks(), access.label_checks(), access.lifts(), access.surveys()
 
 
 def prepare(brief: Brief, state: JobState, watcher: Watcher) -> Phase[NDArray[np.uint8]]:
@@ -61,13 +65,16 @@ def prepare(brief: Brief, state: JobState, watcher: Watcher) -> Phase[NDArray[np
     if done is not None:
         return done
     plan = brief.plan.plan
-    [(checks, lifts, surveys)] = yield Chores([_begin], brief)
-    watcher.begin("survey", len(checks) + len(lifts) + len(surveys), unit="tasks")
+    [(checks, label_checks, lifts, surveys)] = yield Chores([_begin], brief)
+    watcher.begin("survey", len(checks) + len(label_checks) + len(lifts) + len(surveys), unit="tasks")
 
     def told(_: object) -> None:
         watcher.advance(1)
 
     yield Chores([methodcaller("check", box) for box in checks], brief, told)
+    if brief.plan.labels:
+        parts = yield Chores([methodcaller("unknown_labels", box) for box in label_checks], brief, told)
+        refuse_unknown(brief.plan.labels, list(chain.from_iterable(parts)))
     # A level's inputs are made of the level's before it, which have to be whole.
     for _, of_level in groupby(lifts, key=itemgetter(0)):
         yield Chores([methodcaller("lift", *lift) for lift in of_level], brief, told)

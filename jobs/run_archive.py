@@ -23,15 +23,16 @@ from ..tiling.place import Place, place
 from ..tiling.store import write_json
 from .archive import LEFT, Archive, ArchiveState, Ended, ImageRecord, Register, write_report
 from .bill import affordable_memory
+from .changes import changed
 from .compile import Compiled, compile_job, refuse_unlike
 from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
 from .lookout import Lookout
-from .manifest import Manifest, Row
+from .manifest import FILES, Manifest, Row
 from .phases import OnReports, Phase, new_frontier
 from .progress import Silent, Watcher
 from .quality import check_reference, rmse_course
 from .run import executor_of, refuse_hopeless
-from .spec import JobSpec, changed
+from .spec import JobSpec
 from .state import HIDDEN, only_run
 from .timeline import Timeline
 from .workforce import Workforce, workforce
@@ -156,7 +157,7 @@ def _check_rows(archive: Archive, manifest: Manifest, ended: NDArray[np.str_]) -
         archive.job_of(row)
         if f"{row.input}/".startswith(f"{archive.output}/"):
             raise InputError(f"{row.where}: input {row.input} lies in the archive's own output: take the row out")
-        for name in ("input", "mask", "reference"):
+        for name in FILES:
             file = getattr(row, name)
             if file and "://" not in file and not is_blank(file) and not place(file).exists():
                 raise InputError(f"{row.where}: {name} {file} does not exist: mend the path, or take the row out")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from os import PathLike, path
 from typing import Annotated, Literal, Self
@@ -30,6 +30,7 @@ from ..models.weights import is_path
 from ..tiling.blank_source import is_blank
 from ..tiling.errors import InputError
 from ..tiling.measurement import Measurement
+from .labels import refuse_labels
 from .refusal import Meant, at_key, refusal
 from .task import NormalTask, describe, parse_task
 from .values import (
@@ -37,6 +38,7 @@ from .values import (
     AutoCount,
     AutoWhole,
     Bytes,
+    Classes,
     Count,
     Factor,
     File,
@@ -57,7 +59,7 @@ from .values import (
 )
 from .yamlfile import read_yaml
 
-PATHS = ("input", "output", "mask")
+PATHS = ("input", "output", "mask", "labels", "instances")
 # How and where a job runs: none of it changes a byte of the result.
 RUNNING = {"output", "retries", "on_error", "lanes", "priority", "lockstep", "keep_scratch", "cluster", "max_memory"}
 
@@ -218,7 +220,16 @@ class JobSpec(Strict):
         "the job."
     )
     id: Name = Field(default="image", description="The image's name, which its noise belongs to.")
-    mask: File | None = Field(default=None, description="For inpaint: the image of what is missing, where not 0.")
+    mask: File | None = Field(
+        default=None, description="For inpaint and edit: the image of what is missing or drawn anew, where not 0."
+    )
+    labels: File | None = Field(default=None, description="For a network of labels: the image of what pixels show.")
+    instances: File | None = Field(
+        default=None, description="The image of the instance of each pixel; if left out, classes have edges."
+    )
+    classes: Classes | None = Field(
+        default=None, description="Which class of the network each value of labels stands for; if left out, itself."
+    )
     task: Task = Field(description="What was done to the image, first to last; the job undoes it.")
     noise: Noise = Field(default=0.0, description="Standard deviation of the input's noise, on a data range of [0, 1].")
     model: Model = Field(
@@ -310,13 +321,15 @@ class JobSpec(Strict):
                 raise at_key("input", "task generate starts from no image: write a size, such as blank:1024x512")
             raise at_key("task", "of a blank image nothing is known, so its task is generate and no other")
         if task.masked and self.mask is None:
-            raise at_key("mask", "the task has inpaint, which needs the image of what is missing: name its file")
+            part, missing = ("edit", "drawn anew") if task.edit else ("inpaint", "missing")
+            raise at_key("mask", f"the task has {part}, which needs the image of what is {missing}: name its file")
         if not task.masked and self.mask is not None:
             raise at_key("mask", "the task has no inpaint that would use it: add inpaint to the task, or drop the mask")
         if self.cluster.address is not None and self.cluster.workers is None:
             raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
         if self.bands is not None and not (measurement.gray or task.blank):
             raise at_key("bands", "only colorize and generate make bands, and the task has neither: leave bands out")
+        refuse_labels(self.labels, self.instances, self.classes, task)
         self._sampler_suits(measurement)
         if self.range and self.range[0] >= self.range[1]:
             raise at_key("range", f"{self.range[0]:g} is not below {self.range[1]:g}: write the lower number first")
@@ -470,25 +483,3 @@ def _rooted_model(model: object, base: str) -> object:
         files = {"style": rooted_path(style, base)} if names_file(style) else {}
         return {**model, **files, "name": _rooted_model(model["name"], base)}
     return rooted_path(model, base) if isinstance(model, str) and is_path(model) else model
-
-
-def changed(old: Mapping[str, JsonValue], new: Mapping[str, JsonValue]) -> list[str]:
-    """What differs between two identities, a line each: ``seed: 1 -> 2``."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{key}: {_plain(before.get(key))} -> {_plain(after.get(key))}"
-        for key in before | after
-        if before.get(key) != after.get(key)
-    ]
-
-
-def _leaves(tree: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _plain(value: JsonValue) -> str:
-    return "none" if value is None else str(value)

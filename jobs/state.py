@@ -254,6 +254,6 @@ def _digests(ledger: Place, root: Place, count: int) -> NDArray[np.uint8]:
 
 def settings_bytes(parts: Mapping[str, Any]) -> bytes:
     """What decides a tile's bytes besides the pixels it is given; dtype and publish count at publishing only."""
-    unread = ("input", "mask", "dtype", "publish")
+    unread = ("input", "mask", "labels", "instances", "dtype", "publish")
     kept = {name: value for name, value in parts.items() if name not in unread}
     return json.dumps(kept, sort_keys=True).encode()

@@ -2,8 +2,8 @@
 
 A task is an ordered list of what happened to the image, first to last: ``inpaint`` (pixels were
 lost), ``outpaint`` (its margins were cut off), ``colorize`` (the bands were averaged), ``sr:k`` (k x k pixels
-became one), ``denoise`` (noise was added). Or it is ``generate`` alone: there is no image yet. Any such list has one
-normal form, a :class:`NormalTask`.
+became one), ``denoise`` (noise was added). Or it is ``generate`` alone: there is no image yet; or ``edit`` alone: a
+region of it is to show something else. Any such list has one normal form, a :class:`NormalTask`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..tiling.measurement import MaskSite, Measurement
 
 # DDNM's "old photo", and an image taken at low resolution through clouds.
 NAMED = {"old-photo": ("inpaint", "colorize", "sr"), "cloudy": ("sr", "inpaint")}
-ATOMS = ("sr", "inpaint", "outpaint", "colorize", "denoise", "generate")
-PARTS = "sr:4, inpaint, outpaint:64,0,64,0, colorize, denoise, denoise:0.1, old-photo:4, cloudy:4 or generate"
+ATOMS = ("sr", "inpaint", "outpaint", "colorize", "denoise", "edit", "generate")
+PARTS = "sr:4, inpaint, outpaint:64,0,64,0, colorize, denoise, denoise:0.1, old-photo:4, cloudy:4, edit or generate"
 # A comma before a digit stands between the numbers of a part.
 _BETWEEN_PARTS = re.compile(r",(?!\s*[\d.+-])")
 _WHOLE = re.compile(r"\d{1,9}")
@@ -41,13 +41,16 @@ NO_MARGINS = Margins()
 class NormalTask:
     """A task, however it was written; ``margins`` are to be added on the measured grid.
 
-    ``masked``: an image of what is missing belongs to it. ``blank``: no image does.
+    ``masked``: an image of what is missing belongs to it. ``blank``: no image does. ``edit``: what is under the mask is
+    drawn anew as labels say, as if they had the value ``paint`` there, None for their own.
     """
 
     measurement: Measurement
     margins: Margins = NO_MARGINS
     masked: bool = False
     blank: bool = False
+    edit: bool = False
+    paint: int | None = None
 
 
 def parse_task(text: str | Sequence[str], *, noise: float) -> NormalTask:
@@ -62,6 +65,8 @@ def parse_task(text: str | Sequence[str], *, noise: float) -> NormalTask:
         raise InputError(f"nothing to restore: name what was done to the image, such as {PARTS}")
     if "generate" in (name for name, _ in atoms):
         return _generate(atoms, noise)
+    if "edit" in (name for name, _ in atoms):
+        return _edit(atoms, noise)
     task, denoised = NormalTask(Measurement(sigma=float(noise))), False
     for name, value in atoms:
         if denoised:
@@ -84,6 +89,8 @@ def describe(task: NormalTask) -> str:
     measurement = task.measurement
     if task.blank:
         return "generate"
+    if task.edit:
+        return "edit" if task.paint is None else f"edit:{task.paint}"
     atoms = []
     if measurement.mask is MaskSite.TARGET:
         atoms.append("inpaint")
@@ -108,6 +115,17 @@ def _generate(atoms: Sequence[tuple[str, str]], noise: float) -> NormalTask:
     if noise:
         raise InputError("generate starts from nothing, which has no noise: leave noise out")
     return NormalTask(Measurement(mask=MaskSite.MEASURED), blank=True)
+
+
+def _edit(atoms: Sequence[tuple[str, str]], noise: float) -> NormalTask:
+    """The task of an image of which a region is to show something else; the rest of it is known exactly."""
+    if len(atoms) > 1 or noise:
+        raise InputError("edit draws a region of an image anew and leaves the rest: give it alone, without noise")
+    value = atoms[0][1]
+    if value and not _WHOLE.fullmatch(value):
+        raise InputError(f"edit takes a value of labels to paint the region with, such as edit:21, not '{value}'")
+    paint = int(value) if value else None
+    return NormalTask(Measurement(mask=MaskSite.MEASURED), masked=True, edit=True, paint=paint)
 
 
 def _atoms(text: str | Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -22,9 +22,9 @@ from ..tiling.errors import InputError, JobChanged
 from ..tiling.lock import hold
 from ..tiling.place import Place, place
 from ..tiling.store import write_json
+from .changes import changed
 from .pace import counted
 from .progress import Display
-from .spec import changed
 from .train_spec import TrainSpec
 
 TRAINING = "training.json"

@@ -12,6 +12,7 @@ from ..cluster.executor import CrewSpec
 from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, Pool
 from ..models.contract import Precision
 from ..models.patchdm_config import PatchConfig
+from ..models.semantic_config import SemanticConfig
 from ..models.signatures import Trained
 from ..models.training.recipe import Course, Learning, Subject
 from ..tiling.crops import Cutting, Scene
@@ -25,11 +26,11 @@ from .yamlfile import read_yaml
 # None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
 _RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
 # Keys of a network that mean something to networks of patches alone, and to all others.
-_OF_PATCHES, _OF_OTHERS = {"patch", "positions", "style"}, {"variance", "classes", "pool"}
+_OF_PATCHES, _OF_OTHERS = {"patch", "positions", "style"}, {"variance", "classes", "edges", "pool"}
 # What a Patch-DM network's blocks are told, in units of its width, as ADM's.
 _EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-_FILES = ("image", "mask", "classes")
+_FILES = ("image", "mask", "classes", "instances")
 
 
 def _listed(data: object) -> object:
@@ -71,6 +72,7 @@ class Entry(Strict):
     mask: File | None = Field(default=None, description="An image that is not 0 where nothing may be learned.")
     label: Whole | None = Field(default=None, description="The class that all of it shows.")
     classes: File | None = Field(default=None, description="An image of one band with the class of each pixel.")
+    instances: File | None = Field(default=None, description="An image of one band with the instance of each pixel.")
 
 
 Entries = Annotated[
@@ -82,11 +84,14 @@ Entries = Annotated[
 
 
 class NetworkSpec(Strict):
-    """The network that is trained: an ADM U-Net, the classifier that guides one, or a Patch-DM network."""
+    """The network that is trained: an ADM U-Net, the classifier that guides one, or one of patches or of labels."""
 
-    kind: Annotated[Literal["unet", "classifier", "patches"], Meant("unet, classifier or patches")] = Field(
+    kind: Annotated[
+        Literal["unet", "classifier", "patches", "semantic"], Meant("unet, classifier, patches or semantic")
+    ] = Field(
         default="unet",
-        description="unet denoises; classifier guides one to a class; patches denoises patch by patch (Patch-DM).",
+        description="unet denoises; classifier guides one to a class; patches denoises patch by patch (Patch-DM); "
+        "semantic draws what a map of classes says.",
     )
     width: Count = Field(default=64, description="Channels that levels are multiples of.")
     levels: Widths = Field(default=(1, 2), description="Channels of each level, finest first, in units of width.")
@@ -103,6 +108,9 @@ class NetworkSpec(Strict):
         default="v", description="What a U-Net predicts: v learns much faster, eps is what ADM was published with."
     )
     classes: Count | None = Field(default=None, description="Classes that it draws, or tells apart; none if left out.")
+    edges: Flag | None = Field(
+        default=None, description="Whether a semantic network is told edges, of instances or else of classes."
+    )
     pool: Annotated[Pool, Meant("attention or adaptive")] = Field(
         default="attention", description="How a classifier sums up: attention takes crops of one size only."
     )
@@ -148,6 +156,10 @@ class NetworkSpec(Strict):
                 raise at_key("network.head_channels", f"{self.head_channels} does not divide a level's {wide} channels")
         if self.kind == "classifier" and self.classes is None:
             raise at_key("network.classes", "a classifier tells classes apart: say how many")
+        if self.kind == "semantic" and self.classes is None:
+            raise at_key("network.classes", "a semantic network is told the class of each pixel: say how many")
+        if self.kind != "semantic" and self.edges:
+            raise at_key("network.edges", f"a {self.kind} is told none: leave it out, or choose kind semantic")
         return self
 
 
@@ -226,7 +238,7 @@ class TrainSpec(Strict):
             raise at_key("batch", f"{self.batch} crops are not shared evenly by {self.cluster.workers} workers")
         if self.cluster.address is not None and self.cluster.workers == 1:
             raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
-        if self.drop_label and (self.network.classes is None or self.network.kind != "unet"):
+        if self.drop_label and (self.network.classes is None or self.network.kind == "classifier"):
             raise at_key("drop_label", "only a U-Net of classes is told one that could be dropped: leave it out")
         classes = self.network.classes
         for number, entry in enumerate(self.data):
@@ -237,6 +249,10 @@ class TrainSpec(Strict):
                 raise at_key("data", f"{entry.image} has a label, and the network has no classes: set network.classes")
             if entry.label is not None and classes is not None and entry.label >= classes:
                 raise at_key("data", f"{entry.image} has label {entry.label}; classes are 0 to {classes - 1}")
+            if self.network.kind == "semantic" and entry.classes is None:
+                raise at_key("data", f"{entry.image} has no map, and a semantic network learns from one: give classes")
+            if entry.instances is not None and not self.network.edges:
+                raise at_key("data", f"{entry.image} has instances, and the network no edges: set network.edges")
             if entry.label is not None and entry.classes is not None:
                 raise at_key("data", f"entry {number + 1} has both label and classes: give one of them")
         return self
@@ -244,7 +260,9 @@ class TrainSpec(Strict):
     @property
     def cutting(self) -> Cutting:
         """How crops are cut."""
-        return Cutting(self.crop, self.seed, self.held_out, self.flips, self.turns, self.range, self.network.classes)
+        told, mapped = self.network, self.network.kind == "semantic"
+        how = (self.crop, self.seed, self.held_out, self.flips, self.turns, self.range, told.classes)
+        return Cutting(*how, mapped=mapped, edges=bool(told.edges))
 
     @property
     def learning(self) -> Learning:
@@ -275,9 +293,12 @@ class TrainSpec(Strict):
             "num_head_channels": told.head_channels,
             "stem": told.stem,
         }
+        drawn = bands * (2 if told.variance == "learned" else 1)
         if told.kind == "classifier":
             size = self.crop if told.pool == "attention" else None
             return ClassifierConfig(**same, out_channels=told.classes or 0, pool=told.pool, image_size=size)
+        if told.kind == "semantic":
+            return SemanticConfig(**same, out_channels=drawn, num_classes=told.classes or 0, edges=bool(told.edges))
         if told.kind == "patches":
             embedded, styled = _EMBEDDED * told.width, told.style == "table"
             return PatchConfig(
@@ -291,7 +312,7 @@ class TrainSpec(Strict):
             )
         return AdmConfig(
             **same,
-            out_channels=bands * (2 if told.variance == "learned" else 1),
+            out_channels=drawn,
             num_classes=told.classes and told.classes + bool(self.drop_label),
         )
 
@@ -318,9 +339,9 @@ class TrainSpec(Strict):
 def _scenes(entry: Entry) -> Iterator[Scene]:
     name = entry.image
     if _is_image(name):
-        yield Scene(name, entry.mask, entry.label, entry.classes)
+        yield Scene(name, entry.mask, entry.label, entry.classes, entry.instances)
         return
-    if entry.mask or entry.classes:
+    if entry.mask or entry.classes or entry.instances:
         raise InputError(f"{name} names many images, and a mask or map is of one: name the images one by one")
     manifest = Manifest(name)
     for row in (manifest[number] for number in range(len(manifest))):

@@ -36,6 +36,16 @@ def _prices(text: object) -> object:
     return {name.strip(): float(price) for name, price in pairs} or text
 
 
+def _classes(told: object) -> object:
+    """Values and classes of a text such as 11=2,21=3, or by JSON's texts; anything else is left for the type check."""
+    if isinstance(told, str):
+        pairs = re.findall(r"(\d+)=(\d+)(?:,|$)", told)
+        return {int(value): int(kind) for value, kind in pairs} or told
+    if isinstance(told, dict):
+        return {int(key) if isinstance(key, str) and key.isdigit() else key: kind for key, kind in told.items()}
+    return told
+
+
 def _share_or_whole(gpus: float) -> float:
     if gpus > 1 and gpus % 1:
         raise ValueError(gpus)
@@ -77,6 +87,12 @@ Prices = Annotated[
     dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
     BeforeValidator(_prices),
     Meant("a mapping of kinds of machines to numbers, such as {A100: 1.8}"),
+]
+Classes = Annotated[
+    Annotated[dict[int, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    | Literal["ade20k", "celeba", "cityscapes", "coco"],
+    BeforeValidator(_classes),
+    Meant("ade20k, celeba, cityscapes or coco, or a mapping of values to classes, such as {11: 2, 21: 3}"),
 ]
 Url = Annotated[
     str,

@@ -31,8 +31,14 @@ _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bf
 class Torso(nn.Module):
     """What networks of this family have: what embeds the time, the way down and the middle."""
 
-    def __init__(self, config: EncoderConfig, time_embed: nn.Module, block: MakeBlock = ResBlock) -> None:
-        """With PyTorch's own random weights."""
+    def __init__(
+        self,
+        config: EncoderConfig,
+        time_embed: nn.Module,
+        block: MakeBlock = ResBlock,
+        middle: MakeBlock | None = None,
+    ) -> None:
+        """With PyTorch's own random weights; the middle is made of other blocks where it is told more."""
         super().__init__()
         self.model_channels = config.model_channels
         self.stem = config.stem
@@ -40,7 +46,7 @@ class Torso(nn.Module):
         self.channels_last = False
         self.time_embed = time_embed
         self.input_blocks, self.skip_widths = encoder_blocks(config, block)
-        self.middle_block = middle_stage(config, block)
+        self.middle_block = middle_stage(config, middle or block)
 
     def set_precision(self, precision: Precision) -> None:
         """Hold and run the convolutions below ``out`` in a precision; all else, norms too, stays in float32."""
@@ -69,13 +75,18 @@ class Torso(nn.Module):
 
     def way_down(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The way down and the middle: the deepest features, and every block's output for the way up."""
+        h_BCHW, skips = self.down_to_the_middle(x_BCHW, *told)
+        return self.middle_block(h_BCHW, *told), skips
+
+    def down_to_the_middle(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down alone: what the middle is given, and every block's output."""
         if self.stem > 1:
             x_BCHW = F.pixel_unshuffle(x_BCHW, self.stem)
         h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
         for stage in self.input_blocks:
             h_BCHW = stage(h_BCHW, *told)
             skips.append(h_BCHW)
-        return self.middle_block(h_BCHW, *told), skips
+        return h_BCHW, skips
 
 
 class UNet(Torso):
@@ -84,7 +95,7 @@ class UNet(Torso):
     output_blocks: nn.ModuleList
     out: nn.Sequential
 
-    def way_up(self, h_BCHW: Tensor, skips: Sequence[Tensor], *told: Tensor) -> Tensor:
+    def way_up(self, h_BCHW: Tensor, skips: Sequence[Tensor], *told: object) -> Tensor:
         """From features of :meth:`way_down`, rearranged or not, to the output in float32."""
         left = list(skips)
         for stage in self.output_blocks:
@@ -95,7 +106,8 @@ class UNet(Torso):
         return predicted.contiguous()
 
 
-def _time_embed(config: EncoderConfig) -> nn.Module:
+def embed_time(config: EncoderConfig) -> nn.Module:
+    """What a network makes of the timestep before its blocks are told."""
     return two_layers(config.model_channels, config.told_width, config.told_width)
 
 
@@ -107,7 +119,7 @@ class AdmUNet(UNet):
 
     def __init__(self, config: AdmConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config, _time_embed(config))
+        super().__init__(config, embed_time(config))
         self.config = config
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes, 4 * config.model_channels)
@@ -132,7 +144,7 @@ class AdmClassifier(Torso):
 
     def __init__(self, config: ClassifierConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config, _time_embed(config))
+        super().__init__(config, embed_time(config))
         self.config = config
         self.out = _attention_head(config) if config.pool == "attention" else mean_head(config)
 

@@ -37,9 +37,9 @@ def double(x_BCHW: Tensor) -> Tensor:
 class Norm(nn.GroupNorm):
     """Group norm, computed in float32 whatever the precision of its input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
         """For a number of channels, each a group of its own where there are few."""
-        super().__init__(min(NORM_GROUPS, channels), channels)
+        super().__init__(min(NORM_GROUPS, channels), channels, affine=affine)
 
     def forward(self, input: Tensor) -> Tensor:
         """The same type as came in."""
@@ -69,7 +69,11 @@ def shortcut(width: int, wide: int) -> nn.Module:
     return nn.Identity() if width == wide else nn.Conv2d(width, wide, 1)
 
 
-class ResBlock(nn.Module):
+class ToldBlock(nn.Module):
+    """A block that is told the timestep, and whatever else there is to tell."""
+
+
+class ResBlock(ToldBlock):
     """Two convolutions around a skip, told the timestep between them; may resample on the way."""
 
     def __init__(self, width: int, wide: int, config: EncoderConfig, *, resample: Resample | None = None) -> None:
@@ -197,10 +201,10 @@ class ConvUp(nn.Module):
 class Stage(nn.ModuleList):
     """Layers one after the other, of which the residual ones are told the timestep, and whatever else there is."""
 
-    def forward(self, x_BCHW: Tensor, *told: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, *told: object) -> Tensor:
         """The last layer's output."""
         for layer in self:
-            x_BCHW = layer(x_BCHW, *told) if isinstance(layer, ResBlock) else layer(x_BCHW)
+            x_BCHW = layer(x_BCHW, *told) if isinstance(layer, ToldBlock) else layer(x_BCHW)
         return x_BCHW
 
 

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tiling.box import Box
 from ..tiling.errors import InputError, TileloomError
+from ..tiling.label_window import LabelWindow
 from .contract import Contract
 from .denoiser import Condition, Denoiser
 from .rows import dependent_row
@@ -139,16 +141,25 @@ class Trial:
 
     @cached_property
     def conditions(self) -> list[Condition]:
-        """Levels and classes that differ from row to row, where the denoiser is told of them."""
+        """Levels, classes and labels that differ from row to row, where the denoiser is told of them."""
         terms = self.denoiser.contract
         return [
             replace(
                 self.told,
                 level=row % 2 if "level" in terms.conditions else self.told.level,
                 label=row % terms.classes if terms.classes else self.told.label,
+                labels=self._labels(row),
             )
             for row in range(self.shape[0])
         ]
+
+    def _labels(self, row: int) -> LabelWindow | None:
+        """What the pixels of a row show, where the denoiser is told of that: any class, and some edges."""
+        terms, size = self.denoiser.contract, self.shape[2:]
+        if not terms.label_classes:
+            return self.told.labels
+        drawn = np.random.default_rng(row).integers(0, terms.label_classes, size).astype(np.uint16)
+        return LabelWindow(Box(0, 0, *size), drawn, drawn % 2 == 0 if terms.label_edges else None)
 
     def check_answer(self) -> None:
         """Shape, type, finite values, inputs left alone, and the same answer every time."""

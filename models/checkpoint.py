@@ -22,14 +22,17 @@ from .adm_config import AdmConfig, ClassifierConfig
 from .latent import LatentNet
 from .patchdm import PatchUNet, StyleEncoder
 from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
+from .semantic import SemanticUNet
+from .semantic_config import SemanticConfig
 from .shapes import Shapes, difference, looks_like
 from .weights import DESCRIPTION, SAFE, description_of, program_in, refuse_no_file
 
-Network = AdmUNet | AdmClassifier | PatchUNet | StyleEncoder | LatentNet
-Config = AdmConfig | ClassifierConfig | PatchConfig | StyleEncoderConfig | LatentConfig
+Network = AdmUNet | AdmClassifier | SemanticUNet | PatchUNet | StyleEncoder | LatentNet
+Config = AdmConfig | ClassifierConfig | SemanticConfig | PatchConfig | StyleEncoderConfig | LatentConfig
 _MADE: dict[type[Config], Callable[[Any], Network]] = {
     AdmConfig: AdmUNet,
     ClassifierConfig: AdmClassifier,
+    SemanticConfig: SemanticUNet,
     PatchConfig: PatchUNet,
     StyleEncoderConfig: StyleEncoder,
     LatentConfig: LatentNet,

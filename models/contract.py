@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args
 from ..tiling.errors import InputError
 from .adm_config import NORM_GROUPS, AdmConfig, effort
 from .patchdm_signatures import PatchReading
+from .semantic_config import SemanticConfig
 from .signatures import Reading, Told
 from .style import Style
 from .weights import digest_of, read_weights, shipped, title_of
@@ -42,6 +43,8 @@ class Contract:
     ``spans`` are the values of each band that were -1 and 1 when it was trained, and ``dtype`` is the type that they
     were of, where its file tells. A call on a window of n pixels takes ``a n + b n^2`` floating-point operations, with
     ``effort`` (a, b); None where that is not known.
+    ``label_classes`` counts the classes that a pixel of its map of labels may have, ``label_edges`` says that it is
+    told edges of instances.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Contract:
     spans: tuple[tuple[float, float], ...] | None = None
     dtype: str | None = None
     effort: tuple[float, float] | None = None
+    label_classes: int | None = None
+    label_edges: bool = False
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -169,7 +174,8 @@ class NetworkOptions:
     ``channels_last`` is how its numbers lie in memory, None: in reduced precision only, since in float32 it is a
     little faster and rounds otherwise than the published programs. ``compile``: torch compiles it for the job's
     batch, which takes minutes and pays in long jobs. ``guidance`` is how far it goes beyond what it predicts when
-    it is told all, away from what it predicts when it is told nothing. ``style`` is how an image looks, as
+    it is told all, away from what it predicts when it is told nothing; ``guidance_scale`` is the same as programs of
+    networks of labels write it, 1 more, and up to 1 none. ``style`` is how an image looks, as
     :meth:`Style.parse` reads it. ``told`` is what shapes cannot tell of it.
     """
 
@@ -178,6 +184,7 @@ class NetworkOptions:
     channels_last: bool | None = None
     compile: bool = False
     guidance: float = 0.0
+    guidance_scale: float = 1.0
     style: str | None = None
     told: Told = field(default_factory=Told)
 
@@ -190,8 +197,10 @@ class NetworkOptions:
         for name in ("channels_last", "compile"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
-        if isinstance(self.guidance, bool) or not isinstance(self.guidance, int | float) or not isfinite(self.guidance):
-            raise InputError(f"model.guidance is {self.guidance!r}; give a number, 0 for none")
+        for name, none in (("guidance", 0), ("guidance_scale", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+                raise InputError(f"model.{name} is {value!r}; give a number, {none} for none")
         if not isinstance(self.style, str | None):
             raise InputError(f"model.style is {self.style!r}; give row:N, sample, or the path of an image or a code")
 
@@ -201,7 +210,7 @@ class NetworkOptions:
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
 
-_OWN = ("precision", "label", "channels_last", "compile", "guidance", "style")
+_OWN = ("precision", "label", "channels_last", "compile", "guidance", "guidance_scale", "style")
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
@@ -235,6 +244,7 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
         "channels_last": NetworkOptions(asked.precision).lies_channels_last,
         "compile": False,
         "guidance": 0,
+        "guidance_scale": 1,
     }
     said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
     if asked.style and (shown := Style.parse(asked.style).file):
@@ -263,7 +273,7 @@ def network_contract(file: str, reading: Reading | PatchReading, asked: NetworkO
     """The terms of a network that was read from a file, as a job asks for it."""
     if isinstance(reading, PatchReading):
         return _of_patches(file, reading, asked.style, guided=bool(asked.guidance))
-    return _of_windows(file, reading, asked.label)
+    return _of_windows(file, reading, asked)
 
 
 def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: bool) -> Contract:
@@ -293,16 +303,20 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
     )
 
 
-def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
+def _of_windows(file: str, reading: Reading, asked: NetworkOptions) -> Contract:
     config = reading.config
-    if not isinstance(config, AdmConfig):
+    if not isinstance(config, AdmConfig | SemanticConfig):
         raise InputError(f"{file} is {reading.kind}, which guides a model but is none: name the file of a U-Net")
     if config.out_channels not in (config.in_channels, 2 * config.in_channels):
         raise InputError(
             f"{file} turns {config.in_channels} channels into {config.out_channels}, so that it needs more than "
             "the noisy image: name the file of a network without such inputs"
         )
-    check_label(file, config.num_classes, label)
+    labelled = isinstance(config, SemanticConfig)
+    if not labelled:
+        check_label(file, config.num_classes, asked.label)
+    # Both halves of what is guided lie in one batch.
+    ways = 2 if asked.guidance_scale > 1 else 1
     return Contract(
         title_of(file),
         bands=config.in_channels,
@@ -311,10 +325,13 @@ def _of_windows(file: str, reading: Reading, label: int | None) -> Contract:
         # Of a single pixel with a channel a group, a norm would leave nothing.
         smallest_tile=config.size_multiple * (2 if min(config.widths) <= NORM_GROUPS else 1),
         betas=reading.betas,
-        classes=config.num_classes,
+        conditions=("labels",) if labelled else (),
+        classes=None if labelled else config.num_classes,
+        label_classes=config.num_classes if labelled else None,
+        label_edges=isinstance(config, SemanticConfig) and config.edges,
         weight_bytes=Path(file).stat().st_size,
-        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
-        effort=effort(config),
+        live_channels=ways * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        effort=effort(config) if isinstance(config, AdmConfig) else None,
         spans=reading.described.spans if reading.described else None,
         dtype=reading.described.dtype if reading.described else None,
     )

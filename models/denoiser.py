@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..tiling.errors import InputError
+from ..tiling.label_window import LabelWindow
 from .contract import Contract
 
 
@@ -26,13 +27,15 @@ class Condition:
     """What a network may be told of a window.
 
     Its level, each ``factor`` times coarser than the one before; the class it shows, where the network
-    draws classes; the class that a classifier pulls it to, None for no pull.
+    draws classes; the class that a classifier pulls it to, None for no pull; what each of its pixels shows, where
+    the network draws maps of labels, None for nothing.
     """
 
     level: int = 0
     factor: int = 2
     label: int | None = None
     pull: Pull | None = None
+    labels: LabelWindow | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -74,10 +74,11 @@ class JointWork(CellWork):
         asked = []
         for block, strips in blocks:
             x_CHW, reach = self._surroundings(block, strips)
-            level, call = block.inputs.key.level, block.round // self.phases
+            level, call, labels = block.inputs.key.level, block.round // self.phases, block.inputs.labels
             for window in block.lattice.begun(block.number):
-                sees = block.lattice.windows.sees(*window).within(reach)
-                asked.append(self.walk.question(x_CHW[:, *sees], call, level))
+                sees = block.lattice.windows.sees(*window)
+                shown = labels and labels.crop(sees)
+                asked.append(self.walk.question(x_CHW[:, *sees.within(reach)], call, level, shown))
         answers = iter(self.engine.answers(asked))
         found = []
         for block, _ in blocks:

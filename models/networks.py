@@ -13,6 +13,7 @@ from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, asked_network, live_channels, network_contract, split_model
 from .denoiser import Condition, labels_of
+from .device import own_memory
 from .patchdm import PatchUNet
 from .patchdm_denoiser import PatchDenoiser
 from .patchdm_shapes import own_tensors
@@ -20,6 +21,8 @@ from .patchdm_style import style_of
 from .prediction import Prediction
 from .reasons import innermost, reason
 from .schedule import beta_table
+from .semantic import SemanticUNet
+from .semantic_denoiser import ROOM, ROOM_SHARE, SemanticDenoiser
 from .signatures import EPS, Told
 from .style import Style
 from .weights import read_weights
@@ -73,14 +76,14 @@ class AdmDenoiser:
         return weights, 4 * batch * height * width * live
 
 
-def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDenoiser:
+def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | SemanticDenoiser | PatchDenoiser:
     """The denoiser of a weights file, by path and options."""
     file, options = split_model(model)
     asked, reading = asked_network(file, options)
     contract = network_contract(file, reading, asked)
     tensors = own_tensors(load_tensors(file), asked.told.weights)
     network = with_weights(reading.config, tensors, file=file, device=device)
-    if not isinstance(network, AdmUNet | PatchUNet):
+    if not isinstance(network, AdmUNet | SemanticUNet | PatchUNet):
         raise InputError(f"{file} holds no U-Net")
     network.set_precision(asked.precision)
     if asked.lies_channels_last:
@@ -91,6 +94,10 @@ def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDe
     if isinstance(network, PatchUNet):
         style = None if asked.style is None else style_of(network, Style.parse(asked.style)).to(device)
         return PatchDenoiser(network, contract, asked.guidance, style, prediction=prediction)
+    if isinstance(network, SemanticUNet):
+        own = own_memory(device)
+        room = ROOM if own is None else int(ROOM_SHARE * own)
+        return SemanticDenoiser(network, contract, asked.guidance_scale, prediction, room)
     if asked.compile:
         network.compile(dynamic=False)
     return AdmDenoiser(network, contract, asked.compile, prediction)

@@ -12,13 +12,14 @@ from .adm_config import AdmConfig, ClassifierConfig, image_size_of
 Shapes = Mapping[str, tuple[int, ...]]
 
 ADM, CLASSIFIER, PATCHES = "an ADM U-Net", "an ADM classifier", "a Patch-DM network"
+SEMANTIC, SEMANTIC_MARK = "a semantic diffusion U-Net (SPADE)", ".mlp_shared."
 UNKNOWN = "no network that is known here"
 HEAD_CHANNELS, HEADS = 64, 4
 _FEW = 3
 
 # What no other kind of network has in its names, the most telling first.
 _MARKS = {
-    ".mlp_shared.": "a semantic diffusion U-Net (SPADE)",
+    SEMANTIC_MARK: SEMANTIC,
     "time_embed.pos_embed.": PATCHES,
     "model.diffusion_model.": "a latent diffusion model",
     "time_embedding.linear_1.": "a diffusers U-Net (UNet2DModel or alike)",
@@ -58,13 +59,19 @@ def difference(expected: Collection[str], found: Collection[str], *, reshaped: C
     )
 
 
-def refuse_foreign(shapes: Shapes) -> None:
-    """Refuse tensors whose names are not all those of an ADM network."""
-    fitting = {name for name in shapes if _NAMES.fullmatch(name)}
-    wrong = difference(fitting.union(_ROOTS), shapes)
+def refuse_foreign(
+    shapes: Shapes,
+    *,
+    names: re.Pattern[str] = _NAMES,
+    roots: Collection[str] = _ROOTS,
+    like: str = "an ADM network",
+) -> None:
+    """Refuse tensors whose names are not all those of a kind of network."""
+    fitting = {name for name in shapes if names.fullmatch(name)}
+    wrong = difference(fitting.union(roots), shapes)
     if wrong:
         kind = looks_like(shapes)
-        instead = "" if kind == UNKNOWN else ", not like an ADM network's bare state dict"
+        instead = "" if kind == UNKNOWN else f", not like {like}'s bare state dict"
         raise InputError(f"looks like {kind}{instead}: {wrong}")
 
 
@@ -73,14 +80,11 @@ def layout(shapes: Shapes) -> AdmConfig | ClassifierConfig:
     refuse_foreign(shapes)
     width = size_of(shapes, "time_embed.0.weight", 1)
     down = way_down(shapes, width)
-    levels, attended = len(down["channel_mult"]), down["attention_resolutions"]
-    widths = [int(mult * width) for mult in down["channel_mult"]]
-    seats = [wide for level, wide in enumerate(widths) if 2**level in attended or level + 1 == levels]
+    levels, first = len(down["channel_mult"]), int(down["channel_mult"][0] * width)
     common = {
         **down,
-        "num_head_channels": -1 if any(wide % HEAD_CHANNELS for wide in seats) else HEAD_CHANNELS,
-        "num_heads": HEADS,
-        "use_scale_shift_norm": size_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * widths[0],
+        **usual_heads(down),
+        "use_scale_shift_norm": size_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * first,
         "resblock_updown": not any(re.search(r"_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in shapes),
     }
     return _unet(shapes, common) if _is_unet(shapes) else _classifier(shapes, common, levels)
@@ -99,6 +103,15 @@ def way_down(shapes: Shapes, width: int) -> dict[str, Any]:
         ),
         "in_channels": size_of(shapes, "input_blocks.0.0.weight", 1),
     }
+
+
+def usual_heads(down: Mapping[str, Any]) -> dict[str, Any]:
+    """The heads that most networks with such a way down have, which no shape tells."""
+    widths = [int(mult * down["model_channels"]) for mult in down["channel_mult"]]
+    attended = down["attention_resolutions"]
+    seats = [wide for level, wide in enumerate(widths) if 2**level in attended or level + 1 == len(widths)]
+    each = -1 if any(wide % HEAD_CHANNELS for wide in seats) else HEAD_CHANNELS
+    return {"num_head_channels": each, "num_heads": HEADS}
 
 
 def _unet(shapes: Shapes, common: Mapping[str, object]) -> AdmConfig:
@@ -146,7 +159,7 @@ def _depth(shapes: Shapes) -> tuple[int, int]:
         ups = {
             name.split(".")[1]
             for name in shapes
-            if re.match(r"output_blocks\.\d+\.([1-9]\d*\.in_layers\.0|\d+\.conv)\.weight", name)
+            if re.match(r"output_blocks\.\d+\.([1-9]\d*\.in_layers\.[01]|\d+\.conv)\.weight", name)
         }
         cuts = [(levels, blocks) for levels, blocks in cuts if levels == len(ups) + 1]
     cuts = [(levels, blocks) for levels, blocks in cuts if _levels_agree(shapes, levels, blocks)]

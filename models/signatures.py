@@ -6,14 +6,16 @@ network was trained, or at which image size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from ..tiling.errors import InputError
 from .adm_config import AdmConfig, ClassifierConfig
 from .patchdm_config import PatchConfig
-from .shapes import ADM, CLASSIFIER, PATCHES, Shapes, layout
+from .semantic_config import SemanticConfig
+from .semantic_shapes import is_semantic, semantic_layout
+from .shapes import ADM, CLASSIFIER, PATCHES, SEMANTIC, Shapes, layout
 
 SHAPES, TABLE, OPTION, ASSUMED = "from the shapes", "from the table of known checkpoints", "as asked", "assumed"
 DESCRIBED = "as its file says"
@@ -21,6 +23,16 @@ EPS = "eps"
 BETAS = ("linear", "cosine")
 ORDERS = ("legacy", "new")
 WEIGHTS = ("ema", "raw")
+WindowConfig = AdmConfig | ClassifierConfig | SemanticConfig
+"""A network that sees a window, whole."""
+Trained = WindowConfig | PatchConfig
+"""The shapes of networks that are trained here."""
+_KINDS: dict[str, type[Trained]] = {
+    ADM: AdmConfig,
+    CLASSIFIER: ClassifierConfig,
+    PATCHES: PatchConfig,
+    SEMANTIC: SemanticConfig,
+}
 # Published U-Nets attend where 8 pixels a side and up to 32 are left.
 _LEAST_ATTENDED = 8
 
@@ -30,7 +42,7 @@ class Known:
     """A published checkpoint, by the names of the files that have these shapes; ``image_size`` in pixels a side."""
 
     files: tuple[str, ...]
-    config: AdmConfig | ClassifierConfig
+    config: WindowConfig
     image_size: int
     parameters: int
     betas: str = "linear"
@@ -54,6 +66,17 @@ def _classifier(size: int, *mult: float) -> ClassifierConfig:
         attention_resolutions=(size // 32, size // 16, size // 8),
         out_channels=1000,
         image_size=size,
+    )
+
+
+def _semantic(classes: int, *, edges: bool = False) -> SemanticConfig:
+    return SemanticConfig(
+        model_channels=256,
+        channel_mult=(1, 1, 2, 2, 4, 4),
+        num_res_blocks=2,
+        attention_resolutions=(8, 16, 32),
+        num_classes=classes,
+        edges=edges,
     )
 
 
@@ -81,23 +104,21 @@ KNOWN = (
     ),
     Known(("256x256_classifier.pt",), _classifier(256, 1, 1, 2, 2, 4, 4), 256, 54_096_360),
     Known(("512x512_classifier.pt",), _classifier(512, 0.5, 1, 1, 2, 2, 4, 4), 512, 54_448_360),
+    # All three were published under one name.
+    Known(("ema_0.9999_best.pt of ADE20K",), _semantic(151), 256, 660_608_518),
+    Known(("ema_0.9999_best.pt of CelebAMask-HQ",), _semantic(19, edges=True), 256, 653_062_918),
+    Known(("ema_0.9999_best.pt of COCO-Stuff",), _semantic(183), 256, 662_451_718),
 )
-
-
-Trained = AdmConfig | ClassifierConfig | PatchConfig
-"""The shapes of networks that are trained here."""
-
-_KINDS: Mapping[type[Trained], str] = {AdmConfig: ADM, ClassifierConfig: CLASSIFIER, PatchConfig: PATCHES}
 
 
 def kind_of(config: Trained) -> str:
     """What a network is, in words."""
-    return _KINDS[type(config)]
+    return next(words for words, kind in _KINDS.items() if type(config) is kind)
 
 
-def classes_of(config: AdmConfig | ClassifierConfig) -> int | None:
+def classes_of(config: WindowConfig) -> int | None:
     """How many classes a network is told, or tells apart; None for one that knows none."""
-    return config.num_classes if isinstance(config, AdmConfig) else config.out_channels
+    return config.out_channels if isinstance(config, ClassifierConfig) else config.num_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +142,8 @@ class Description:
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
         """The description that :meth:`stored` wrote; raises whatever is wrong with another."""
-        kind = {words: config for config, words in _KINDS.items()}[stored["kind"]]
-        config: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()
-        }
+        kind: Callable[..., Trained] = _KINDS[stored["kind"]]
+        config = {name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()}
         spans = tuple((float(low), float(high)) for low, high in stored["spans"])
         rest = {name: stored[name] for name in ("image_size", "betas", "predicts", "null_class", "provenance")}
         return cls(config=kind(**config), spans=spans, dtype=stored.get("dtype"), **rest)
@@ -145,6 +164,7 @@ class Told:
     image_size: int | None = None
     patch: int | None = None
     weights: str | None = None
+    edges: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -155,6 +175,8 @@ class Told:
         for name, choices in (("attention_order", ORDERS), ("betas", BETAS), ("weights", WEIGHTS)):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")
+        if not isinstance(self.edges, bool | None):
+            raise InputError(f"model.edges is {self.edges!r}; choose true or false")
         if self.heads is not None and self.head_channels is not None:
             raise InputError("model.heads and model.head_channels say the same thing twice; give one of them")
 
@@ -167,7 +189,7 @@ class Reading:
     ``described`` is what its file says, if it was trained here.
     """
 
-    config: AdmConfig | ClassifierConfig
+    config: WindowConfig
     image_size: int
     betas: str
     known: Known | None
@@ -217,20 +239,30 @@ class Reading:
             "attention_order": "new" if config.use_new_attention_order else "legacy",
             "betas": self.betas,
             "image_size": self.image_size,
+            **({"edges": "yes" if config.edges else "no"} if isinstance(config, SemanticConfig) else {}),
             **({"stem": config.stem} if config.stem > 1 else {}),
             **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
 
 
+class SemanticReading(Reading):
+    """A network that is told maps of labels."""
+
+    options = (
+        *("precision", "guidance_scale", "channels_last", "edges"),
+        *("heads", "head_channels", "attention_order", "betas", "image_size"),
+    )
+
+
 def read(shapes: Shapes, told: Told | None = None, described: Description | None = None) -> Reading:
     """The network that a set of tensors is: as the user told, else as its file or the table says, else as is usual."""
     told = told or Told()
-    bare = described.config if described else layout(shapes)
+    bare = described.config if described else _layout(shapes)
     assert not isinstance(bare, PatchConfig)
     known = None if described else _known(bare)
     origin = DESCRIBED if described else TABLE if known else ASSUMED
-    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts"), origin)
+    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts", "edges"), origin)
     config = known.config if known else bare
     if told.heads is not None:
         config, origins["heads"] = replace(config, num_head_channels=-1, num_heads=told.heads), OPTION
@@ -239,25 +271,43 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
     if told.attention_order is not None:
         new = told.attention_order == "new"
         config, origins["attention_order"] = replace(config, use_new_attention_order=new), OPTION
+    if told.edges is not None and isinstance(config, SemanticConfig):
+        config, origins["edges"] = with_edges(config, told.edges), OPTION
     betas = described.betas if described else known.betas if known else BETAS[0]
     if told.betas is not None:
         betas, origins["betas"] = told.betas, OPTION
     usual = described.image_size if described else known.image_size if known else None
     size, origins["image_size"] = _image_size(config, usual, told, origins["image_size"])
-    return Reading(config, size, betas, known, origins, described)
+    kind = SemanticReading if isinstance(config, SemanticConfig) else Reading
+    return kind(config, size, betas, known, origins, described)
 
 
-def _known(bare: AdmConfig | ClassifierConfig) -> Known | None:
+def _layout(shapes: Shapes) -> WindowConfig:
+    return semantic_layout(shapes) if is_semantic(shapes) else layout(shapes)
+
+
+def with_edges(config: SemanticConfig, edges: bool) -> SemanticConfig:
+    """The same tensors, the last channel of their labels being that of edges, or of one more class."""
+    channels = config.label_channels
+    if channels < 1 + edges:
+        raise InputError("model.edges is true; this network has one label channel, which leaves none for a class")
+    return replace(config, num_classes=channels - edges, edges=edges)
+
+
+def _known(bare: WindowConfig) -> Known | None:
     """The entry of the table that differs at most in what shapes do not tell."""
     untold = ("num_head_channels", "num_heads", "use_new_attention_order")
     as_bare = {name: getattr(bare, name) for name in untold}
     for known in KNOWN:
-        if type(known.config) is type(bare) and replace(known.config, **as_bare) == bare:
+        config = known.config
+        if isinstance(config, SemanticConfig):
+            config = with_edges(config, edges=False)
+        if type(config) is type(bare) and replace(config, **as_bare) == bare:
             return known
     return None
 
 
-def _image_size(config: AdmConfig | ClassifierConfig, known: int | None, told: Told, origin: str) -> tuple[int, str]:
+def _image_size(config: WindowConfig, known: int | None, told: Told, origin: str) -> tuple[int, str]:
     """The side of a training image in pixels, and how it is known."""
     fixed = config.image_size if isinstance(config, ClassifierConfig) else None
     if told.image_size is not None:

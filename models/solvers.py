@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..tiling.box import Box, TileKey
+from ..tiling.label_window import LabelWindow
 from ..tiling.work import TileInputs
 from .constraints import Constraint, constraints_for
 from .denoiser import Answer, Condition, split_answer
@@ -28,7 +29,8 @@ class TileState:
 
     ``solver`` is what walks it; ``origin`` is a digest of all it began from, the solver's settings
     included; ``sigma`` is the measurement's noise in model range; ``constraints`` are what is known of
-    the tile, in the order they are imposed. ``drawn`` is noise that was drawn ahead, by number of the draw.
+    the tile, in the order they are imposed. ``drawn`` is noise that was drawn ahead, by number of the draw; ``labels``
+    are what the network is told of its pixels.
     """
 
     solver: Solver
@@ -41,6 +43,7 @@ class TileState:
     x_CHW: Tensor
     position: int = 0
     drawn: Mapping[int, Tensor] = field(default_factory=dict)
+    labels: LabelWindow | None = None
 
 
 class Question(NamedTuple):
@@ -134,8 +137,9 @@ class Walk(ABC):
         # The measurement's sigma is stated on a data range of [0, 1]; the model's [-1, 1] is twice as wide.
         sigma = 2 * inputs.measurement.sigma
         constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
-        position = self._asking[call]
-        return TileState(self, inputs.image, inputs.key, inputs.box, "", sigma, constraints, x_CHW, position)
+        position, labels = self._asking[call], inputs.labels
+        place = inputs.image, inputs.key, inputs.box
+        return TileState(self, *place, "", sigma, constraints, x_CHW, position, labels=labels)
 
     @cached_property
     def _asking(self) -> list[int]:
@@ -153,15 +157,15 @@ class Walk(ABC):
 
     def ask(self, state: TileState) -> Question:
         """The noisy window as it is."""
-        return self._question(state.x_CHW, state.position, state.key.level)
+        return self._question(state.x_CHW, state.position, state.key.level, state.labels)
 
-    def question(self, x_CHW: Tensor, call: int, level: int) -> Question:
+    def question(self, x_CHW: Tensor, call: int, level: int, labels: LabelWindow | None = None) -> Question:
         """What the network must see of any window with so many network calls behind it."""
-        return self._question(x_CHW, self._asking[call], level)
+        return self._question(x_CHW, self._asking[call], level, labels)
 
-    def _question(self, x_CHW: Tensor, position: int, level: int) -> Question:
+    def _question(self, x_CHW: Tensor, position: int, level: int, labels: LabelWindow | None) -> Question:
         timestep = float(self.schedule.timesteps[self.schedule.times[position]])
-        return Question(x_CHW, timestep, replace(self.told, level=level))
+        return Question(x_CHW, timestep, replace(self.told, level=level, labels=labels))
 
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One reverse step, and the undo steps that follow it in the schedule."""

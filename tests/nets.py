@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from tileloom.models.adm_config import AdmConfig, ClassifierConfig
 from tileloom.models.checkpoint import blank, make
 from tileloom.models.patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
+from tileloom.models.semantic_config import SemanticConfig
 
 UNET = AdmConfig(
     model_channels=32,
@@ -26,6 +27,15 @@ CLASSIFIER = ClassifierConfig(
     image_size=16,
 )
 WITH_CLASSES = replace(UNET, num_classes=5)
+SEMANTIC = SemanticConfig(
+    model_channels=32,
+    channel_mult=(1, 1),
+    num_res_blocks=1,
+    attention_resolutions=(2,),
+    num_head_channels=-1,
+    num_classes=5,
+    edges=True,
+)
 PATCHES = PatchConfig(
     patch=4,
     model_channels=8,

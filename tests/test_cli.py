@@ -87,7 +87,7 @@ def test_help_teaches(name):
     assert command.name == name.split()[-1]
     assert command.help
     for param in command.params:
-        assert param.name in ("input", "output", "size", "job", "target") or param.help, param.name
+        assert param.name in ("input", "output", "size", "labels", "job", "target") or param.help, param.name
     for argument in (param for param in command.params if isinstance(param, click.Argument)):
         assert argument.name.upper() in command.help
 

@@ -350,6 +350,6 @@ def test_the_page_explains_every_column_and_an_archive_like_its_own_can_be_run(t
     assert tuple(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == COLUMNS
     (job,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "job.yaml").write_text(job)
-    (tmp_path / "list.csv").write_text(",".join(COLUMNS) + "\none,one.tif,,,,,\n")
+    (tmp_path / "list.csv").write_text(",".join(COLUMNS) + "\none,one.tif" + "," * (len(COLUMNS) - 2) + "\n")
     found = load(tmp_path / "job.yaml")
     assert found.job_of(Manifest(found.manifest)[0]).output == f"{tmp_path}/restored/one.zarr"

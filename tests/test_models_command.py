@@ -10,7 +10,7 @@ import torch
 from tests.commandline import QUICK, tileloom, written
 from tests.images import noise, write_zarr
 from tests.nets import CLASSIFIER, UNET, shapes, weights
-from tileloom.models.signatures import KNOWN
+from tileloom.models.signatures import KNOWN, kind_of
 from tileloom.models.weights import weights_digest
 
 PLAN = """
@@ -35,7 +35,7 @@ def test_the_list_has_what_is_built_in_and_every_published_checkpoint(capfd):
     assert said.code == 0
     assert "gaussian: built in, needs no weights" in said.out
     for known in KNOWN:
-        assert f"{', '.join(known.files)}: an ADM " in said.out
+        assert f"{', '.join(known.files)}: {kind_of(known.config)}, " in said.out
     assert "512x512_diffusion.pt: an ADM U-Net, 512 pixels, 1000 classes, 558,997,638 parameters" in said.out
     listed = tileloom(capfd, "models", "list", "--json").json
     assert listed["built_in"] == ["gaussian"]
@@ -134,3 +134,12 @@ def test_a_network_restores_from_the_command_line(tmp_path, capfd, monkeypatch):
     assert stored["spec"]["model"] == {"name": str(tmp_path / "net.safetensors")}
     assert stored["parts"]["weights"] == weights_digest("net.safetensors")
     assert tileloom(capfd, "resume", "out.zarr").code == 0
+
+
+def test_a_published_network_of_labels_is_recognised_with_its_edges(tmp_path, capfd):
+    file = published(tmp_path, "ema_0.9999_best.pt of CelebAMask-HQ")
+    said = tileloom(capfd, "models", "inspect", file.rename(tmp_path / "faces.pt"))
+    assert said.out.startswith(f"{tmp_path}/faces.pt: a semantic diffusion U-Net (SPADE)")
+    assert "653,062,918" in said.out
+    assert "edges: yes (from the table of known checkpoints)" in said.out
+    assert "classes: 19 " in said.out

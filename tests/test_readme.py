@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from tests.foreign import exported
 from tests.house import ROOT
 from tests.images import smooth, write_png, write_tiff
+from tests.nets import SEMANTIC, weights
 
 README = (ROOT / "README.md").read_text()
 
@@ -37,6 +39,9 @@ def folder(tmp_path: Path) -> Path:
     image = smooth(3, 64, 72)
     write_tiff(tmp_path / "scene.tif", image)
     write_tiff(tmp_path / "clouds.tif", hole(64, 72))
+    write_tiff(tmp_path / "labels.tif", image[:1, :32, :36] // 52)
+    write_tiff(tmp_path / "region.tif", hole(32, 36))
+    weights(tmp_path, replace(SEMANTIC, edges=False), name="town.safetensors")
     write_png(tmp_path / "photo.png", image[:1, :32, :36])
     write_png(tmp_path / "scratches.png", hole(64, 72))
     exported(tmp_path, name="denoiser.pt2")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from docs.generate import JOB_FILE, job_file
 from tileloom.jobs.archive import load
+from tileloom.jobs.changes import changed
 from tileloom.jobs.refusal import meant
-from tileloom.jobs.spec import RUNNING, JobSpec, changed, from_options, load_job
+from tileloom.jobs.spec import PATHS, RUNNING, JobSpec, from_options, load_job
 from tileloom.jobs.task import Margins, NormalTask, describe, parse_task
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.measurement import MaskSite, Measurement
@@ -165,6 +166,9 @@ def test_every_key_can_be_set(tmp_path):
         "output": "b.zarr",
         "id": "north",
         "mask": "m.tif",
+        "labels": "l.png",
+        "instances": "i.png",
+        "classes": {11: 2},
         "task": ["inpaint", "colorize", "sr:2"],
         "noise": 0.02,
         "model": {"name": "gaussian", "covariance": "exponential", "length": 8, "std": 0.5},
@@ -210,7 +214,7 @@ def test_every_key_can_be_set(tmp_path):
     assert set(keys) == set(JobSpec.model_fields)
     job = load_job(written(tmp_path, keys))
     for key, value in keys.items():
-        if key not in ("input", "output", "mask", "task", "max_memory", "range"):
+        if key not in (*PATHS, "task", "max_memory", "range"):
             got = getattr(job, key)
             assert (got.model_dump() if key in NESTED else got) == value, key
     assert job.range == (-1, 2.5)
@@ -402,6 +406,7 @@ def test_the_identity_holds_what_decides_the_bytes_and_nothing_else():
 
 DECIDING = {
     "input": "other.tif",
+    "labels": "map.tif",
     "task": "sr:2",
     "noise": 0.1,
     "model": {"name": "gaussian", "length": 8},
@@ -435,7 +440,7 @@ def test_each_deciding_key_changes_the_identity_and_is_named(key):
 
 
 def test_the_list_of_deciding_keys_is_complete():
-    assert set(DECIDING) | RUNNING | {"mask", "bands", "eta"} == set(JobSpec.model_fields)
+    assert set(DECIDING) | RUNNING | {"mask", "instances", "classes", "bands", "eta"} == set(JobSpec.model_fields)
 
 
 def test_changes_read_as_a_person_would_say_them():
@@ -472,6 +477,6 @@ def test_every_key_is_explained():
 
 def test_the_jobs_on_the_page_can_be_read(tmp_path):
     jobs = re.findall(r"```yaml\n(.*?)```", Path(JOB_FILE).read_text(encoding="utf-8"), re.DOTALL)
-    assert len(jobs) == 4
+    assert len(jobs) == 6
     found = [load(written(tmp_path, text)) for text in jobs]
-    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 1, 4]
+    assert [getattr(job, "job", job).measurement.scale for job in found] == [4, 4, 1, 1, 1, 4]

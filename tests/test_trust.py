@@ -155,7 +155,9 @@ def test_plugins_are_listed_and_not_imported(tmp_path, monkeypatch, capfd):
     imported = install(monkeypatch, tmp_path / "models")
     assert "acme: a plug-in of acme-restore 1.2, needs --trust-model\n" in tileloom(capfd, "models", "list").out
     assert tileloom(capfd, "models", "list", "--json").json["plugins"] == {"acme": "acme-restore 1.2"}
-    with pytest.raises(InputError, match=r"no model is called 'acmf'; there are gaussian, (\S+, )*acme, or give the path"):
+    with pytest.raises(
+        InputError, match=r"no model is called 'acmf'; there are gaussian, (\S+, )*acme, or give the path"
+    ):
         model_kind("acmf")
     assert not imported.exists()
 

@@ -20,6 +20,7 @@ from .errors import CorruptChunk, InputError
 from .framed_source import Framed
 from .grid import Grid
 from .inputs import TASK, LevelInputs, boxes, survey
+from .labels import LabelMaps, LabelPlan, Unknown
 from .lockstep import Lattice
 from .measurement import Lift, MaskSite, Measurement
 from .observe import Observation, is_nodata, masked, observe, repeat
@@ -41,7 +42,7 @@ class ImagePlan:
     ``root`` holds this generation's canvases, coarser inputs and ledger. ``coarse_everywhere`` imposes coarse
     pixels beside known ones too. ``lattices`` are the levels of an image that is woven in lock-step, whose tiles are
     their blocks. ``given`` is the part of the measured grid that the input covers, around which nothing is known;
-    None: all of it.
+    None: all of it. ``labels`` are the maps of what it shows, where the network is told that.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImagePlan:
     coarse_everywhere: bool = False
     lattices: tuple[Lattice, ...] = ()
     given: Box | None = None
+    labels: LabelPlan | None = None
 
     @property
     def blank(self) -> bool:
@@ -118,6 +120,8 @@ class ImageAccess:
         self._source, mask = image.open(cache)
         self._level_inputs: dict[int, LevelInputs] = {}
         self.observations = self._observe(image.observed(self._source, mask))
+        told = image.labels
+        self._labels = told and LabelMaps(told, mask=mask, factor=self.plan.factor, cache=cache)
         self._canvases: dict[tuple[str, int], Canvas] = {}
 
     def _observe(self, finest: Observation) -> tuple[Observation, ...]:
@@ -174,6 +178,14 @@ class ImageAccess:
         source = self._source
         return list(boxes(source.height, source.width, TASK)) if source.dtype.kind == "f" else []
 
+    def label_checks(self) -> list[Box]:
+        """Boxes that cover the map of labels, if there is one."""
+        return list(self._labels.checks()) if self._labels else []
+
+    def unknown_labels(self, box: Box) -> list[Unknown]:
+        """Values of the map that the network knows no class for, in one of these boxes."""
+        return self._labels.unknown(box) if self._labels else []
+
     def canvas(self, level: int) -> Canvas:
         """The scratch canvas of a level."""
         return self._canvas(self.image.root, level)
@@ -208,8 +220,11 @@ class ImageAccess:
         return self._known_of(key, box, degraded, context=context, context_mask=context_mask, start=start)
 
     def block(self, tile: int) -> TileInputs:
-        """What a block is computed from, besides what its neighbours come to."""
-        return self._known_of(self.plan.key(tile), self.plan.owns(tile))
+        """What a block is computed from, besides what its neighbours come to; labels are those of all its windows."""
+        key = self.plan.key(tile)
+        lattice = self.image.lattices[key.level]
+        reach = lattice.reach(tile - self.plan.tiles(key.level).start)
+        return self._known_of(key, self.plan.owns(tile), shown=reach)
 
     def _known_of(
         self,
@@ -220,8 +235,9 @@ class ImageAccess:
         context: Floats | None = None,
         context_mask: Bools | None = None,
         start: Floats | None = None,
+        shown: Box | None = None,
     ) -> TileInputs:
-        """A window with what is measured of it, and known from the coarser level."""
+        """A window with what is measured of it, and known from the coarser level; what is ``shown`` may be wider."""
         observation = self.observations[key.level]
         y, measured, visible = observation.window(box)
         coarse, coarse_mask = self._coarse(key.level, box, degraded)
@@ -239,6 +255,7 @@ class ImageAccess:
             coarse_mask=coarse_mask,
             factor=self.plan.factor,
             start=start,
+            labels=self._labels.window(key.level, shown or box) if self._labels else None,
         )
 
     def _start(self, tile: int, degraded: Collection[int]) -> Floats | None:

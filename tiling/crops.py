@@ -11,7 +11,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal
@@ -24,9 +24,11 @@ from .cache import ChunkCache
 from .chance import Words, key, unit, words
 from .errors import InputError
 from .inputs import boxes
+from .label_window import LabelWindow
+from .labels import LabelMaps, LabelPlan, same_numbers
 from .observe import is_nodata
 from .scaling import DEFAULT_RANGES, Scaling
-from .source import Source, open_mask, open_source
+from .source import Source, open_labels, open_mask, open_source
 
 Purpose = Literal["train", "check"]
 Spans = tuple[tuple[float, float], ...]
@@ -46,26 +48,29 @@ _MEASURED, _OUTSIDE = 128, 0.001
 class Scene:
     """An image to learn from: pixels under its ``mask`` are never taken.
 
-    Its crops show the class ``label``, or the one that most pixels have in ``classes``, an image of one band.
+    Its crops show the class ``label``, or the one that most pixels have in ``classes``, an image of one band. Of such,
+    ``instances`` has those of all pixels.
     """
 
     image: str
     mask: str | None = None
     label: int | None = None
     classes: str | None = None
+    instances: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
     """Pixels in model range, float32 (band, row, column), the class they show, and where they were taken from.
 
-    ``scene`` is the number of their image.
+    ``scene`` is the number of their image, ``labels`` has the class of each pixel, where that was asked for.
     """
 
     pixels: NDArray[np.float32]
     label: int | None
     where: str
     scene: int
+    labels: LabelWindow | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Cutting:
 
     A share of the archive is ``held_out``: training never sees a pixel of it. ``spans`` are the values of each band
     that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type. Of a
-    number of ``classes`` every crop shows one.
+    number of ``classes`` every crop shows one, or where it is ``mapped`` every pixel of it, with ``edges`` or without.
     """
 
     size: int
@@ -84,6 +89,9 @@ class Cutting:
     turns: bool = False
     spans: Spans | Literal["measure"] | None = None
     classes: int | None = None
+    # Trainings that know no maps are known as they were before there were any.
+    mapped: bool = field(default=False, repr=False)
+    edges: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -93,13 +101,16 @@ class _Opened:
     image: Source
     mask: Source | None
     classes: Source | None
+    maps: LabelMaps | None = None
 
     @classmethod
-    def of(cls, scene: Scene, cache: ChunkCache) -> _Opened:
+    def of(cls, scene: Scene, cutting: Cutting, cache: ChunkCache) -> _Opened:
         image = open_source(scene.image, cache=cache)
+        open_map = open_labels if cutting.mapped else open_source
         beside = {
             "mask": open_mask(scene.mask, cache=cache) if scene.mask else None,
-            "classes": open_source(scene.classes, cache=cache) if scene.classes else None,
+            "classes": open_map(scene.classes, cache=cache) if scene.classes else None,
+            "instances": open_labels(scene.instances, cache=cache) if scene.instances else None,
         }
         for part in beside.values():
             if part is not None and (part.height, part.width) != (image.height, image.width):
@@ -109,7 +120,14 @@ class _Opened:
                 )
         if beside["classes"] is not None and (beside["classes"].bands != 1 or beside["classes"].dtype.kind == "f"):
             raise InputError(f"{scene.classes}: is no map of classes, which has one band of whole numbers")
-        return cls(image, **beside)
+        maps = None
+        if cutting.mapped:
+            if scene.classes is None or cutting.classes is None:
+                raise InputError(f"{scene.image}: has no map of classes, which the network learns from: give classes")
+            table = same_numbers(cutting.classes)
+            plan = LabelPlan(scene.classes, cutting.classes, table, scene.instances, cutting.edges)
+            maps = LabelMaps(plan, cache=cache)
+        return cls(image, beside["mask"], beside["classes"], maps)
 
     @property
     def whole(self) -> bool:
@@ -217,7 +235,10 @@ class Crops:
         mirrored = self.cutting.flips and bool(unit(word, 2)[0] < 0.5)
         turned = np.rot90(scaled[:, :, ::-1] if mirrored else scaled, quarters, axes=(1, 2))
         where = f"{self.scenes[scene].image} {box}"
-        return Crop(np.ascontiguousarray(turned), self._label(scene, opened, box), where, scene)
+        if opened.maps is None:
+            return Crop(np.ascontiguousarray(turned), self._label(scene, opened, box), where, scene)
+        labels = opened.maps.window(0, box).turned(quarters, mirrored=mirrored)
+        return Crop(np.ascontiguousarray(turned), None, where, scene, labels)
 
     @cached_property
     def digest(self) -> str:
@@ -227,6 +248,8 @@ class Crops:
         for number in range(_PROBES):
             crop = self.take("train", number)
             digest.update(crop.pixels.tobytes() + repr(crop.label).encode())
+            for name, array in crop.labels.arrays() if crop.labels else ():
+                digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()
 
     def _refuse_unfit(self, scene: Scene, image: Source, first: Source) -> None:
@@ -335,7 +358,7 @@ class Crops:
         with self._opening:
             opened = self._open.get(scene)
             if opened is None:
-                opened = self._open[scene] = _Opened.of(self.scenes[scene], self._cache)
+                opened = self._open[scene] = _Opened.of(self.scenes[scene], self.cutting, self._cache)
                 if len(self._open) > _OPEN:
                     self._open.popitem(last=False)
             self._open.move_to_end(scene)

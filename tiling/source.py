@@ -115,6 +115,17 @@ def open_mask(
     return MaskSource(source)
 
 
+def open_labels(uri: str | os.PathLike[str], *, cache: ChunkCache | None = None) -> Source:
+    """Open a map of classes or instances: one band of whole numbers."""
+    source = _open(uri, cache=cache, level=None)
+    if source.bands != 1 or source.dtype.kind not in "bui":
+        raise InputError(
+            f"{source.uri}: has {source.bands} bands of {source.dtype}, and a map of labels has one of whole numbers: "
+            "save the numbers of classes or instances, not their colours"
+        )
+    return source
+
+
 def _open(
     uri: str | os.PathLike[str] | dask.array.Array, *, cache: ChunkCache | None, level: int | str | None
 ) -> Source:

@@ -6,7 +6,7 @@ knowing processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .box import Box, TileKey
 from .errors import TileFailed
+from .label_window import LabelWindow
 from .lockstep import Lattice
 from .measurement import Measurement
 
@@ -47,18 +48,28 @@ class TileInputs:
     coarse_mask: Bools | None = None
     factor: int = 2
     start: Floats | None = None
+    labels: LabelWindow | None = None
 
     def digest(self, settings: bytes) -> str:
         """A digest of all of it and of the settings it is computed under."""
         digest = blake2b(settings, digest_size=16)
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                digest.update(f"{field.name}{value.shape}{value.dtype}".encode())
-                digest.update(np.ascontiguousarray(value).data)
-            else:
+            if not isinstance(value, np.ndarray | LabelWindow):
                 digest.update(f"{field.name}={value}".encode())
+        for name, array in self.arrays():
+            digest.update(f"{name}{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """All of its arrays, by name."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                yield field.name, value
+        if self.labels is not None:
+            yield from self.labels.arrays()
 
     def crop(self, box: Box) -> TileInputs:
         """What a part of the window is computed from; its borders must be those of measured and coarse values."""
@@ -76,6 +87,7 @@ class TileInputs:
             coarse=_cut(self.coarse, coarse),
             coarse_mask=_cut(self.coarse_mask, coarse),
             start=_cut(self.start, inside),
+            labels=None if self.labels is None else self.labels.crop(box),
         )
 
 
@@ -172,9 +184,7 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Bytes of all its arrays."""
-        known = (getattr(self.inputs, own.name) for own in fields(self.inputs))
-        held = (self.x, *self.between, *(array for array in known if isinstance(array, np.ndarray)))
-        return sum(array.nbytes for array in held)
+        return sum(array.nbytes for array in (self.x, *self.between, *(array for _, array in self.inputs.arrays())))
 
 
 class BlockWork(Batched, Protocol):

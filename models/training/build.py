@@ -15,11 +15,13 @@ from ..adm_config import AdmConfig
 from ..checkpoint import make
 from ..device import best_device, device_class
 from ..patchdm import PatchUNet
+from ..semantic import SemanticUNet, SpadeBlock
 from ..signatures import Description
 from .classifying import Classifying
 from .diffusion import Denoising
 from .learner import Learner
 from .objective import Objective
+from .painting import Painting
 from .patching import Patching
 from .peers import Alone, Peers
 from .recipe import Learning, Subject
@@ -58,6 +60,8 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
         torch.manual_seed(subject.seed)
         network = make(config)
     _silence(network)
+    if isinstance(network, SemanticUNet):
+        return Painting(network, subject.betas, subject.predicts, subject.drop_label, described)
     if isinstance(network, AdmUNet):
         return Denoising(network, subject.betas, subject.predicts, subject.drop_label, described)
     if isinstance(network, PatchUNet):
@@ -70,8 +74,8 @@ def _silence(network: nn.Module) -> None:
     """Let every block begin as its skip, and a U-Net as 0, as ADM does."""
     last: list[nn.Module] = [network.out[-1]] if isinstance(network, UNet) else []
     for part in network.modules():
-        if isinstance(part, ResBlock):
-            last.append(part.out_layers[3])
+        if isinstance(part, ResBlock | SpadeBlock):
+            last.append(part.out_layers[-1])
         elif isinstance(part, AttentionBlock):
             last.append(part.proj_out)
     with torch.no_grad():

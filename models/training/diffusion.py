@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..adm import AdmUNet
 from ..schedule import Schedule, schedule
+from ..semantic import SemanticUNet
 from ..signatures import EPS
 from .objective import LOSS, Batch, Draws
 
@@ -23,6 +24,14 @@ TIMESTEPS = 1000
 _SHOWN_AT, _STEPS = 0.4, 25
 # Pictures are stored in so many steps; the first decoder's likelihood is that of the right one.
 _LEVELS = 256
+# What lies beyond counts as the first or last of them, as in published programs.
+_OUTER = 0.999
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """A standard normal's mass below x."""
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
 
 Guess = Callable[[Tensor, Tensor], Tensor]
 """The clean windows in noisy ones, at their timesteps, as a network sees them."""
@@ -30,9 +39,13 @@ Guess = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The tables of a noise schedule, indexed by the timesteps of a batch."""
+    """The tables of a noise schedule, indexed by the timesteps of a batch.
+
+    ``cdf`` is that of a standard normal, which the bound's first term is made of.
+    """
 
     betas: str
+    cdf: Callable[[Tensor], Tensor] = normal_cdf
 
     @cached_property
     def tables(self) -> Schedule:
@@ -76,22 +89,17 @@ class Chain:
         first_B = t_B == 0
         if first_B.any():
             # Few rows are at the first timestep, and their term is dear.
-            likelihood = _log_likelihood(x_BCHW[first_B], mean[first_B], 0.5 * log_variance[first_B])
+            likelihood = self._log_likelihood(x_BCHW[first_B], mean[first_B], 0.5 * log_variance[first_B])
             term_B = term_B.index_put((first_B,), -likelihood.mean(dim=(1, 2, 3)))
         return term_B / math.log(2)
 
-
-def _log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """The logarithm of a normal's mass in the step of 1 / 127.5 around each value; the outer steps have no end."""
-    half, scale = 1 / (_LEVELS - 1), (-log_std).exp()
-    above, below = (_normal_cdf(scale * (x - mean + side)) for side in (half, -half))
-    inner = (above - below).clamp(min=1e-12).log()
-    lowest, highest = above.clamp(min=1e-12).log(), (1 - below).clamp(min=1e-12).log()
-    return torch.where(x < half - 1, lowest, torch.where(x > 1 - half, highest, inner))
-
-
-def _normal_cdf(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    def _log_likelihood(self, x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """The logarithm of a normal's mass in the step of 1 / 127.5 around each value; the outer steps have no end."""
+        half, scale = 1 / (_LEVELS - 1), (-log_std).exp()
+        above, below = (self.cdf(scale * (x - mean + side)) for side in (half, -half))
+        inner = (above - below).clamp(min=1e-12).log()
+        lowest, highest = above.clamp(min=1e-12).log(), (1 - below).clamp(min=1e-12).log()
+        return torch.where(x < -_OUTER, lowest, torch.where(x > _OUTER, highest, inner))
 
 
 @dataclass(eq=False)
@@ -104,7 +112,7 @@ class Denoising:
     is told that one, so that guidance without a classifier has something to lean away from.
     """
 
-    network: AdmUNet
+    network: AdmUNet | SemanticUNet
     betas: str = "linear"
     predicts: str = EPS
     drop_label: float = 0.0
@@ -124,7 +132,7 @@ class Denoising:
         x_BCHW = batch.x_BCHW
         t_B, eps_BCHW = timesteps(draws, len(x_BCHW)), draws.normal("eps", tuple(x_BCHW.shape))
         noisy_BCHW = self.chain.noised(x_BCHW, eps_BCHW, t_B)
-        told_BCHW = self.network(noisy_BCHW, t_B, self._labels(batch, draws))
+        told_BCHW = self.network(noisy_BCHW, t_B, self.dropped(self.told(batch), draws))
         bands = x_BCHW.shape[1]
         wanted_BCHW = eps_BCHW if self.predicts == EPS else self.chain.v(x_BCHW, eps_BCHW, t_B)
         simple = ((told_BCHW[:, :bands] - wanted_BCHW) ** 2).mean()
@@ -136,18 +144,23 @@ class Denoising:
 
     def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
         """Crops, the same with noise, what the network makes of those, and what it draws from noise alone."""
-        return shown(self.chain, partial(self._guess, y_B=batch.y_B), batch.x_BCHW, draws)
+        return shown(self.chain, partial(self._guess, y_B=self.told(batch)), batch.x_BCHW, draws)
 
     def describe(self) -> dict[str, Any]:
         """What was said of it."""
         return dict(self.description)
 
-    def _labels(self, batch: Batch, draws: Draws) -> Tensor | None:
-        if batch.y_B is None or not self.drop_label:
-            return batch.y_B
+    def told(self, batch: Batch) -> Tensor | None:
+        """What the network is told of crops besides their timesteps."""
+        return batch.y_B
+
+    def dropped(self, y_B: Tensor | None, draws: Draws) -> Tensor | None:
+        """The same, of some crops nothing."""
+        if y_B is None or not self.drop_label:
+            return y_B
         assert self.network.config.num_classes is not None
-        dropped_B = draws.uniform("drop label", (len(batch.y_B),)) < self.drop_label
-        return torch.where(dropped_B, self.network.config.num_classes - 1, batch.y_B)
+        dropped_B = draws.uniform("drop label", (len(y_B),)) < self.drop_label
+        return torch.where(dropped_B, self.network.config.num_classes - 1, y_B)
 
     def _guess(self, noisy_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
         told_BCHW = self.network(noisy_BCHW, t_B, y_B)[:, : noisy_BCHW.shape[1]].float()

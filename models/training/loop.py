@@ -150,7 +150,10 @@ class _Run:
         x_BCHW = torch.from_numpy(np.stack([crop.pixels for crop in taken])).to(self.learner.device)
         labels = [crop.label for crop in taken if crop.label is not None]
         y_B = torch.tensor(labels, device=self.learner.device) if len(labels) == count else None
-        return Batch(x_BCHW, y_B, tuple(crop.where for crop in taken), tuple(crop.scene for crop in taken))
+        shown = [[array for _, array in crop.labels.arrays()] for crop in taken if crop.labels]
+        labels_BNHW = torch.from_numpy(np.array(shown, np.int64)).to(self.learner.device) if shown else None
+        where, scenes = tuple(crop.where for crop in taken), tuple(crop.scene for crop in taken)
+        return Batch(x_BCHW, y_B, where, scenes, labels_BNHW)
 
     def _check(self) -> float:
         """The loss of the mean weights on the same crops and noise each time."""

@@ -23,13 +23,15 @@ LOSS = "loss"
 class Batch:
     """Clean crops in model range, the class of each (None without classes), and where each was taken from.
 
-    ``scenes`` are the numbers of the images that they are of.
+    ``scenes`` are the numbers of the images that they are of. ``labels_BNHW`` are the classes of all pixels, and behind
+    them edges where the network is told such.
     """
 
     x_BCHW: Tensor
     y_B: Tensor | None
     where: tuple[str, ...]
     scenes: tuple[int, ...] = ()
+    labels_BNHW: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from ..signatures import Trained
 class Subject:
     """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
 
-    It ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
-    crops is told that.
+    A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
+    crops is told that; one of labels is told nothing of such.
     """
 
     config: Trained

@@ -79,8 +79,8 @@ class Golden:
         return Compared(name, _largest(ours, self[name], unit), tolerance)
 
     def of_its_largest(self, name, ours, tolerance):
-        """The largest difference from an array, as a share of the array's largest value."""
-        return Compared(name, _largest(ours, self[name]) / float(np.abs(self[name]).max()), tolerance)
+        """The largest difference from an array, as a share of the array's largest value (of 1 where all are 0)."""
+        return Compared(name, _largest(ours, self[name]) / (float(np.abs(self[name]).max()) or 1.0), tolerance)
 
     def relative(self, name, ours, tolerance):
         """The largest difference from an array, each as a share of the value itself (of 1 where that is 0)."""

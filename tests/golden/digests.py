@@ -6,6 +6,7 @@ Of files of other recordings no digest is kept: there, a bias that a norm takes 
 ``python -m tests.golden.digests FOLDER...`` writes anew.
 """
 
+import re
 import sys
 from functools import cache
 from hashlib import blake2b
@@ -16,8 +17,9 @@ import numpy as np
 from tests.golden.arrays import Golden
 
 RECORDED = Path(__file__).parent / "digests.txt"
-# Weights, uniform draws of which only counts whether they are small, and words beside settings.
-UNSEEN = ("sd.", "csd.", "sd/", "drop_u_", "config_json")
+# Weights, uniform draws of which only counts whether they are small, instances where a network is told no edges of
+# them, and words beside settings.
+UNSEEN = ("sd.", "csd.", "sd/", "drop_u_", "instance", "config_json")
 
 
 def digests_of(golden):
@@ -28,10 +30,11 @@ def digests_of(golden):
         digest = unseen if name.startswith(UNSEEN) else rest
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    # Weights in a file of their own belong to a recording by what they made of it.
-    made = golden.beside(f"{golden.name.removesuffix('weights')}unet_window")
-    if made is not None and golden.name.endswith("_weights"):
-        rest.update("".join(digests_of(made)).encode())
+    # Weights in files of their own belong to a recording by what they made of it, and by which of them they are.
+    found = re.fullmatch(r"(.*)_weights(_\d+)?", golden.name)
+    made = golden.beside(f"{found[1]}_unet" if found[2] else f"{found[1]}_unet_window") if found else None
+    if found and made is not None:
+        rest.update("".join([*digests_of(made), found[2] or ""]).encode())
     return rest.hexdigest(), unseen.hexdigest()
 
 

@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, patches, sampling, schedules, windows
+from tests.golden import networks, patches, sampling, schedules, semantic, windows
 from tests.golden.arrays import Golden
 from tests.golden.digests import altered
 
@@ -32,8 +32,15 @@ OF_PATCHES = {
     "latent_mlp": patches.latent,
     "semantic_encoder": patches.image_encoder,
 }
+# So do those of networks that are told labels.
+OF_LABELS = {
+    r"weights_\d+": semantic.weights,
+    "unet": semantic.forward,
+    r"sample_dd[ip]m\d+_s[\d.]+?(_noclip)?": semantic.sample,
+    "training_loss": semantic.training,
+}
 # What of such files tells them from those of other networks that are named alike.
-MARKS = {"training_loss": "noise_padded"}
+MARKS = {patches.training: "noise_padded", semantic.training: "vb"}
 # What lies beside golden files and is none.
 BESIDE = {"README.md"}
 
@@ -57,8 +64,9 @@ def kind_of(file):
     if file.suffix != ".npz":
         return None
     begin = [replay for begins, replay in KINDS.items() if file.stem.startswith(begins)]
-    ends = [ending for ending in OF_PATCHES if re.fullmatch(f".+_{ending}", file.stem)]
-    return next(iter(begin + [OF_PATCHES[ending] for ending in ends if _holds(file, MARKS.get(ending))]), None)
+    endings = [*OF_PATCHES.items(), *OF_LABELS.items()]
+    ends = [replay for ending, replay in endings if re.fullmatch(f".+_{ending}", file.stem)]
+    return next(iter(begin + [replay for replay in ends if _holds(file, MARKS.get(replay))]), None)
 
 
 def _holds(file, name):

@@ -1,6 +1,7 @@
 """Replays Patch-DM: single passes of its networks, whole sampling runs, and what they are trained on."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -239,8 +240,8 @@ def latent(golden):
     yield golden.exact("timesteps", steps.timesteps[::-1])
     yield golden.relative("alphas_cumprod64", steps.abar, TABLE)
     guesses, states = zip(*walk_styles(network, golden.tensor("x_T"), steps), strict=True)
-    yield _step_by_step(golden, "pred_xstart", torch.stack(guesses).numpy())
-    yield _step_by_step(golden, "samples", torch.stack(states).numpy())
+    yield step_by_step(golden, "pred_xstart", torch.stack(guesses).numpy())
+    yield step_by_step(golden, "samples", torch.stack(states).numpy())
     losses = style_losses(network, golden.tensor("loss_x0"), golden.tensor("loss_noise"), golden.tensor("t"), run)
     yield golden.absolute("loss_per_sample", losses, PASS)
 
@@ -286,10 +287,10 @@ def sample(golden):
     # A guess is so much more uncertain than the noise that it is made of.
     uncertain = {"pred_xstart": steps.sqrt_recipm1_abar[::-1]}
     for part, value in ours.items():
-        yield _step_by_step(golden, part, value, uncertain.get(part, 1))
+        yield step_by_step(golden, part, value, uncertain.get(part, 1))
 
 
-def _step_by_step(golden, name, ours, unit=1):
+def step_by_step(golden, name, ours, unit=1):
     """By the largest value of each step, where that is more than the unit."""
     expected = golden[name]
     step = (-1, *[1] * (expected.ndim - 1))
@@ -313,11 +314,21 @@ def _draws(golden):
 @torch.inference_mode()
 def _walked(golden, network, steps, kind, image):
     """One image of a batch, walked by the product's solver in the product's engine."""
-    facts, x_T = golden.config, golden.tensor("x_T")
-    _, bands, height, width = x_T.shape
-    box, config = Box(0, 0, height, width), network.config
+    facts, bands, config = golden.config, golden["x_T"].shape[1], network.config
     terms = Contract("golden", bands, config.patch, config.patch, config.patch)
     denoiser = _Heard(network, terms, facts["guidance_w"] if facts["cfg"] else 0.0, golden.tensor("cond")[image])
+    _Heard.heard = ()
+    found = walked_whole(golden, denoiser, steps, kind, image)
+    # Before its first step an engine tries out its batch.
+    heard = torch.cat(_Heard.heard).reshape(-1, 1 + facts["cfg"], *found["samples"].shape[2:])[-len(steps.timesteps) :]
+    return {**found, "eps_model": heard.numpy()}
+
+
+def walked_whole(golden, denoiser, steps, kind, image, **told):
+    """One image of a batch as one window: guesses and states of every step."""
+    facts, x_T = golden.config, golden.tensor("x_T")
+    _, bands, height, width = x_T.shape
+    box = Box(0, 0, height, width)
     draws = {step + 1: noise[image] for step, noise in enumerate(golden.tensor("noise"))}
     noise = RecordedNoise(golden.name, {(str(image), box): {0: x_T[image], **draws}})
     notes = Notes()
@@ -327,14 +338,12 @@ def _walked(golden, network, steps, kind, image):
     nothing = np.zeros((bands, height, width), bool)
     clean = Observed(np.zeros(nothing.shape, np.float32), measurement_of("inpainting", 1), Parity(), nothing)
     engine = Engine(denoiser, solver, tile=(height, width), bands=bands, batch=1)
-    _Heard.heard = ()
-    state = engine.begin(inputs_of(image, clean))
+    state = engine.begin(replace(inputs_of(image, clean), **told))
     while not engine.finished(state):
         (state,) = engine.step([state])
     place = str(image), box
     guesses, states = (np.stack(getattr(notes, book)[place])[:, None] for book in ("guesses", "states"))
-    heard = torch.cat(_Heard.heard).reshape(len(steps.timesteps), -1, bands, height, width).numpy()
-    return {"pred_xstart": guesses, "samples": states, "eps_model": heard}
+    return {"pred_xstart": guesses, "samples": states}
 
 
 # --- training ---
