@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, patches, sampling, schedules, windows
+from tests.golden import networks, patches, sampling, schedules, spatial, windows
 from tests.golden.arrays import Golden
 from tests.golden.digests import altered
 
@@ -32,6 +32,8 @@ OF_PATCHES = {
     "latent_mlp": patches.latent,
     "semantic_encoder": patches.image_encoder,
 }
+# Recordings of the spatial diffusion model, of which each has a part.
+OF_SPREADING = {"nll": spatial.likelihood, "loop": spatial.loop, "stylegan_blocks": spatial.blocks}
 # What of such files tells them from those of other networks that are named alike.
 MARKS = {"training_loss": "noise_padded"}
 # What lies beside golden files and is none.
@@ -57,8 +59,9 @@ def kind_of(file):
     if file.suffix != ".npz":
         return None
     begin = [replay for begins, replay in KINDS.items() if file.stem.startswith(begins)]
-    ends = [ending for ending in OF_PATCHES if re.fullmatch(f".+_{ending}", file.stem)]
-    return next(iter(begin + [OF_PATCHES[ending] for ending in ends if _holds(file, MARKS.get(ending))]), None)
+    named = OF_PATCHES | OF_SPREADING
+    ends = [ending for ending in named if re.fullmatch(f".+_{ending}", file.stem)]
+    return next(iter(begin + [named[ending] for ending in ends if _holds(file, MARKS.get(ending))]), None)
 
 
 def _holds(file, name):
