@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from ..models.contract import Contract, asked_network, label_of, split_model
+from ..models.contract import Contract, Read, asked_network, label_of, split_model
 from ..models.kinds import BUILT_IN, Kind, contract_of, identity_of, model_kind
 from ..models.patchdm_shapes import own_tensors
-from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches, PatchReading
+from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches
 from ..models.plugins import installed, origin
 from ..models.shapes import PATCHES
-from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
+from ..models.signatures import ASSUMED, KNOWN, Known, classes_of, kind_of
 from ..models.weights import description_of, shapes_of, weights_digest
 from .commands_look import as_json, example
 from .options import model_of, model_option, trust_model
@@ -167,7 +167,7 @@ def _known_patches(known: KnownPatches) -> dict[str, Any]:
     return {"name": known.name, "kind": PATCHES, "patch": known.config.patch, "parameters": known.parameters}
 
 
-def _inspection(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> dict[str, Any]:
+def _inspection(file: str, tensors: int, parameters: int, reading: Read) -> dict[str, Any]:
     described = description_of(file)
     return {
         "file": file,
@@ -181,7 +181,7 @@ def _inspection(file: str, tensors: int, parameters: int, reading: Reading | Pat
     }
 
 
-def _lines(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> Iterator[str]:
+def _lines(file: str, tensors: int, parameters: int, reading: Read) -> Iterator[str]:
     yield f"{file}: {reading.kind}, {parameters:,} parameters in {tensors} tensors"
     if reading.known_as:
         yield f"known as: {', '.join(reading.known_as)}"

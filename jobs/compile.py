@@ -27,6 +27,7 @@ from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import Source, SourceFacts, open_mask, open_source
+from .holes import refuse_unfit
 from .spec import JobSpec
 
 FEW_TILES = 4
@@ -85,6 +86,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     else:
         # Whoever looks at a result may lack the classifier as well as the model.
         guide = None
+    if contract.holes:
+        refuse_unfit(spec, contract.name)
     bands = _bands(spec, source, measurement, contract)
     weave = _weave(spec, contract)
     _check_weave(spec, weave, contract)
@@ -99,16 +102,9 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         guide.check(grids[0].tile)
     known = {"measurements": measurements, "lifts": lifts, "given": given}
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
-    steps = schedule(
-        contract.betas,
-        steps=spec.steps,
-        travel_length=spec.travel.length,
-        travel_repeat=spec.travel.repeat,
-        total=contract.timesteps,
-        jumps=spec.travel.jumps,
-        spacing=spacing_of(contract, spec.sampler),
-    )
+    steps = contract.steps if spec.steps == "auto" else spec.steps
     resolved = {
+        "steps": steps,
         "tile": grids[0].tile,
         "stride": grids[0].stride,
         "guard": grids[0].guard,
@@ -121,7 +117,23 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
     facts = replace(SourceFacts.of(source), bands=image.measured_shape[0])
-    return Compiled(spec, image, contract, steps.calls, facts, resolved, trusted)
+    return Compiled(spec, image, contract, _calls(spec, contract, steps), facts, resolved, trusted)
+
+
+def _calls(spec: JobSpec, contract: Contract, steps: int) -> int:
+    """Network calls of a tile: every iteration is one where holes are filled."""
+    if contract.holes:
+        return steps
+    travelled = schedule(
+        contract.betas,
+        steps=steps,
+        travel_length=spec.travel.length,
+        travel_repeat=spec.travel.repeat,
+        total=contract.timesteps,
+        jumps=spec.travel.jumps,
+        spacing=spacing_of(contract, spec.sampler),
+    )
+    return travelled.calls
 
 
 def refuse_unlike(first: Compiled, other: Compiled, where: str) -> None:

@@ -23,16 +23,19 @@ from .latent import LatentNet
 from .patchdm import PatchUNet, StyleEncoder
 from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from .shapes import Shapes, difference, looks_like
+from .spatial import SpatialNet
+from .spatial_config import SpatialConfig
 from .weights import DESCRIPTION, SAFE, description_of, program_in, refuse_no_file
 
-Network = AdmUNet | AdmClassifier | PatchUNet | StyleEncoder | LatentNet
-Config = AdmConfig | ClassifierConfig | PatchConfig | StyleEncoderConfig | LatentConfig
+Network = AdmUNet | AdmClassifier | PatchUNet | StyleEncoder | LatentNet | SpatialNet
+Config = AdmConfig | ClassifierConfig | PatchConfig | StyleEncoderConfig | LatentConfig | SpatialConfig
 _MADE: dict[type[Config], Callable[[Any], Network]] = {
     AdmConfig: AdmUNet,
     ClassifierConfig: AdmClassifier,
     PatchConfig: PatchUNet,
     StyleEncoderConfig: StyleEncoder,
     LatentConfig: LatentNet,
+    SpatialConfig: SpatialNet,
 }
 
 

@@ -12,6 +12,7 @@ from ..tiling.errors import InputError
 from .adm_config import NORM_GROUPS, AdmConfig
 from .patchdm_signatures import PatchReading
 from .signatures import Reading, Told
+from .spatial_config import ALPHA, ITERATIONS, PICKINGS, PLANES, Picking, SpatialReading
 from .style import Style
 from .weights import digest_of, read_weights
 
@@ -39,6 +40,7 @@ class Contract:
     fewest and the most that one call takes, None for any number. ``weight_bytes`` is what its files hold,
     ``live_channels`` how many numbers live at once for each pixel of a window, as far as they tell. ``patch`` is the
     side of a patch, of a network whose patches exchange features, ``features`` how many numbers those of a patch are.
+    A network that fills ``holes`` does nothing else; ``steps`` are those of a job that does not say how many.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Contract:
     batch_limits: tuple[int, int | None] = (1, None)
     patch: int | None = None
     features: int = 0
+    holes: bool = False
+    steps: int = 50
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -70,6 +74,10 @@ class Contract:
     def stored(self) -> dict[str, Any]:
         """All of it as plain JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def shown(self, bands: int) -> int:
+        """Channels of a window of so many bands, as the network is shown it."""
+        return bands + (PLANES if self.holes else 0)
 
     def check(self, tile: tuple[int, int], bands: int) -> None:
         """Refuse a window (rows, columns) or a number of bands that the network cannot take."""
@@ -163,7 +171,8 @@ class NetworkOptions:
     little faster and rounds otherwise than the published programs. ``compile``: torch compiles it for the job's
     batch, which takes minutes and pays in long jobs. ``guidance`` is how far it goes beyond what it predicts when
     it is told all, away from what it predicts when it is told nothing. ``style`` is how an image looks, as
-    :meth:`Style.parse` reads it. ``told`` is what shapes cannot tell of it.
+    :meth:`Style.parse` reads it. ``picking`` is how many pixels of a hole are filled at each step, ``alpha`` the share
+    of its spread that is drawn. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"
@@ -172,6 +181,8 @@ class NetworkOptions:
     compile: bool = False
     guidance: float = 0.0
     style: str | None = None
+    picking: Picking = "uniform"
+    alpha: float = ALPHA
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
@@ -183,8 +194,12 @@ class NetworkOptions:
         for name in ("channels_last", "compile"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
-        if isinstance(self.guidance, bool) or not isinstance(self.guidance, int | float) or not isfinite(self.guidance):
-            raise InputError(f"model.guidance is {self.guidance!r}; give a number, 0 for none")
+        for name in ("guidance", "alpha"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+                raise InputError(f"model.{name} is {value!r}; give a number, 0 for none")
+        if self.picking not in PICKINGS:
+            raise InputError(f"model.picking is {self.picking!r}; choose one of {', '.join(PICKINGS)}")
         if not isinstance(self.style, str | None):
             raise InputError(f"model.style is {self.style!r}; give row:N, sample, or the path of an image or a code")
 
@@ -194,7 +209,8 @@ class NetworkOptions:
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
 
-_OWN = ("precision", "label", "channels_last", "compile", "guidance", "style")
+_OWN = ("precision", "label", "channels_last", "compile", "guidance", "style", "picking", "alpha")
+Read = Reading | PatchReading | SpatialReading
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
@@ -209,7 +225,7 @@ def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
     return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
 
 
-def asked_network(file: str, options: Mapping[str, object]) -> tuple[NetworkOptions, Reading | PatchReading]:
+def asked_network(file: str, options: Mapping[str, object]) -> tuple[NetworkOptions, Read]:
     """What a job says of a weights file, and the network that this makes it; refuses what says nothing of such."""
     asked = network_options(file, options)
     reading = read_weights(file, asked.told)
@@ -228,6 +244,8 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
         "channels_last": NetworkOptions(asked.precision).lies_channels_last,
         "compile": False,
         "guidance": 0,
+        "picking": PICKINGS[0],
+        "alpha": ALPHA,
     }
     said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
     if asked.style and (shown := Style.parse(asked.style).file):
@@ -252,11 +270,29 @@ def label_of(model: Model) -> int | None:
     return label if isinstance(label, int) else None
 
 
-def network_contract(file: str, reading: Reading | PatchReading, asked: NetworkOptions) -> Contract:
+def network_contract(file: str, reading: Read, asked: NetworkOptions) -> Contract:
     """The terms of a network that was read from a file, as a job asks for it."""
+    if isinstance(reading, SpatialReading):
+        return _of_holes(file, reading)
     if isinstance(reading, PatchReading):
         return _of_patches(file, reading, asked.style, guided=bool(asked.guidance))
     return _of_windows(file, reading, asked.label)
+
+
+def _of_holes(file: str, reading: SpatialReading) -> Contract:
+    config = reading.config
+    return Contract(
+        Path(file).name,
+        bands=config.in_channels,
+        size_multiple=config.size_multiple,
+        native_tile=reading.image_size,
+        smallest_tile=config.size_multiple,
+        conditions=("known", "uncertainty"),
+        weight_bytes=Path(file).stat().st_size,
+        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        holes=True,
+        steps=ITERATIONS,
+    )
 
 
 def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: bool) -> Contract:

@@ -13,6 +13,7 @@ from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, asked_network, live_channels, network_contract, split_model
 from .denoiser import Condition, labels_of
+from .hole_filler import HoleFiller
 from .patchdm import PatchUNet
 from .patchdm_denoiser import PatchDenoiser
 from .patchdm_shapes import own_tensors
@@ -21,6 +22,7 @@ from .prediction import Prediction
 from .reasons import innermost, reason
 from .schedule import beta_table
 from .signatures import EPS, Reading, Told
+from .spatial import SpatialNet
 from .style import Style
 from .weights import read_weights
 
@@ -73,13 +75,15 @@ class AdmDenoiser:
         return weights, 4 * batch * height * width * live
 
 
-def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDenoiser:
-    """The denoiser of a weights file, by path and options."""
+def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | PatchDenoiser | HoleFiller:
+    """The denoiser of a weights file, by path and options; or what fills holes, where that is in it."""
     file, options = split_model(model)
     asked, reading = asked_network(file, options)
     contract = network_contract(file, reading, asked)
     tensors = own_tensors(load_tensors(file), asked.told.weights)
     network = with_weights(reading.config, tensors, file=file, device=device)
+    if isinstance(network, SpatialNet):
+        return HoleFiller(network, contract)
     if not isinstance(network, AdmUNet | PatchUNet):
         raise InputError(f"{file} holds no U-Net")
     network.set_precision(asked.precision)

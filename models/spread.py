@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, pi, sqrt
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Picking = Literal["uniform", "cosine", "sqrt", "cubic"]
-PICKINGS: tuple[Picking, ...] = get_args(Picking)
-ALPHA = 0.01
+from .spatial_config import ALPHA, Picking
 
 
 def target(picking: Picking, missing: int, iteration: int, iterations: int) -> int:
