@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike, path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +12,9 @@ from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_v
 from ..cluster.executor import CrewSpec
 from ..models.adm_config import NORM_GROUPS, AdmConfig, ClassifierConfig, EncoderConfig, Pool
 from ..models.contract import Precision
+from ..models.spatial_config import SpatialConfig
 from ..models.training.recipe import Course, Learning, Subject
+from ..models.weights import weights_digest
 from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
 from .manifest import Manifest
@@ -24,7 +26,9 @@ from .yamlfile import read_yaml
 # None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
 _RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-_FILES = ("image", "mask", "classes")
+_FILES, _ROOTED = ("image", "mask", "classes"), ("output", "features")
+# What StyleGAN2's networks were published with.
+_CONTEST_BETAS = (0.0, 0.99)
 
 
 def _listed(data: object) -> object:
@@ -77,10 +81,10 @@ Entries = Annotated[
 
 
 class NetworkSpec(Strict):
-    """The network that is trained: an ADM U-Net, or the classifier that guides one."""
+    """The network that is trained: an ADM U-Net, the classifier that guides one, or one that fills holes."""
 
-    kind: Annotated[Literal["unet", "classifier"], Meant("unet or classifier")] = Field(
-        default="unet", description="unet denoises; classifier guides one to a class."
+    kind: Annotated[Literal["unet", "classifier", "spatial"], Meant("unet, classifier or spatial")] = Field(
+        default="unet", description="unet denoises; classifier guides one to a class; spatial fills holes."
     )
     width: Count = Field(default=64, description="Channels that levels are multiples of.")
     levels: Widths = Field(default=(1, 2), description="Channels of each level, finest first, in units of width.")
@@ -103,6 +107,14 @@ class NetworkSpec(Strict):
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
+        if self.kind == "spatial":
+            if self.classes is not None:
+                raise at_key("network.classes", "a network that fills holes draws none: leave it out")
+            try:
+                self.filler(bands=1)
+            except InputError as error:
+                raise at_key("network.levels", str(error)) from None
+            return self
         for level in self.levels:
             wide = int(level * self.width)
             if not wide or wide % NORM_GROUPS:
@@ -116,6 +128,18 @@ class NetworkSpec(Strict):
         if self.kind == "classifier" and self.classes is None:
             raise at_key("network.classes", "a classifier tells classes apart: say how many")
         return self
+
+    def filler(self, bands: int) -> SpatialConfig:
+        """What fills holes of images of so many bands."""
+        return SpatialConfig(
+            model_channels=self.width,
+            channel_mult=self.levels,
+            num_res_blocks=self.blocks,
+            attention_resolutions=self.attention,
+            in_channels=bands,
+            num_head_channels=self.head_channels,
+            stem=self.stem,
+        )
 
 
 class Workers(Strict):
@@ -147,6 +171,11 @@ class TrainSpec(Strict):
         "if left out, [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
     )
     network: Annotated[NetworkSpec, Mapped] = Field(default=NetworkSpec(), description="The network.")
+    features: File | None = Field(
+        default=None,
+        description="Weights of a ResNet-50 in the common format, whose features pictures with filled holes are "
+        "compared by; if left out, those of the network's adversary.",
+    )
     betas: Annotated[Literal["linear", "cosine"], Meant("linear or cosine")] = Field(
         default="linear", description="The noise schedule, of 1000 timesteps."
     )
@@ -191,6 +220,7 @@ class TrainSpec(Strict):
             raise at_key("batch", f"{self.batch} crops are not shared evenly by {self.cluster.workers} workers")
         if self.cluster.address is not None and self.cluster.workers == 1:
             raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
+        self._contested()
         if self.drop_label and (self.network.classes is None or self.network.kind != "unet"):
             raise at_key("drop_label", "only a U-Net of classes is told one that could be dropped: leave it out")
         classes = self.network.classes
@@ -206,6 +236,16 @@ class TrainSpec(Strict):
                 raise at_key("data", f"entry {number + 1} has both label and classes: give one of them")
         return self
 
+    def _contested(self) -> None:
+        """Refuse what only networks with an adversary have, or all others."""
+        fills = self.network.kind == "spatial"
+        if self.features is not None and not fills:
+            raise at_key("features", "only a network of kind spatial compares pictures by them: leave it out")
+        if fills and self.precision == "fp16":
+            raise at_key("precision", "an adversary's gradients are too small for fp16: choose bf16 or fp32")
+        if fills and self.recompute:
+            raise at_key("recompute", "a network of kind spatial has no stages to compute again: leave it out")
+
     @property
     def cutting(self) -> Cutting:
         """How crops are cut."""
@@ -215,7 +255,8 @@ class TrainSpec(Strict):
     def learning(self) -> Learning:
         """How it learns."""
         names = ("rate", "warmup", "weight_decay", "clip", "ema", "precision", "recompute")
-        return Learning(**{name: getattr(self, name) for name in names})
+        learning = Learning(**{name: getattr(self, name) for name in names})
+        return replace(learning, betas=_CONTEST_BETAS) if self.network.kind == "spatial" else learning
 
     @property
     def course(self) -> Course:
@@ -226,6 +267,8 @@ class TrainSpec(Strict):
     def subject(self, bands: int) -> Subject:
         """The network, for images of so many bands."""
         told = self.network
+        if told.kind == "spatial":
+            return Subject(config=told.filler(bands), seed=self.seed, features=self.features)
         config: AdmConfig | ClassifierConfig = AdmConfig(
             model_channels=told.width,
             channel_mult=told.levels,
@@ -255,7 +298,12 @@ class TrainSpec(Strict):
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
-        return self.model_dump(mode="json", exclude=_RUNNING)
+        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING)
+        if self.features is None:
+            del told["features"]
+        else:
+            told["features"] = weights_digest(self.features)
+        return told
 
     @property
     def digest(self) -> str:
@@ -286,7 +334,9 @@ def load_training(file: str | PathLike[str]) -> TrainSpec:
     """The training of a YAML file; its relative paths start from the file's folder."""
     base, name = path.dirname(path.abspath(file)), path.basename(file)
     content = read_yaml(file, needs="data and output")
-    rooted = {key: rooted_path(value, base) if key == "output" else value for key, value in content.items()}
+    rooted = {
+        key: rooted_path(value, base) if key in ("output", "features") else value for key, value in content.items()
+    }
     if "data" in rooted:
         entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
         rooted["data"] = [_rooted(entry, base) for entry in entries]

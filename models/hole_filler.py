@@ -18,7 +18,7 @@ from .noise import Address, NoiseField
 from .solvers import Question, TileState, impose
 from .spatial import SpatialNet
 from .spatial_config import ALPHA, ITERATIONS, Picking
-from .spread import Spread, spread, target
+from .spread import Spread, picks, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Fill:
         first = Spread.begin(values_CHW, known_CHW.all(dim=0))
         low = tuple(one for one in constraints if isinstance(one, LowFrequency))
         told = (self, inputs.image, inputs.key, inputs.box, inputs.digest(self._settings), 0.0, low)
-        return FillState(*told, _window(first), first=first)
+        return FillState(*told, first.window, first=first)
 
     def ask(self, state: TileState) -> Question:
         """The window as it is filled so far."""
@@ -115,25 +115,23 @@ class Fill:
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One iteration."""
         assert isinstance(state, FillState)
-        known_HW, u_HW = state.x_CHW[self.bands :].unbind()
-        first, before = state.first, Spread(state.x_CHW[: self.bands], known_HW > 0, u_HW)
+        first, at = state.first, state.position
         mean_CHW, log_variance_CHW = answer_CHW[: self.bands], answer_CHW[self.bands :]
         if self.clip:
             mean_CHW = mean_CHW.clamp(*self.clip)
         if state.constraints:
             mean_CHW = impose(state.constraints, torch.where(first.known_HW, first.x_CHW, mean_CHW))
-        missing, at = int((~first.known_HW).sum()), state.position
-        reached = [target(self.picking, missing, one, self.iterations) if one >= 0 else 0 for one in (at - 1, at)]
+        missing = int((~first.known_HW).sum())
         after, _ = spread(
-            before,
+            Spread.of(state.x_CHW),
             first,
             mean_CHW,
             log_variance_CHW.exp(),
-            count=reached[1] - reached[0],
+            count=picks(self.picking, missing, at, self.iterations),
             noise_CHW=None if at + 1 == self.iterations else self._draw(state),
             alpha=self.alpha,
         )
-        return replace(state, x_CHW=_window(after), position=at + 1, drawn={})
+        return replace(state, x_CHW=after.window, position=at + 1, drawn={})
 
     def finished(self, state: TileState) -> bool:
         """Whether nothing is missing any more."""
@@ -163,12 +161,6 @@ class Fill:
     def _settings(self) -> bytes:
         """All that a tile's way to its result depends on besides its inputs and the network."""
         return f"Fill{[f'{own.name}={getattr(self, own.name)}' for own in fields(self)]}".encode()
-
-
-def _window(filled: Spread) -> Tensor:
-    """What the network is shown: bands, what is known, and how uncertain each pixel is."""
-    planes = torch.stack([filled.known_HW.to(filled.x_CHW.dtype), filled.u_HW])
-    return torch.cat([filled.x_CHW, planes])
 
 
 def _address(state: TileState) -> Address:

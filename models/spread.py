@@ -30,6 +30,12 @@ def target(picking: Picking, missing: int, iteration: int, iterations: int) -> i
     return int(missing * share)
 
 
+def picks(picking: Picking, missing: int, iteration: int, iterations: int) -> int:
+    """How many pixels an iteration fills."""
+    before = target(picking, missing, iteration - 1, iterations) if iteration else 0
+    return target(picking, missing, iteration, iterations) - before
+
+
 @dataclass(frozen=True, eq=False)
 class Spread:
     """A window with some of its hole filled.
@@ -46,6 +52,16 @@ class Spread:
     def begin(cls, x_CHW: Tensor, known_HW: Tensor) -> Spread:
         """Nothing is filled, and what is missing is 0."""
         return cls(torch.where(known_HW, x_CHW, 0), known_HW, (~known_HW).to(x_CHW.dtype))
+
+    @property
+    def window(self) -> Tensor:
+        """What a network is shown: bands, what is known, and how uncertain each pixel is."""
+        return torch.cat([self.x_CHW, self.known_HW[None].to(self.x_CHW.dtype), self.u_HW[None]])
+
+    @classmethod
+    def of(cls, window: Tensor) -> Spread:
+        """What :attr:`window` shows."""
+        return cls(window[:-2], window[-2] > 0, window[-1])
 
 
 def uncertainty(variance_CHW: Tensor, known_HW: Tensor) -> Tensor:

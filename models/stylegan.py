@@ -6,6 +6,7 @@ Weights are drawn from a standard normal, and multiplied by ``1 / sqrt(fan in)``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Literal
 
@@ -15,30 +16,29 @@ from torch import Tensor, nn
 
 Resample = Literal["same", "down", "up"]
 
-_TAPS = (1.0, 3.0, 3.0, 1.0)
+_TAPS, _TAPS_LEFT = (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 1.0)
 _LEAK, _GAIN = 0.2, sqrt(2)
 _LEAST = 1e-8
 
 
 def fir(x: Tensor, gain: float = 1.0) -> Tensor:
     """Filtered with taps that sum to ``gain`` along each axis, without padding: three rows and columns fewer."""
-    for axis in (-2, -1):
-        length = x.shape[axis] - len(_TAPS) + 1
-        parts = [x.narrow(axis, at, length) for at in range(len(_TAPS))]
-        x = ((parts[0] + parts[3]) + 3 * (parts[1] + parts[2])) * (gain / sum(_TAPS))
-    return x
+    return _filtered(x, _TAPS, gain)
 
 
 def twice(x: Tensor) -> Tensor:
-    """Twice as many rows and columns: zeros in between, padding (2, 1), and the filter of gain 2 along each axis."""
-    for axis in (-2, -1):
-        size = x.shape[axis]
-        padded = F.pad(x, (0, 0, 1, 1) if axis == -2 else (1, 1))
-        before, here, after = (padded.narrow(axis, at, size) for at in range(3))
-        # Of the four taps two meet zeros: those left are 1 and 3, or 3 and 1.
-        halves = (before + 3 * here) / 4, (3 * here + after) / 4
-        x = torch.stack(halves, dim=x.ndim + axis + 1).flatten(x.ndim + axis, x.ndim + axis + 1)
-    return x
+    """Twice as many rows and columns: zeros in between, padding (2, 1), and the filter of gain 2 along each axis.
+
+    A pixel as 2 x 2 is what zeros in between come to under the taps [1, 1], which leave [1, 2, 1] of the filter.
+    """
+    return _filtered(F.interpolate(x, scale_factor=2), _TAPS_LEFT, padding=1)
+
+
+def _filtered(x: Tensor, taps: Sequence[float], gain: float = 1.0, *, padding: int = 0) -> Tensor:
+    row = torch.tensor(taps, device=x.device, dtype=x.dtype) * (gain / sum(taps))
+    channels = x.shape[1]
+    kernel = (row[:, None] * row).expand(channels, 1, -1, -1)
+    return F.conv2d(x, kernel, padding=padding, groups=channels)
 
 
 def activate(x: Tensor) -> Tensor:
@@ -100,7 +100,8 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The activated output."""
-        return activate(self.conv(x) + self.bias[:, None, None])
+        made: Tensor = self.conv(x)
+        return activate(made + self.bias[:, None, None].to(made.dtype))
 
 
 class Modulated(nn.Module):
@@ -125,7 +126,7 @@ class Modulated(nn.Module):
             # Summed by row and not as a product of matrices, whose bits may depend on the row's slot.
             lengths_BO = (energy_OC * scales_BC.float().square()[:, None]).sum(dim=2)
             made = made * (lengths_BO + _LEAST).rsqrt()[..., None, None].to(made.dtype)
-        return made + self.bias[:, None, None]
+        return made + self.bias[:, None, None].to(made.dtype)
 
 
 class StyleLayer(Modulated):

@@ -12,10 +12,15 @@ from ...tiling.crops import Crops
 from ..adm import AdmClassifier, AdmUNet
 from ..adm_blocks import AttentionBlock, ResBlock
 from ..adm_config import AdmConfig
+from ..critic import Critic
 from ..device import best_device, device_class
+from ..resnet import load_trunk
 from ..signatures import Description
+from ..spatial import SpatialNet
+from ..spatial_config import SpatialConfig, SpatialDescription
 from .classifying import Classifying
 from .diffusion import Denoising
+from .filling import Filling
 from .learner import Learner
 from .objective import Objective
 from .peers import Alone, Peers
@@ -38,8 +43,10 @@ def learner_of(
 
 
 def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:
-    """What an ADM network is to learn from crops."""
+    """What a network is to learn from crops."""
     config = subject.config
+    if isinstance(config, SpatialConfig):
+        return _filling(subject, config, crops, provenance)
     classes = config.num_classes if isinstance(config, AdmConfig) else None
     described = Description(
         config=config,
@@ -57,6 +64,16 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
     if isinstance(network, AdmUNet):
         return Denoising(network, subject.betas, subject.predicts, subject.drop_label, described)
     return Classifying(network, subject.betas, described)
+
+
+def _filling(subject: Subject, config: SpatialConfig, crops: Crops, provenance: dict[str, Any]) -> Filling:
+    """What a network that fills holes is to learn."""
+    described = SpatialDescription(config, crops.cutting.size, crops.spans, provenance).stored()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subject.seed)
+        network, critic = SpatialNet(config), Critic(config)
+    trunk = None if subject.features is None else load_trunk(subject.features)
+    return Filling(network, critic, trunk, described)
 
 
 def _silence(network: AdmUNet | AdmClassifier) -> None:
