@@ -83,7 +83,6 @@ class SpatialNet(nn.Module):
         super().__init__()
         self.config = config
         widths, style, folded = config.widths, config.style_channels, config.stem**2
-        made = 2 * config.in_channels
         self.fold = ConvLayer((config.in_channels + PLANES) * folded, widths[0], 1)
         self.encoder = nn.ModuleList(Level(config, level, styled=False) for level in range(len(widths)))
         self.down = nn.ModuleList(ConvLayer(wide, wider, resample="down") for wide, wider in pairwise(widths))
@@ -91,10 +90,14 @@ class SpatialNet(nn.Module):
         self.map = ScaledLinear(style, style)
         self.decoder = nn.ModuleList(Level(config, level, styled=True) for level in range(len(widths)))
         self.up = nn.ModuleList(StyleLayer(wider, wide, style, resample="up") for wide, wider in pairwise(widths))
-        self.heads = nn.ModuleList(
-            ToImage(width, made if level else made * folded, style) for level, width in enumerate(widths)
+        self.means, self.variances = (
+            nn.ModuleList(
+                ToImage(width, config.in_channels * (1 if level else folded), style)
+                for level, width in enumerate(widths)
+            )
+            for _ in range(2)
         )
-        for head in self.heads.modules():
+        for head in (*self.means.modules(), *self.variances.modules()):
             if isinstance(head, ScaledConv):
                 nn.init.zeros_(head.weight)
 
@@ -109,20 +112,25 @@ class SpatialNet(nn.Module):
             h = stage(self.down[level - 1](h) if level else h, u)
             skips.append(h)
         style = activate(self.map(activate(self.see(h.mean(dim=(2, 3))))))
-        image: Tensor | None = None
+        mean: Tensor | None = None
+        log_variance: Tensor | None = None
         for level in reversed(range(len(skips))):
             if level + 1 < len(skips):
                 h = (self.up[level](h, style) + skips[level]) / sqrt(2)
             h = self.decoder[level](h, u, style)
-            image = self._grown(level, self.heads[level], h, style, image)
-        assert image is not None
-        mean, log_variance = image.float().chunk(2, dim=1)
-        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance / _LOG_VARIANCE)], dim=1)
+            mean = self._grown(self.means[level], h, style, mean, finest=not level)
+            # What is learned of the variance must not draw features away from what fills holes well.
+            log_variance = self._grown(
+                self.variances[level], h.detach(), style.detach(), log_variance, finest=not level
+            )
+        assert mean is not None
+        assert log_variance is not None
+        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance / _LOG_VARIANCE)], dim=1).float()
 
-    def _grown(self, level: int, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None) -> Tensor:
+    def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:
         """The image of a level, with that of the coarser one in it; the finest is unfolded."""
         made: Tensor
-        if level or self.config.stem == 1:
+        if not finest or self.config.stem == 1:
             made = head(h, style, coarser)
             return made
         made = F.pixel_shuffle(head(h, style), self.config.stem)

@@ -94,7 +94,7 @@ class SpatialReading:
 
     kind = SPATIAL
     options = ("picking", "alpha")
-    known_as: tuple[str, ...] = ()
+    known_as = ()
 
     @property
     def told(self) -> tuple[object, ...]:
