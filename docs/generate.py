@@ -292,14 +292,16 @@ from tileloom.tiling.terra.scene import Terra
 picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
 ```
 
-[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them.
+[`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them,
+[`holes.yaml`](../examples/terra/holes.yaml) one that fills holes.
 
 ## Losses of your own
 
 The loop knows nothing of networks: it takes anything that keeps the protocol of
 [`models/training/objective.py`](../models/training/objective.py), networks by name and
 `loss(batch, draws, step)`, and gives it crops, checkpoints and a log. Random numbers come from `draws`, which knows the
-step, so that a run that goes on draws what it would have drawn.
+step, so that a run that goes on draws what it would have drawn. Networks that learn against each other keep `Contest`
+beside it: each rival learns from a scalar of its own, and what the objective remembers goes into the checkpoints.
 
 ## Keys
 """

@@ -83,11 +83,11 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     measurement = spec.measurement
     if contract is None:
         contract, guide = contract_of(spec.model, trusted=trusted), spec.guide
+        if contract.holes:
+            refuse_unfit(spec, contract.name)
     else:
         # Whoever looks at a result may lack the classifier as well as the model.
         guide = None
-    if contract.holes:
-        refuse_unfit(spec, contract.name)
     bands = _bands(spec, source, measurement, contract)
     weave = _weave(spec, contract)
     _check_weave(spec, weave, contract)
