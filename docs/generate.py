@@ -249,7 +249,28 @@ drop_label: 0.1
 ```
 
 With `drop_label` the last class, one more than there are, stands for none. A network of `kind: classifier` learns to
-tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job.
+tell classes of noisy crops apart, and guides another as `guidance.classifier` of a job. One of `kind: spatial` fills
+[holes](#holes).
+
+## Holes
+
+A network of `kind: spatial` fills holes, and does that by [iterations](models.md#spatial-diffusion) of its own instead
+of a denoiser's steps:
+
+```yaml
+network: {kind: spatial, width: 64, levels: [1, 2, 4], blocks: 1, attention: [4], stem: 4}
+rate: 1e-3
+ema: 0.999
+```
+
+Each crop gets a hole: strokes and rectangles as a hand would draw them, or what archives suffer, which are stripes,
+clouds, scratches and scattered pixels. Three iterations are unrolled, and each learns to fill the hole as the crop was:
+against an adversary, which is trained along with it and never published (StyleGAN2's, with R1, seeing pictures turned,
+shifted and discoloured the more it knows them by heart), by features, and by how likely its mean and variance make each
+pixel. Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
+which the first three bands are shown to it; otherwise the adversary's. What is told of held-out crops, the `error`, is
+how far values in the holes are off on average, in model range. Crops must be multiples of the total stride, which is
+the stem times 2 for each level after the first.
 
 A network of `kind: semantic` learns to draw what a map says, and is told the class of every pixel; with `edges` also
 where `instances` meet, or else classes. Of a share `drop_label` of the crops it is told nothing, so that
@@ -293,7 +314,7 @@ the network, and told in nine of ten crops; a job draws in the style of the firs
 | `model.safetensors` | the running mean of the weights, with all that a job has to know of them; whole at any time |
 | `log.jsonl` | every `log` steps the mean loss, and what is held out |
 | `loss.svg` | its curve |
-| `sheets/00001000.png` | rows of crops; the same with noise; denoised; and pictures drawn from noise alone |
+| `sheets/00001000.png` | rows of crops; with noise; denoised; drawn from noise alone. Or with holes, and filled |
 | `checkpoints/` | the last two states to go on from |
 | `training.json` | what is trained, and with which versions |
 
@@ -344,14 +365,16 @@ picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
 ```
 
 [`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them, the one that jobs know
-as [`terra`](models.md#terra), and [`examples/terra/patches.yaml`](../examples/terra/patches.yaml) one of patches.
+as [`terra`](models.md#terra), [`patches.yaml`](../examples/terra/patches.yaml) one of patches, and
+[`holes.yaml`](../examples/terra/holes.yaml) one that fills holes.
 
 ## Losses of your own
 
 The loop knows nothing of networks: it takes anything that keeps the protocol of
 [`models/training/objective.py`](../models/training/objective.py), networks by name and
 `loss(batch, draws, step)`, and gives it crops, checkpoints and a log. Random numbers come from `draws`, which knows the
-step, so that a run that goes on draws what it would have drawn.
+step, so that a run that goes on draws what it would have drawn. Networks that learn against each other keep `Contest`
+beside it: each rival learns from a scalar of its own, and what the objective remembers goes into the checkpoints.
 
 ## Keys
 """

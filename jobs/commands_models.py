@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from ..models.contract import Contract, asked_network, label_of, split_model
+from ..models.contract import Contract, Read, asked_network, label_of, split_model
 from ..models.kinds import BUILT_IN, Kind, contract_of, identity_of, model_kind
 from ..models.patchdm_shapes import own_tensors
-from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches, PatchReading
+from ..models.patchdm_signatures import KNOWN_PATCHES, KnownPatches
 from ..models.plugins import installed, origin
 from ..models.shapes import PATCHES
-from ..models.signatures import ASSUMED, KNOWN, Known, Reading, classes_of, kind_of
+from ..models.signatures import ASSUMED, KNOWN, Known, classes_of, kind_of
 from ..models.weights import description_of, read_weights, shapes_of, shipped, weights_digest
 from .commands_look import as_json, example
 from .options import model_of, model_option, trust_model
@@ -183,7 +183,7 @@ def _known_patches(known: KnownPatches) -> dict[str, Any]:
     return {"name": known.name, "kind": PATCHES, "patch": known.config.patch, "parameters": known.parameters}
 
 
-def _inspection(file: str, tensors: int, parameters: int, reading: Reading | PatchReading) -> dict[str, Any]:
+def _inspection(file: str, tensors: int, parameters: int, reading: Read) -> dict[str, Any]:
     described = description_of(file)
     return {
         "file": file,
@@ -197,11 +197,11 @@ def _inspection(file: str, tensors: int, parameters: int, reading: Reading | Pat
     }
 
 
-def _summary(tensors: int, parameters: int, reading: Reading | PatchReading) -> str:
+def _summary(tensors: int, parameters: int, reading: Read) -> str:
     return f"{reading.kind}, {parameters:,} parameters in {tensors} tensors"
 
 
-def _lines(file: str, reading: Reading | PatchReading) -> Iterator[str]:
+def _lines(file: str, reading: Read) -> Iterator[str]:
     if reading.known_as:
         yield f"known as: {', '.join(reading.known_as)}"
     for name, value, known in reading.facts():

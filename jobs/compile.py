@@ -28,6 +28,7 @@ from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import Source, SourceFacts, open_labels, open_mask, open_source
+from .holes import refuse_unfit
 from .labels import label_plan
 from .spec import JobSpec
 
@@ -84,6 +85,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     measurement = spec.measurement
     if contract is None:
         contract, guide = contract_of(spec.model, trusted=trusted), spec.guide
+        if contract.holes:
+            refuse_unfit(spec, contract.name)
     else:
         # Whoever looks at a result may lack the classifier as well as the model.
         guide = None
@@ -107,16 +110,9 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "scaling": _scaling(spec, source, contract),
     }
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
-    steps = schedule(
-        contract.betas,
-        steps=spec.steps,
-        travel_length=spec.travel.length,
-        travel_repeat=spec.travel.repeat,
-        total=contract.timesteps,
-        jumps=spec.travel.jumps,
-        spacing=spacing_of(contract, spec.sampler),
-    )
+    steps = contract.steps if spec.steps == "auto" else spec.steps
     resolved = {
+        "steps": steps,
         "tile": grids[0].tile,
         "stride": grids[0].stride,
         "guard": grids[0].guard,
@@ -128,7 +124,9 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(spec, image, contract, steps.calls, _facts(spec, source, image), resolved, trusted)
+    return Compiled(
+        spec, image, contract, _calls(spec, contract, steps), _facts(spec, source, image), resolved, trusted
+    )
 
 
 def _labels(spec: JobSpec, size: tuple[int, int], contract: Contract) -> LabelPlan | None:
@@ -147,6 +145,22 @@ def _facts(spec: JobSpec, source: Source, image: ImagePlan) -> SourceFacts:
     """What the result keeps of its source; a map of labels knows where it lies, which a blank image does not."""
     told = open_labels(spec.labels) if spec.labels and is_blank(spec.input) else source
     return replace(SourceFacts.of(told), bands=image.measured_shape[0])
+
+
+def _calls(spec: JobSpec, contract: Contract, steps: int) -> int:
+    """Network calls of a tile: every iteration is one where holes are filled."""
+    if contract.holes:
+        return steps
+    travelled = schedule(
+        contract.betas,
+        steps=steps,
+        travel_length=spec.travel.length,
+        travel_repeat=spec.travel.repeat,
+        total=contract.timesteps,
+        jumps=spec.travel.jumps,
+        spacing=spacing_of(contract, spec.sampler),
+    )
+    return travelled.calls
 
 
 def refuse_unlike(first: Compiled, other: Compiled, where: str) -> None:

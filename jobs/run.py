@@ -43,7 +43,7 @@ def _engine_factory(compiled: Compiled, *, images: int) -> EngineFactory:
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
-        steps=spec.steps,
+        steps=compiled.resolved["steps"],
         travel_length=spec.travel.length,
         travel_repeat=spec.travel.repeat,
         seed=spec.seed,

@@ -13,14 +13,7 @@ from hashlib import blake2b
 from os import PathLike, path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..cluster.executor import CrewSpec
 from ..models.parity import Parity
@@ -236,7 +229,10 @@ class JobSpec(Strict):
         default={"name": "gaussian"},
         description="The denoiser, or the path of its weights, folder or program, with its options beside its name.",
     )
-    steps: Count = Field(default=50, description="Steps of the schedule, each one a call of the network.")
+    steps: AutoCount = Field(
+        default="auto",
+        description="Steps of the schedule, each a call of the network; auto: 50, or 4 iterations that fill a hole.",
+    )
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
     sampler: Annotated[Sampler, Meant("ddnm, ddim-ddnm, repaint, ddpm or ddim")] = Field(
         default="ddnm", description="How a tile is drawn: by DDNM, its DDIM form, RePaint, or plain DDPM or DDIM."

@@ -138,7 +138,7 @@ class Training:
         course, images = spec.course, counted(len(crops.scenes), "image")
         yield f"data: {images}, {crops.pixels / 1e6:.3g} million pixels of {crops.bands} bands"
         yield f"range: {', '.join(f'{low:g} to {high:g}' for low, high in dict.fromkeys(crops.spans))}"
-        kind, size = spec.network.kind, (2 if spec.half else 4) * parameters / 1e6
+        kind, size = spec.network.kind, (2 if spec.half else 4) * self.learner.published / 1e6
         yield f"network: {kind}, {parameters:,} parameters, a file of {size:.3g} MB"
         yield (
             f"training: {course.steps:,} steps of {course.batch} crops of {spec.crop} pixels a side, "

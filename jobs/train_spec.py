@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from os import PathLike, path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,9 @@ from ..models.contract import Precision
 from ..models.patchdm_config import PatchConfig
 from ..models.semantic_config import SemanticConfig
 from ..models.signatures import Trained
+from ..models.spatial_config import SpatialConfig
 from ..models.training.recipe import Course, Learning, Subject
+from ..models.weights import weights_digest
 from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
 from .manifest import Manifest
@@ -30,7 +33,9 @@ _OF_PATCHES, _OF_OTHERS = {"patch", "positions", "style"}, {"variance", "classes
 # What a Patch-DM network's blocks are told, in units of its width, as ADM's.
 _EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-_FILES = ("image", "mask", "classes", "instances")
+_FILES, _ROOTED = ("image", "mask", "classes", "instances"), ("output", "features")
+# What StyleGAN2's networks were published with.
+_CONTEST_BETAS = (0.0, 0.99)
 
 
 def _listed(data: object) -> object:
@@ -84,14 +89,15 @@ Entries = Annotated[
 
 
 class NetworkSpec(Strict):
-    """The network that is trained: an ADM U-Net, the classifier that guides one, or one of patches or of labels."""
+    """The network that is trained: an ADM U-Net, the classifier that guides one, or one of another method."""
 
     kind: Annotated[
-        Literal["unet", "classifier", "patches", "semantic"], Meant("unet, classifier, patches or semantic")
+        Literal["unet", "classifier", "patches", "semantic", "spatial"],
+        Meant("unet, classifier, patches, semantic or spatial"),
     ] = Field(
         default="unet",
         description="unet denoises; classifier guides one to a class; patches denoises patch by patch (Patch-DM); "
-        "semantic draws what a map of classes says.",
+        "semantic draws what a map of classes says; spatial fills holes.",
     )
     width: Count = Field(default=64, description="Channels that levels are multiples of.")
     levels: Widths = Field(default=(1, 2), description="Channels of each level, finest first, in units of width.")
@@ -144,6 +150,14 @@ class NetworkSpec(Strict):
             raise at_key(
                 "network.patch", f"{self.patch} is no multiple of {2 * self.multiple}, which the network's levels need"
             )
+        if self.kind == "spatial":
+            if self.classes is not None:
+                raise at_key("network.classes", "a network that fills holes draws none: leave it out")
+            try:
+                self.filler(bands=1)
+            except InputError as error:
+                raise at_key("network.levels", str(error)) from None
+            return self
         for level in self.levels:
             wide = int(level * self.width)
             if not wide or wide % NORM_GROUPS:
@@ -161,6 +175,18 @@ class NetworkSpec(Strict):
         if self.kind != "semantic" and self.edges:
             raise at_key("network.edges", f"a {self.kind} is told none: leave it out, or choose kind semantic")
         return self
+
+    def filler(self, bands: int) -> SpatialConfig:
+        """What fills holes of images of so many bands."""
+        return SpatialConfig(
+            model_channels=self.width,
+            channel_mult=self.levels,
+            num_res_blocks=self.blocks,
+            attention_resolutions=self.attention,
+            in_channels=bands,
+            num_head_channels=self.head_channels,
+            stem=self.stem,
+        )
 
 
 class Workers(Strict):
@@ -192,6 +218,11 @@ class TrainSpec(Strict):
         "if left out, [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
     )
     network: Annotated[NetworkSpec, Mapped] = Field(default=NetworkSpec(), description="The network.")
+    features: File | None = Field(
+        default=None,
+        description="Weights of a ResNet-50 in the common format, whose features pictures with filled holes are "
+        "compared by; if left out, those of the network's adversary.",
+    )
     betas: Annotated[Literal["linear", "cosine"], Meant("linear or cosine")] = Field(
         default="linear", description="The noise schedule, of 1000 timesteps."
     )
@@ -238,6 +269,7 @@ class TrainSpec(Strict):
             raise at_key("batch", f"{self.batch} crops are not shared evenly by {self.cluster.workers} workers")
         if self.cluster.address is not None and self.cluster.workers == 1:
             raise at_key("cluster.workers", "an address names a cluster for workers: say how many, or drop it")
+        self._contested()
         if self.drop_label and (self.network.classes is None or self.network.kind == "classifier"):
             raise at_key("drop_label", "only a U-Net of classes is told one that could be dropped: leave it out")
         classes = self.network.classes
@@ -257,6 +289,16 @@ class TrainSpec(Strict):
                 raise at_key("data", f"entry {number + 1} has both label and classes: give one of them")
         return self
 
+    def _contested(self) -> None:
+        """Refuse what only networks with an adversary have, or all others."""
+        fills = self.network.kind == "spatial"
+        if self.features is not None and not fills:
+            raise at_key("features", "only a network of kind spatial compares pictures by them: leave it out")
+        if fills and self.precision == "fp16":
+            raise at_key("precision", "an adversary's gradients are too small for fp16: choose bf16 or fp32")
+        if fills and self.recompute:
+            raise at_key("recompute", "a network of kind spatial has no stages to compute again: leave it out")
+
     @property
     def cutting(self) -> Cutting:
         """How crops are cut."""
@@ -268,7 +310,8 @@ class TrainSpec(Strict):
     def learning(self) -> Learning:
         """How it learns."""
         names = ("rate", "warmup", "weight_decay", "clip", "ema", "precision", "recompute")
-        return Learning(**{name: getattr(self, name) for name in names})
+        learning = Learning(**{name: getattr(self, name) for name in names})
+        return replace(learning, betas=_CONTEST_BETAS) if self.network.kind == "spatial" else learning
 
     @property
     def course(self) -> Course:
@@ -280,9 +323,16 @@ class TrainSpec(Strict):
         """The network, for so many images of so many bands."""
         predicts = "eps" if self.network.kind == "classifier" else self.network.predicts
         config = self._config(bands, images)
-        return Subject(config=config, betas=self.betas, predicts=predicts, drop_label=self.drop_label, seed=self.seed)
+        return Subject(
+            config=config,
+            betas=self.betas,
+            predicts=predicts,
+            drop_label=self.drop_label,
+            seed=self.seed,
+            features=self.features,
+        )
 
-    def _config(self, bands: int, images: int) -> Trained:
+    def _config(self, bands: int, images: int) -> Trained | SpatialConfig:
         told = self.network
         same: dict[str, Any] = {
             "model_channels": told.width,
@@ -293,6 +343,8 @@ class TrainSpec(Strict):
             "num_head_channels": told.head_channels,
             "stem": told.stem,
         }
+        if told.kind == "spatial":
+            return told.filler(bands)
         drawn = bands * (2 if told.variance == "learned" else 1)
         if told.kind == "classifier":
             size = self.crop if told.pool == "attention" else None
@@ -327,7 +379,9 @@ class TrainSpec(Strict):
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
-        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network"})
+        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network", "features"})
+        if self.features is not None:
+            told["features"] = weights_digest(self.features)
         return told | {"network": self.network.model_dump(mode="json", exclude=self.network.foreign)}
 
     @property
@@ -359,7 +413,9 @@ def load_training(file: str | PathLike[str]) -> TrainSpec:
     """The training of a YAML file; its relative paths start from the file's folder."""
     base, name = path.dirname(path.abspath(file)), path.basename(file)
     content = read_yaml(file, needs="data and output")
-    rooted = {key: rooted_path(value, base) if key == "output" else value for key, value in content.items()}
+    rooted = {
+        key: rooted_path(value, base) if key in ("output", "features") else value for key, value in content.items()
+    }
     if "data" in rooted:
         entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
         rooted["data"] = [_rooted(entry, base) for entry in entries]

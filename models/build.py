@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..tiling.errors import InputError, OutOfMemory, lacks_memory
 from .ancestral import Ddpm
-from .contract import Contract, Model, label_of, split_model
+from .contract import Contract, Model, label_of, network_options, split_model
 from .ddim import Ddim, DdnmImplicit
 from .denoiser import Condition, Denoiser, Pull
 from .device import CPU, best_device, device_class, own_memory
@@ -19,6 +19,7 @@ from .folder_network import load_folder
 from .gaussian import Gaussian
 from .guidance import Guided
 from .halves import Halves, memory_of_halves
+from .hole_filler import Fill
 from .joint import JointWork
 from .kinds import Kind, contract_of, trusted_kind
 from .networks import load_classifier, load_denoiser
@@ -96,13 +97,14 @@ class EngineFactory:
     def __call__(self, batches: Mapping[str, int] = MappingProxyType({})) -> Engine:
         """Load the network and fix the batch; ``batches`` are those found before, by the devices' models."""
         device = best_device()
-        denoiser, solver = self.denoiser(device), self.solver(device)
+        denoiser = self.denoiser(device)
+        solver: Solver = self._fill(device) if self._contract.holes else self.solver(device)
 
         def make(batch: int, lanes: int) -> Engine:
             return self._engine(denoiser, solver, batch, lanes)
 
         def needs(batch: int, lanes: int) -> int:
-            shape = (batch, self.bands, self.tile, self.tile)
+            shape = (batch, self._contract.shown(self.bands), self.tile, self.tile)
             return memory_of(denoiser, shape, lanes=lanes, states=batch * lanes)
 
         return self.fitted(make, needs, device, batches)
@@ -173,6 +175,12 @@ class EngineFactory:
         clip = None if kind is DdnmImplicit else contract.value_range
         noise = PositionNoise(self.seed, device)
         return kind(steps, noise, self.bands, clip, told=self._told(), parity=self.parity, **own)
+
+    def _fill(self, device: str) -> Fill:
+        """What fills the holes of the job's tiles, its tensors on a device."""
+        asked = network_options(*split_model(self.model))
+        noise, clip = PositionNoise(self.seed, device), self._contract.value_range
+        return Fill(noise, self.bands, self.steps, asked.picking, asked.alpha, clip, told=self._told())
 
     @cached_property
     def _contract(self) -> Contract:

@@ -50,6 +50,8 @@ def check_denoiser(
     """
     terms = denoiser.contract
     _check_terms(terms)
+    if terms.holes:
+        raise InputError(f"model {terms.name} fills holes and tells no noise, so no denoiser's terms are its own")
     _check_numerics(denoiser)
     with _one_thread(), torch.inference_mode():
         for size in _sizes(terms):

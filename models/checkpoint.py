@@ -25,10 +25,12 @@ from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from .semantic import SemanticUNet
 from .semantic_config import SemanticConfig
 from .shapes import Shapes, difference, looks_like
+from .spatial import SpatialNet
+from .spatial_config import SpatialConfig
 from .weights import DESCRIPTION, SAFE, description_of, program_in, refuse_no_file
 
-Network = AdmUNet | AdmClassifier | SemanticUNet | PatchUNet | StyleEncoder | LatentNet
-Config = AdmConfig | ClassifierConfig | SemanticConfig | PatchConfig | StyleEncoderConfig | LatentConfig
+Network = AdmUNet | AdmClassifier | SemanticUNet | PatchUNet | StyleEncoder | LatentNet | SpatialNet
+Config = AdmConfig | ClassifierConfig | SemanticConfig | PatchConfig | StyleEncoderConfig | LatentConfig | SpatialConfig
 _MADE: dict[type[Config], Callable[[Any], Network]] = {
     AdmConfig: AdmUNet,
     ClassifierConfig: AdmClassifier,
@@ -36,6 +38,7 @@ _MADE: dict[type[Config], Callable[[Any], Network]] = {
     PatchConfig: PatchUNet,
     StyleEncoderConfig: StyleEncoder,
     LatentConfig: LatentNet,
+    SpatialConfig: SpatialNet,
 }
 
 

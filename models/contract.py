@@ -13,6 +13,7 @@ from .adm_config import NORM_GROUPS, AdmConfig, effort
 from .patchdm_signatures import PatchReading
 from .semantic_config import SemanticConfig
 from .signatures import Reading, Told
+from .spatial_config import ALPHA, ITERATIONS, PICKINGS, PLANES, Picking, SpatialReading
 from .style import Style
 from .weights import digest_of, read_weights, shipped, title_of
 
@@ -45,6 +46,7 @@ class Contract:
     ``effort`` (a, b); None where that is not known.
     ``label_classes`` counts the classes that a pixel of its map of labels may have, ``label_edges`` says that it is
     told edges of instances.
+    A network that fills ``holes`` does nothing else; ``steps`` are those of a job that does not say how many.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Contract:
     effort: tuple[float, float] | None = None
     label_classes: int | None = None
     label_edges: bool = False
+    holes: bool = False
+    steps: int = 50
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
@@ -79,6 +83,10 @@ class Contract:
     def stored(self) -> dict[str, Any]:
         """All of it as plain JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def shown(self, bands: int) -> int:
+        """Channels of a window of so many bands, as the network is shown it."""
+        return bands + (PLANES if self.holes else 0)
 
     def check(self, tile: tuple[int, int], bands: int) -> None:
         """Refuse a window (rows, columns) or a number of bands that the network cannot take."""
@@ -176,7 +184,8 @@ class NetworkOptions:
     batch, which takes minutes and pays in long jobs. ``guidance`` is how far it goes beyond what it predicts when
     it is told all, away from what it predicts when it is told nothing; ``guidance_scale`` is the same as programs of
     networks of labels write it, 1 more, and up to 1 none. ``style`` is how an image looks, as
-    :meth:`Style.parse` reads it. ``told`` is what shapes cannot tell of it.
+    :meth:`Style.parse` reads it. ``picking`` is how many pixels of a hole are filled at each step, ``alpha`` the share
+    of its spread that is drawn. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"
@@ -186,6 +195,8 @@ class NetworkOptions:
     guidance: float = 0.0
     guidance_scale: float = 1.0
     style: str | None = None
+    picking: Picking = "uniform"
+    alpha: float = ALPHA
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
@@ -197,10 +208,12 @@ class NetworkOptions:
         for name in ("channels_last", "compile"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"model.{name} is {getattr(self, name)!r}; choose true or false")
-        for name, none in (("guidance", 0), ("guidance_scale", 1)):
+        for name, none in (("guidance", 0), ("guidance_scale", 1), ("alpha", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
                 raise InputError(f"model.{name} is {value!r}; give a number, {none} for none")
+        if self.picking not in PICKINGS:
+            raise InputError(f"model.picking is {self.picking!r}; choose one of {', '.join(PICKINGS)}")
         if not isinstance(self.style, str | None):
             raise InputError(f"model.style is {self.style!r}; give row:N, sample, or the path of an image or a code")
 
@@ -210,7 +223,8 @@ class NetworkOptions:
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
 
 
-_OWN = ("precision", "label", "channels_last", "compile", "guidance", "guidance_scale", "style")
+_OWN = ("precision", "label", "channels_last", "compile", "guidance", "guidance_scale", "style", "picking", "alpha")
+Read = Reading | PatchReading | SpatialReading
 
 
 def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
@@ -225,7 +239,7 @@ def network_options(file: str, options: Mapping[str, object]) -> NetworkOptions:
     return NetworkOptions(told=said, **rest)  # type: ignore[arg-type]  # __post_init__ checks every value
 
 
-def asked_network(file: str, options: Mapping[str, object]) -> tuple[NetworkOptions, Reading | PatchReading]:
+def asked_network(file: str, options: Mapping[str, object]) -> tuple[NetworkOptions, Read]:
     """What a job says of a weights file, and the network that this makes it; refuses what says nothing of such."""
     asked = network_options(file, options)
     reading = read_weights(file, asked.told)
@@ -245,6 +259,8 @@ def telling_options(file: str, options: Mapping[str, object]) -> dict[str, objec
         "compile": False,
         "guidance": 0,
         "guidance_scale": 1,
+        "picking": PICKINGS[0],
+        "alpha": ALPHA,
     }
     said = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
     if asked.style and (shown := Style.parse(asked.style).file):
@@ -269,11 +285,35 @@ def label_of(model: Model) -> int | None:
     return label if isinstance(label, int) else None
 
 
-def network_contract(file: str, reading: Reading | PatchReading, asked: NetworkOptions) -> Contract:
+def network_contract(file: str, reading: Read, asked: NetworkOptions) -> Contract:
     """The terms of a network that was read from a file, as a job asks for it."""
+    if isinstance(reading, SpatialReading):
+        return _of_holes(file, reading)
     if isinstance(reading, PatchReading):
         return _of_patches(file, reading, asked.style, guided=bool(asked.guidance))
     return _of_windows(file, reading, asked)
+
+
+def _learned(reading: Read) -> dict[str, Any]:
+    """Of a network that was trained here: what -1 and 1 stood for, and of which type values were."""
+    return {"spans": reading.described.spans, "dtype": reading.described.dtype} if reading.described else {}
+
+
+def _of_holes(file: str, reading: SpatialReading) -> Contract:
+    config = reading.config
+    return Contract(
+        title_of(file),
+        bands=config.in_channels,
+        size_multiple=config.size_multiple,
+        native_tile=reading.image_size,
+        smallest_tile=config.size_multiple,
+        conditions=("known", "uncertainty"),
+        weight_bytes=Path(file).stat().st_size,
+        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        holes=True,
+        steps=ITERATIONS,
+        **_learned(reading),
+    )
 
 
 def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: bool) -> Contract:
@@ -300,6 +340,7 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
         live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        **_learned(reading),
     )
 
 
@@ -332,8 +373,7 @@ def _of_windows(file: str, reading: Reading, asked: NetworkOptions) -> Contract:
         weight_bytes=Path(file).stat().st_size,
         live_channels=ways * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
         effort=effort(config) if isinstance(config, AdmConfig) else None,
-        spans=reading.described.spans if reading.described else None,
-        dtype=reading.described.dtype if reading.described else None,
+        **_learned(reading),
     )
 
 

@@ -72,7 +72,8 @@ class Engine:
         self._denoiser, self._solver = denoiser, solver
         self._networks = networks_of(denoiser)
         self._batch, self._lanes, self._levels = batch, lanes, levels
-        self._window, self._identity = (bands, *tile), identity
+        self._bands, self._identity = bands, identity
+        self._window = (denoiser.contract.shown(bands), *tile)
         fix_arithmetic()
         self._pool = Lanes(lanes)
         self._pool.once(self._settle_rows)
@@ -90,7 +91,7 @@ class Engine:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """(batch, bands, rows, columns) of every forward pass."""
+        """(batch, bands and what else a window has, rows, columns) of every forward pass."""
         return (self._batch, *self._window)
 
     @property
@@ -227,7 +228,7 @@ class Engine:
 
     def _check_answer(self, answer: Tensor, used: int) -> None:
         """Refuse a network that answers with something else than it should, before a tile is spent on it."""
-        name, (batch, bands, *size) = self._denoiser.contract.name, self.batch_shape
+        name, bands, (batch, _, *size) = self._denoiser.contract.name, self._bands, self.batch_shape
         parts = answer.shape[1] // bands if answer.ndim == len(self.batch_shape) else 0
         if answer.dtype is not torch.float32 or answer.shape != (batch, parts * bands, *size) or not 1 <= parts <= 3:
             shapes = ["x".join(map(str, shape)) for shape in (self.batch_shape, answer.shape)]

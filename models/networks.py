@@ -14,6 +14,7 @@ from .checkpoint import load_tensors, with_weights
 from .contract import Contract, Model, asked_network, live_channels, network_contract, split_model
 from .denoiser import Condition, labels_of
 from .device import own_memory
+from .hole_filler import HoleFiller
 from .patchdm import PatchUNet
 from .patchdm_denoiser import PatchDenoiser
 from .patchdm_shapes import own_tensors
@@ -24,6 +25,8 @@ from .schedule import beta_table
 from .semantic import SemanticUNet
 from .semantic_denoiser import ROOM, ROOM_SHARE, SemanticDenoiser
 from .signatures import EPS, Told
+from .spatial import SpatialNet
+from .spatial_config import SpatialReading
 from .style import Style
 from .weights import read_weights
 
@@ -76,14 +79,16 @@ class AdmDenoiser:
         return weights, 4 * batch * height * width * live
 
 
-def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | SemanticDenoiser | PatchDenoiser:
-    """The denoiser of a weights file, by path and options."""
+def load_denoiser(model: Model, *, device: str = "cpu") -> AdmDenoiser | SemanticDenoiser | PatchDenoiser | HoleFiller:
+    """The denoiser of a weights file, by path and options; or what fills holes, where that is in it."""
     file, options = split_model(model)
     asked, reading = asked_network(file, options)
     contract = network_contract(file, reading, asked)
     tensors = own_tensors(load_tensors(file), asked.told.weights)
     network = with_weights(reading.config, tensors, file=file, device=device)
-    if not isinstance(network, AdmUNet | SemanticUNet | PatchUNet):
+    if isinstance(network, SpatialNet):
+        return HoleFiller(network, contract)
+    if isinstance(reading, SpatialReading) or not isinstance(network, AdmUNet | SemanticUNet | PatchUNet):
         raise InputError(f"{file} holds no U-Net")
     network.set_precision(asked.precision)
     if asked.lies_channels_last:

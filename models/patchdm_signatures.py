@@ -52,7 +52,7 @@ KNOWN_PATCHES = (
 class PatchReading:
     """A Patch-DM network as its file and the user tell it; ``copy`` of its weights, None where there is one.
 
-    It ``predicts`` "eps" or "v", and learned from images of ``image_size`` pixels a side, None where nobody tells.
+    ``described`` is what its file says, if it was trained here.
     """
 
     config: PatchConfig
@@ -60,11 +60,15 @@ class PatchReading:
     copy: str | None
     known: KnownPatches | None
     origins: Mapping[str, str]
-    predicts: str = EPS
-    image_size: int | None = None
+    described: Description | None = None
 
     kind = PATCHES
     options = ("precision", "style", "channels_last", "patch", "heads", "weights", "betas", "guidance")
+
+    @property
+    def predicts(self) -> str:
+        """What it predicts, "eps" or "v"."""
+        return self.described.predicts if self.described else EPS
 
     @property
     def known_as(self) -> list[str]:
@@ -98,7 +102,7 @@ class PatchReading:
             "weights": self.copy or "one set",
             **({"stem": config.stem} if config.stem > 1 else {}),
             **({} if config.positions else {"positions": "never told"}),
-            **({"image size": self.image_size} if self.image_size else {}),
+            **({"image size": self.described.image_size} if self.described else {}),
             **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
@@ -115,7 +119,7 @@ def read_described(description: Description, told: Told) -> PatchReading:
     facts = ("patch", "heads", "betas", "stem", "positions", "image size", "predicts")
     origins = {name: OPTION if getattr(told, name, None) else DESCRIBED for name in facts}
     betas, copy = told.betas or description.betas, told.weights
-    return PatchReading(config, betas, copy, None, origins, description.predicts, description.image_size)
+    return PatchReading(config, betas, copy, None, origins, description)
 
 
 def read_patches(shapes: Shapes, told: Told) -> PatchReading:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b, file_digest
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +19,7 @@ from .patchdm_shapes import is_patches
 from .patchdm_signatures import PatchReading, read_described, read_patches
 from .shapes import Shapes
 from .signatures import Description, Reading, Told, read
+from .spatial_config import SPATIAL, SpatialDescription, SpatialReading
 
 SAFE = ".safetensors"
 SUFFIXES = (SAFE, ".pt", ".pth", ".ckpt", ".bin")
@@ -72,7 +75,7 @@ def shapes_of(file: str) -> Shapes:
         raise InputError(f"{file} is no whole {SAFE} file ({error}): copy or download it again") from None
 
 
-def description_of(file: str) -> Description | None:
+def description_of(file: str) -> Description | SpatialDescription | None:
     """What a file that was trained here says of its network; None for any other."""
     refuse_no_file(file)
     if Path(file).suffix != SAFE:
@@ -80,13 +83,17 @@ def description_of(file: str) -> Description | None:
     try:
         with safe_open(file, framework="np") as opened:
             told = (opened.metadata() or {}).get(DESCRIPTION)
-            return None if told is None else Description.restored(json.loads(told))
+            return None if told is None else _described(json.loads(told))
     except SafetensorError as error:
         raise InputError(f"{file} is no whole {SAFE} file ({error}): copy or download it again") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{file} describes its network in words unknown here ({error}): use a newer tileloom"
         ) from None
+
+
+def _described(told: Mapping[str, Any]) -> Description | SpatialDescription:
+    return (SpatialDescription if told["kind"] == SPATIAL else Description).restored(told)
 
 
 def refuse_no_file(file: str) -> None:
@@ -124,9 +131,11 @@ def _digest_as_it_is(file: Path, size: int, changed: int) -> str:
         return file_digest(opened, lambda: blake2b(digest_size=_DIGEST)).hexdigest()
 
 
-def read_weights(file: str, told: Told | None = None) -> Reading | PatchReading:
+def read_weights(file: str, told: Told | None = None) -> Reading | PatchReading | SpatialReading:
     """The network that a file holds, by its tensors' shapes and what the user told of it."""
     shapes, told, described = shapes_of(file), told or Told(), description_of(file)
+    if isinstance(described, SpatialDescription):
+        return SpatialReading(described)
     try:
         if described and isinstance(described.config, PatchConfig):
             return read_described(described, told)

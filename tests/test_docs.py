@@ -15,6 +15,7 @@ from tileloom.models.patchdm_denoiser import image_eps
 from tileloom.models.patchdm_signatures import PatchReading
 from tileloom.models.programs import OPTIONS, program_options
 from tileloom.models.signatures import Reading, SemanticReading
+from tileloom.models.spatial_config import SpatialReading
 
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
@@ -71,6 +72,7 @@ def test_the_page_lists_every_option_of_weights(tmp_path):
     assert sorted(listed("Weights")) == sorted(Reading.options)
     assert sorted(listed("Patch-DM")) == sorted(PatchReading.options)
     assert sorted(listed("Networks of labels")) == sorted(SemanticReading.options)
+    assert sorted(listed("Spatial diffusion")) == sorted(SpatialReading.options)
     for example in blocks("yaml"):
         (tmp_path / "job.yaml").write_text(f"input: a\noutput: b\ntask: sr:2\n{example}")
         assert load_job(tmp_path / "job.yaml").model["name"].startswith(str(tmp_path))

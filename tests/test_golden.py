@@ -11,7 +11,7 @@ import pytest
 from tests.golden.__main__ import main
 from tests.golden.arrays import Golden
 from tests.golden.digests import digests_of, recorded
-from tests.golden.kinds import KINDS, OF_PATCHES, files_in, kind_of, verdict
+from tests.golden.kinds import KINDS, OF_PATCHES, OF_SPREADING, files_in, kind_of, verdict
 from tests.golden.networks import PASS
 from tests.house import ROOT
 
@@ -21,8 +21,9 @@ ALL = ROOT.parent / "shared" / "golden"
 ALTERED = "what no output shows is not what was recorded"
 LARGEST_SELECTION = 6_500_000
 NETWORKS = ("unet_", "classifier_", "schedules")
-# Recordings of Patch-DM have their own tests of what fails.
-WALKS = [file.stem for file in KEPT if not file.stem.startswith(NETWORKS) and not file.stem.endswith(tuple(OF_PATCHES))]
+# These recordings have their own tests of what fails.
+APART = (*OF_PATCHES, *OF_SPREADING)
+WALKS = [file.stem for file in KEPT if not file.stem.startswith(NETWORKS) and not file.stem.endswith(APART)]
 
 
 def rewritten(folder, file, *, name=None, **changed):

@@ -112,7 +112,7 @@ def batch_of(crops, count=4):
     taken = [crops.take("train", number) for number in range(count)]
     labels = np.array([[array for _, array in crop.labels.arrays()] for crop in taken], np.int64)
     x_BCHW = torch.from_numpy(np.stack([crop.pixels for crop in taken]))
-    return Batch(x_BCHW, None, ("",) * count, torch.from_numpy(labels))
+    return Batch(x_BCHW, None, ("",) * count, labels_BNHW=torch.from_numpy(labels))
 
 
 def test_of_some_crops_nothing_is_told(scene):

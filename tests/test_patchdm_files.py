@@ -24,8 +24,9 @@ from tileloom.tiling.errors import InputError
 
 TOLD = {"patch": 4, "heads": 1}
 TABLE_KEY = "encoder.semantic_enc.weight"
+# What a stem folds, and whether positions are told, only the file of a network that was trained here tells.
 STYLES = {
-    **VARIANTS,
+    **{name: config for name, config in VARIANTS.items() if config.stem == 1 and config.positions},
     "an image encoder": replace(PATCHES, codes=None, encoder=STYLE_ENCODER),
     "a network that draws styles": replace(PATCHES, latent=LATENT),
 }

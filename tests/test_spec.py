@@ -155,7 +155,7 @@ def test_an_impossible_task_is_refused_in_one_sentence(text, noise, says):
 def test_three_keys_make_a_job(tmp_path):
     job = load_job(written(tmp_path, PLAIN))
     assert job.measurement == Measurement(scale=4)
-    assert (job.model, job.steps, job.seed, job.tile, job.guard) == ({"name": "gaussian"}, 50, 0, "auto", "auto")
+    assert (job.model, job.steps, job.seed, job.tile, job.guard) == ({"name": "gaussian"}, "auto", 0, "auto", "auto")
     assert (job.travel.length, job.travel.repeat) == (1, 1)
     assert (job.publish.chunk, job.publish.shard) == (512, 2048)
 
@@ -273,9 +273,12 @@ BAD_FILES = {
     ),
     "text for a number": (
         PLAIN_TEXT + "steps: fifty\n",
-        "job.yaml: steps must be a whole number from 1 up, not 'fifty'",
+        "job.yaml: steps must be a whole number from 1 up, or auto, not 'fifty'",
     ),
-    "fraction for a whole number": (PLAIN_TEXT + "steps: 2.5\n", "steps must be a whole number from 1 up, not 2.5"),
+    "fraction for a whole number": (
+        PLAIN_TEXT + "steps: 2.5\n",
+        "steps must be a whole number from 1 up, or auto, not 2.5",
+    ),
     "quoted number": (PLAIN_TEXT + "seed: '3'\n", "seed must be a whole number from 0 to 2^64 - 1, not '3'"),
     "true for a number": (PLAIN_TEXT + "retries: true\n", "retries must be a whole number from 0 up, not true"),
     "number for a flag": (PLAIN_TEXT + "keep_scratch: 1\n", "keep_scratch must be true or false, not 1"),
@@ -289,7 +292,7 @@ BAD_FILES = {
     "tile below one": (PLAIN_TEXT + "tile: 0\n", "tile must be a whole number from 1 up, or auto, not 0"),
     "no such choice": (PLAIN_TEXT + "weave: loose\n", "weave must be auto, msr, joint, patches or naive, not 'loose'"),
     "no such type": (PLAIN_TEXT + "dtype: int8\n", "dtype must be uint8, uint16 or float32, not 'int8'"),
-    "nothing": (PLAIN_TEXT + "steps:\n", "steps must be a whole number from 1 up, not nothing"),
+    "nothing": (PLAIN_TEXT + "steps:\n", "steps must be a whole number from 1 up, or auto, not nothing"),
     "nested value": (PLAIN_TEXT + "travel: {repeat: 0}\n", "travel.repeat must be a whole number from 1 up, not 0"),
     "text for a mapping": (PLAIN_TEXT + "publish: 512\n", "publish must be a mapping of keys and values, not 512"),
     "shard of broken chunks": (
@@ -370,7 +373,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"steps": 0}, "--steps must be a whole number from 1 up, not 0"),
+        ({"steps": 0}, "--steps must be a whole number from 1 up, or auto, not 0"),
         ({"on_error": "wait"}, "--on-error must be degrade or stop, not 'wait'"),
         ({"travel": {"length": 0}}, "--travel-length must be a whole number from 1 up, not 0"),
         ({"mask": "m.tif"}, "--mask: the task has no inpaint"),

@@ -218,7 +218,12 @@ def test_a_description_comes_back_as_it_was_written(tmp_path, config):
     file = file_of(tmp_path, said)
     assert description_of(file) == said
     reading = read_weights(file)
-    assert (reading.config, reading.betas, reading.predicts, reading.image_size) == (config, "cosine", "v", SIZE)
+    assert (reading.config, reading.betas, reading.predicts, reading.described.image_size) == (
+        config,
+        "cosine",
+        "v",
+        SIZE,
+    )
     known = {name: how for name, _, how in reading.facts()}
     assert {known[name] for name in ("patch", "heads", "betas", "stem", "positions", "image size", "predicts")} == {
         DESCRIBED

@@ -13,12 +13,17 @@ from ..adm import AdmClassifier, AdmUNet, UNet
 from ..adm_blocks import AttentionBlock, ResBlock
 from ..adm_config import AdmConfig
 from ..checkpoint import make
+from ..critic import Critic
 from ..device import best_device, device_class
 from ..patchdm import PatchUNet
+from ..resnet import load_trunk
 from ..semantic import SemanticUNet, SpadeBlock
 from ..signatures import Description
+from ..spatial import SpatialNet
+from ..spatial_config import SpatialConfig, SpatialDescription
 from .classifying import Classifying
 from .diffusion import Denoising
+from .filling import Filling
 from .learner import Learner
 from .objective import Objective
 from .painting import Painting
@@ -45,6 +50,8 @@ def learner_of(
 def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:
     """What a network is to learn from crops."""
     config = subject.config
+    if isinstance(config, SpatialConfig):
+        return _filling(subject, config, crops, provenance)
     classes = config.num_classes if isinstance(config, AdmConfig) else None
     described = Description(
         config=config,
@@ -68,6 +75,16 @@ def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> 
         return Patching(network, subject.betas, subject.predicts, described)
     assert isinstance(network, AdmClassifier)
     return Classifying(network, subject.betas, described)
+
+
+def _filling(subject: Subject, config: SpatialConfig, crops: Crops, provenance: dict[str, Any]) -> Filling:
+    """What a network that fills holes is to learn."""
+    described = SpatialDescription(config, crops.cutting.size, crops.spans, crops.dtype, provenance).stored()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(subject.seed)
+        network, critic = SpatialNet(config), Critic(config)
+    trunk = None if subject.features is None else load_trunk(subject.features)
+    return Filling(network, critic, trunk, described)
 
 
 def _silence(network: nn.Module) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..adm_blocks import Stage
 from ..contract import Precision
-from .objective import LOSS, Batch, Draws, Objective
+from .objective import LOSS, Batch, Contest, Draws, Objective, rivals_of
 from .peers import Alone, Peers
 from .recipe import Learning
 
@@ -24,6 +25,15 @@ Tensors = dict[str, Tensor]
 
 GRADIENT = "gradient"
 """The name of the scalar that tells the length of all gradients."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Player:
+    """Weights that learn from one scalar, and what their optimiser remembers."""
+
+    scalar: str
+    weights: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
 
 
 class Learner:
@@ -44,15 +54,30 @@ class Learner:
             for key, parameter in network.named_parameters()
         }
         self._mean = {key: parameter.detach().clone() for key, parameter in self._weights.items()}
-        self._optimizer = torch.optim.AdamW(
-            self._weights.values(), lr=learning.rate, weight_decay=learning.weight_decay, foreach=True
-        )
+        self._players = self._opponents()
         self._scaler = torch.amp.GradScaler(device, enabled=learning.precision == "fp16")
+
+    def _opponents(self) -> list[_Player]:
+        """Whoever learns from :data:`LOSS`, and each rival."""
+        learning, rivals = self.learning, rivals_of(self.objective)
+        by_scalar: dict[str, dict[str, nn.Parameter]] = {}
+        for key, parameter in self._weights.items():
+            by_scalar.setdefault(rivals.get(key.partition(".")[0], LOSS), {})[key] = parameter
+        how: dict[str, Any] = {"lr": learning.rate, "betas": learning.betas, "weight_decay": learning.weight_decay}
+        return [
+            _Player(scalar, weights, torch.optim.AdamW(weights.values(), foreach=True, **how))
+            for scalar, weights in by_scalar.items()
+        ]
 
     @property
     def parameters(self) -> int:
         """How many numbers are learned."""
         return sum(parameter.numel() for parameter in self._weights.values())
+
+    @property
+    def published(self) -> int:
+        """How many of them are published."""
+        return sum(tensor.numel() for tensor in self.mean_weights().values())
 
     def learn(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, float]:
         """Learn from a batch; returns the scalars of its loss, and ``gradient``, the length of all gradients.
@@ -61,31 +86,48 @@ class Learner:
         once in a while, which the scaler heeds: they then count as 0.
         """
         learning = self.learning
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
+        for player in self._players:
+            for group in player.optimizer.param_groups:
+                group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
         batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)
         values = torch.stack([value.detach().float() for value in scalars.values()])
         self.peers.average([values])
         told = dict(zip(scalars, values.tolist(), strict=True))
-        if not math.isfinite(told[LOSS]):
+        if not all(math.isfinite(told[player.scalar]) for player in self._players):
             return told | {GRADIENT: math.nan}
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(scalars[LOSS]).backward()  # type: ignore[no-untyped-call]  # torch leaves its type out
-        self.peers.average([weight.grad for weight in self._weights.values() if weight.grad is not None])
-        self._scaler.unscale_(self._optimizer)
-        length = float(nn.utils.clip_grad_norm_(self._weights.values(), learning.clip))
+        self._differentiate(scalars)
+        length = math.hypot(*(self._shortened(player) for player in self._players))
         if not math.isfinite(length):
             if not self._scaler.is_enabled():
                 return told | {GRADIENT: length}
             length = 0.0
-        self._scaler.step(self._optimizer)
+        for player in self._players:
+            self._scaler.step(player.optimizer)
         self._scaler.update()
+        if isinstance(self.objective, Contest):
+            self.objective.learned(told, len(batch.x_BCHW) * self.peers.count)
         keep = min(learning.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._mean.values()), list(self._weights.values()), 1 - keep)
         return told | {GRADIENT: length}
+
+    def _differentiate(self, scalars: Mapping[str, Tensor]) -> None:
+        """Every player's gradients, each of its own scalar alone; those of all peers."""
+        for player in self._players:
+            player.optimizer.zero_grad(set_to_none=True)
+        for player in self._players:
+            # What one network made of another's work is the same for both of their losses.
+            again, weights = player is not self._players[-1], list(player.weights.values())
+            scaled = self._scaler.scale(scalars[player.scalar])
+            scaled.backward(retain_graph=again, inputs=weights)  # type: ignore[no-untyped-call]  # torch leaves it out
+        self.peers.average([weight.grad for weight in self._weights.values() if weight.grad is not None])
+
+    def _shortened(self, player: _Player) -> float:
+        """The length of a player's gradients, before they were shortened."""
+        self._scaler.unscale_(player.optimizer)
+        return float(nn.utils.clip_grad_norm_(player.weights.values(), self.learning.clip))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it the networks have their mean weights, and nothing is learned."""
@@ -93,31 +135,39 @@ class Learner:
 
     def mean_weights(self) -> Tensors:
         """The running mean, by the networks' own names where there is one network, else with the network's before."""
-        alone = len(self.objective.networks) == 1
-        return {key.partition(".")[2] if alone else key: tensor for key, tensor in self._mean.items()}
+        rivals = rivals_of(self.objective)
+        own = {key: tensor for key, tensor in self._mean.items() if key.partition(".")[0] not in rivals}
+        alone = len(self.objective.networks) == 1 + len(rivals)
+        return {key.partition(".")[2] if alone else key: tensor for key, tensor in own.items()}
 
     def saved(self) -> dict[str, Tensors]:
         """All that goes on, by what it is for."""
         moments: Tensors = {}
-        for key, parameter in self._weights.items():
-            for name, value in self._optimizer.state[parameter].items():
-                moments[f"{key}.{name}"] = value
+        for player in self._players:
+            for key, parameter in player.weights.items():
+                for name, value in player.optimizer.state[parameter].items():
+                    moments[f"{key}.{name}"] = value
         scale = {name: torch.tensor(float(value)) for name, value in self._scaler.state_dict().items()}
         weights = {key: parameter.detach() for key, parameter in self._weights.items()}
-        return {"weights": weights, "mean": dict(self._mean), "optimizer": moments | scale}
+        memory = {"memory": dict(self.objective.memory)} if isinstance(self.objective, Contest) else {}
+        return {"weights": weights, "mean": dict(self._mean), "optimizer": moments | scale, **memory}
 
     def restore(self, saved: Mapping[str, Tensors]) -> None:
         """Go on from what :meth:`saved` gave."""
         with torch.no_grad():
-            for key, parameter in self._weights.items():
-                parameter.copy_(saved["weights"][key])
-                self._mean[key].copy_(saved["mean"][key])
-                prefix = f"{key}."
-                moments = {
-                    name: torch.empty_like(parameter).copy_(saved["optimizer"][prefix + name])
-                    for name in ("exp_avg", "exp_avg_sq")
-                }
-                self._optimizer.state[parameter] = {"step": saved["optimizer"][f"{prefix}step"], **moments}
+            for player in self._players:
+                for key, parameter in player.weights.items():
+                    parameter.copy_(saved["weights"][key])
+                    self._mean[key].copy_(saved["mean"][key])
+                    prefix = f"{key}."
+                    moments = {
+                        name: torch.empty_like(parameter).copy_(saved["optimizer"][prefix + name])
+                        for name in ("exp_avg", "exp_avg_sq")
+                    }
+                    player.optimizer.state[parameter] = {"step": saved["optimizer"][f"{prefix}step"], **moments}
+        if isinstance(self.objective, Contest):
+            for name, kept in self.objective.memory.items():
+                kept.copy_(saved["memory"][name])
         if self._scaler.is_enabled():
             state = self._scaler.state_dict()
             self._scaler.load_state_dict({name: type(value)(saved["optimizer"][name]) for name, value in state.items()})

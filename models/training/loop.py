@@ -31,7 +31,7 @@ from ..device import fix_arithmetic
 from ..weights import DESCRIPTION
 from .checkpoints import Checkpoints
 from .learner import GRADIENT, Learner
-from .objective import LOSS, Batch, Draws
+from .objective import LOSS, Batch, Draws, checked_of
 from .recipe import Course
 from .sheets import curve, sheet
 
@@ -156,13 +156,13 @@ class _Run:
         return Batch(x_BCHW, y_B, where, scenes, labels_BNHW)
 
     def _check(self) -> float:
-        """The loss of the mean weights on the same crops and noise each time."""
-        found = []
+        """The loss of the mean weights, or what tells more, on the same crops and noise each time."""
+        found, told = [], checked_of(self.learner.objective)
         with self.learner.averaged():
             for number in range(_CHECKED):
                 draws = Draws(self.seed, -1 - number, device=self.learner.device)
                 batch = self.batch("check", number * self.course.batch, self.course.batch)
-                found.append(float(self.learner.objective.loss(batch, draws, number)[LOSS]))
+                found.append(float(self.learner.objective.loss(batch, draws, number)[told]))
         return float(np.mean(found))
 
     def _show(self, done: int) -> list[str]:

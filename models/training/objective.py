@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,3 +75,33 @@ class Objective(Protocol):
     def describe(self) -> dict[str, Any]:
         """What the published file says of the networks, as plain JSON."""
         ...
+
+
+@runtime_checkable
+class Contest(Protocol):
+    """An objective whose networks learn against each other, and that remembers how it goes."""
+
+    checked: str
+    """The scalar that tells how good it is on what is held out, where :data:`LOSS` tells who is winning."""
+
+    memory: Mapping[str, Tensor]
+    """What else a training needs to go on, changed in place."""
+
+    @property
+    def rivals(self) -> Mapping[str, str]:
+        """Networks that learn from another scalar than :data:`LOSS`, by its name; they are not published."""
+        ...
+
+    def learned(self, told: Mapping[str, float], crops: int) -> None:
+        """Remember a step on so many crops, of which all peers were told the same."""
+        ...
+
+
+def rivals_of(objective: Objective) -> Mapping[str, str]:
+    """The scalar that each network learns from, of those that have one of their own."""
+    return objective.rivals if isinstance(objective, Contest) else {}
+
+
+def checked_of(objective: Objective) -> str:
+    """The scalar that is told of what is held out."""
+    return objective.checked if isinstance(objective, Contest) else LOSS

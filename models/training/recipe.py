@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..contract import Precision
 from ..signatures import Trained
+from ..spatial_config import SpatialConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,23 +14,25 @@ class Subject:
     """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
 
     A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
-    crops is told that; one of labels is told nothing of such.
+    crops is told that; one of labels is told nothing of such. What fills holes learns by the ``features`` of a
+    ResNet-50's file, None for those of its critic.
     """
 
-    config: Trained
+    config: Trained | SpatialConfig
     betas: str = "linear"
     predicts: str = "eps"
     drop_label: float = 0.0
     seed: int = 0
+    features: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
     """How networks learn: AdamW's ``rate``, reached after ``warmup`` steps, and its ``weight_decay``.
 
-    Gradients longer than ``clip`` are shortened to it; ``ema`` is how much of the running mean a step keeps.
-    ``precision`` is that of the convolutions; ``recompute`` computes what lies inside stages again when gradients
-    need it, which takes a third more time and far less memory.
+    Its ``betas`` are what its two means keep of a step. Gradients longer than ``clip`` are shortened to it; ``ema`` is
+    how much of the running mean of weights a step keeps. ``precision`` is that of the convolutions; ``recompute``
+    computes what lies inside stages again when gradients need it, which takes a third more time and far less memory.
     """
 
     rate: float = 1e-4
@@ -39,6 +42,7 @@ class Learning:
     ema: float = 0.9999
     precision: Precision = "fp32"
     recompute: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.golden import networks, patches, sampling, schedules, semantic, windows
+from tests.golden import networks, patches, sampling, schedules, semantic, spatial, windows
 from tests.golden.arrays import Golden
 from tests.golden.digests import altered
 
@@ -39,6 +39,8 @@ OF_LABELS = {
     r"sample_dd[ip]m\d+_s[\d.]+?(_noclip)?": semantic.sample,
     "training_loss": semantic.training,
 }
+# Recordings of the spatial diffusion model, of which each has a part.
+OF_SPREADING = {"nll": spatial.likelihood, "loop": spatial.loop, "stylegan_blocks": spatial.blocks}
 # What of such files tells them from those of other networks that are named alike.
 MARKS = {patches.training: "noise_padded", semantic.training: "vb"}
 # What lies beside golden files and is none.
@@ -64,7 +66,7 @@ def kind_of(file):
     if file.suffix != ".npz":
         return None
     begin = [replay for begins, replay in KINDS.items() if file.stem.startswith(begins)]
-    endings = [*OF_PATCHES.items(), *OF_LABELS.items()]
+    endings = [*OF_PATCHES.items(), *OF_LABELS.items(), *OF_SPREADING.items()]
     ends = [replay for ending, replay in endings if re.fullmatch(f".+_{ending}", file.stem)]
     return next(iter(begin + [replay for replay in ends if _holds(file, MARKS.get(replay))]), None)
 

@@ -229,7 +229,7 @@ def training(golden):
         )
         layers = torch.from_numpy(np.stack([array.astype(np.int64) for _, array in shown.arrays()]))
         draws = Recorded(golden.tensor("noise")[item], int(golden["t"][item]), dropped=window is None)
-        found = objective.loss(Batch(x_0[item : item + 1], None, ("",), layers[None]), draws, 0)
+        found = objective.loss(Batch(x_0[item : item + 1], None, ("",), labels_BNHW=layers[None]), draws, 0)
         (found[TOTAL] / len(x_0)).backward()
         terms.append([float(found[name].detach()) for name in (TOTAL, "simple", "bound")])
     yield golden.exact("y", np.stack(back))

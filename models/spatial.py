@@ -1,0 +1,141 @@
+"""The network of the spatial diffusion model (Li et al., 2022): from a partly filled window to its mean and variance.
+
+::
+
+    x, m, u ->  fold -> conv -> down -> ... -> conv, attention(u) -> style
+                 |                |                   |               |
+    mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
+
+The way up is modulated by a style that is seen in the deepest features; its image grows level by level.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..tiling.errors import InputError
+from .spatial_config import PLANES, SpatialConfig
+from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, twice
+
+_DOUBTS, _DOUBT_LAYERS = 16, 4
+# Logarithms of variances stay below this in size: a softer bound than clipping, which would stop learning.
+_LOG_VARIANCE = 12.0
+
+
+class UncertaintyAttention(nn.Module):
+    """``softmax(q k^T / sqrt(d) + F(u)) v`` over all places, F four convolutions of the uncertainty of each key."""
+
+    def __init__(self, width: int, head: int) -> None:
+        """Random weights."""
+        super().__init__()
+        self.heads = width // head
+        self.qkv = ScaledConv(width, 3 * width, 1)
+        self.out = ScaledConv(width, width, 1)
+        wide = [1, *[_DOUBTS] * (_DOUBT_LAYERS - 1)]
+        self.doubts = nn.ModuleList(ConvLayer(told, _DOUBTS) for told in wide[:-1])
+        self.doubt = ScaledConv(_DOUBTS, self.heads, 3)
+
+    def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        """``x`` and what each place takes from all others; ``u`` (batch, 1, row, column) of the same size."""
+        batch, width, height, wide = x.shape
+        q, k, v = self.qkv(x).reshape(batch, 3, self.heads, -1, height * wide).unbind(1)
+        for layer in self.doubts:
+            u = layer(u)
+        bias = self.doubt(u).reshape(batch, self.heads, 1, -1)
+        weights = (q.mT @ k / sqrt(q.shape[2]) + bias).float().softmax(dim=-1).to(v.dtype)
+        taken = (v @ weights.mT).reshape(batch, width, height, wide)
+        told: Tensor = self.out(taken)
+        return (x + told) / sqrt(2)
+
+
+class Level(nn.Module):
+    """The convolutions of one level on the way down, or with a style on the way up, and its attention."""
+
+    def __init__(self, config: SpatialConfig, level: int, *, styled: bool) -> None:
+        """Random weights."""
+        super().__init__()
+        width, attended = config.widths[level], 2**level in config.attention_resolutions
+        self.layers = nn.ModuleList(
+            StyleLayer(width, width, config.style_channels) if styled else ConvLayer(width, width)
+            for _ in range(config.num_res_blocks)
+        )
+        self.attention = UncertaintyAttention(width, config.num_head_channels) if attended else None
+
+    def forward(self, h: Tensor, u: Tensor, *style: Tensor) -> Tensor:
+        """Features of the same size; ``u`` is that of whole windows."""
+        for layer in self.layers:
+            h = layer(h, *style)
+        if self.attention is not None:
+            h = self.attention(h, F.avg_pool2d(u, u.shape[-1] // h.shape[-1]))
+        return h
+
+
+class SpatialNet(nn.Module):
+    """f(x, m, u) -> (mean, log variance) of every pixel, for windows whose sides are multiples of the total stride."""
+
+    def __init__(self, config: SpatialConfig) -> None:
+        """Random weights, but for the heads: as if nothing was known of any image."""
+        super().__init__()
+        self.config = config
+        widths, style, folded = config.widths, config.style_channels, config.stem**2
+        self.fold = ConvLayer((config.in_channels + PLANES) * folded, widths[0], 1)
+        self.encoder = nn.ModuleList(Level(config, level, styled=False) for level in range(len(widths)))
+        self.down = nn.ModuleList(ConvLayer(wide, wider, resample="down") for wide, wider in pairwise(widths))
+        self.see = ScaledLinear(widths[-1], style)
+        self.map = ScaledLinear(style, style)
+        self.decoder = nn.ModuleList(Level(config, level, styled=True) for level in range(len(widths)))
+        self.up = nn.ModuleList(StyleLayer(wider, wide, style, resample="up") for wide, wider in pairwise(widths))
+        self.means, self.variances = (
+            nn.ModuleList(
+                ToImage(width, config.in_channels * (1 if level else folded), style)
+                for level, width in enumerate(widths)
+            )
+            for _ in range(2)
+        )
+        for head in (*self.means.modules(), *self.variances.modules()):
+            if isinstance(head, ScaledConv):
+                nn.init.zeros_(head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean's bands and then those of the logarithm of the variance; x has bands, m and u."""
+        size, stride = x.shape[-2:], self.config.size_multiple
+        if any(side < stride or side % stride for side in size):
+            raise InputError(f"a window is {size[0]}x{size[1]} pixels, and this network takes multiples of {stride}")
+        u = x[:, -1:]
+        h, skips = self.fold(F.pixel_unshuffle(x, self.config.stem)), []
+        for level, stage in enumerate(self.encoder):
+            h = stage(self.down[level - 1](h) if level else h, u)
+            skips.append(h)
+        style = activate(self.map(activate(self.see(h.mean(dim=(2, 3))))))
+        mean: Tensor | None = None
+        log_variance: Tensor | None = None
+        for level in reversed(range(len(skips))):
+            if level + 1 < len(skips):
+                h = (self.up[level](h, style) + skips[level]) / sqrt(2)
+            h = self.decoder[level](h, u, style)
+            mean = self._grown(self.means[level], h, style, mean, finest=not level)
+            # What is learned of the variance must not draw features away from what fills holes well.
+            log_variance = self._grown(
+                self.variances[level], h.detach(), style.detach(), log_variance, finest=not level
+            )
+        assert mean is not None
+        assert log_variance is not None
+        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance / _LOG_VARIANCE)], dim=1).float()
+
+    def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:
+        """The image of a level, with that of the coarser one in it; the finest is unfolded."""
+        made: Tensor
+        if not finest or self.config.stem == 1:
+            made = head(h, style, coarser)
+            return made
+        made = F.pixel_shuffle(head(h, style), self.config.stem)
+        if coarser is None:
+            return made
+        while coarser.shape[-1] < made.shape[-1]:
+            coarser = twice(coarser)
+        return made + coarser

@@ -1,0 +1,171 @@
+"""What a network that fills holes learns from (Li et al., 2022): an adversary, features, and its own uncertainty.
+
+Three iterations of predict, pick and sample are unrolled, each going on from what the one before drew, and the losses
+of all are added::
+
+    softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2 - 1e-4 ln p(crop | mean, variance)
+
+The mean learns nothing from the last term. The critic learns from softplus(D(filled)) + softplus(-D(crop)) and R1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..critic import Critic
+from ..likelihood import pixel_nll
+from ..resnet import ResNetTrunk
+from ..spatial import SpatialNet
+from ..spread import Spread, picks, spread
+from .augment import adapted, augmented
+from .holes import draw_holes
+from .objective import LOSS, Batch, Draws
+
+UNROLLED = 3
+CRITIC, ERROR, REAL = "critic", "error", "real"
+_FEATURES, _LIKELIHOOD = 2.0, 1e-4
+# The gradient's penalty is computed once in so many steps, and counts as often then.
+_R1, _LAZY = 10.0, 16
+_SEEDS = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Unrolled:
+    """All iterations on a batch: what each one told, the crops with that in their holes, and what was drawn of it."""
+
+    means: list[Tensor]
+    log_variances: list[Tensor]
+    filled: list[Tensor]
+    drawn: list[Tensor]
+
+
+@dataclass(eq=False)
+class Filling:
+    """A spatial diffusion network and the critic that it learns against.
+
+    Pictures are compared by the features of a ``trunk``, or where there is none by the critic's.
+    """
+
+    network: SpatialNet
+    critic: Critic
+    trunk: ResNetTrunk | None = None
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    checked = ERROR
+
+    def __post_init__(self) -> None:
+        """No picture is changed before the critic begins to know them by heart."""
+        self.memory = {"augmented": torch.zeros(())}
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The network and its critic."""
+        return {"filler": self.network, CRITIC: self.critic}
+
+    @property
+    def rivals(self) -> Mapping[str, str]:
+        """The critic learns from a loss of its own."""
+        return {CRITIC: CRITIC}
+
+    def loss(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, Tensor]:
+        """The losses of both networks, and how far the last iteration's mean is off inside the holes."""
+        x, rows = batch.x_BCHW, len(batch.x_BCHW)
+        known = self._known(batch, draws)
+        run = self._unrolled(x, known, draws)
+        share = float(self.memory["augmented"])
+        how: dict[str, Any] = {"share": share, "draws": draws, "bands": x.shape[1], "rows": rows}
+        fake = augmented(torch.cat([torch.cat([one, known], dim=1) for one in run.filled]), **how)
+        real = augmented(torch.cat([x, known], dim=1), **how)
+        penalised = step % _LAZY == 0 and torch.is_grad_enabled()
+        real.requires_grad_(penalised)
+        faked, seen = self._judged(fake)
+        told, known_features = self._judged(real)
+        adversarial = F.softplus(-faked).mean()
+        alike = self._unlike(run.filled, x, seen, known_features)
+        missing = (known == 0).expand_as(x)
+        likelihood = torch.stack(
+            [
+                pixel_nll(x[missing], mean.detach()[missing], log_variance[missing] / 2).sum() / rows
+                for mean, log_variance in zip(run.means, run.log_variances, strict=True)
+            ]
+        ).sum()
+        judged = F.softplus(faked).mean() + F.softplus(-told).mean()
+        if penalised:
+            (gradient,) = torch.autograd.grad(told.sum(), real, create_graph=True)
+            judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
+        return {
+            LOSS: UNROLLED * adversarial + _FEATURES * alike + _LIKELIHOOD * likelihood,
+            "adversarial": adversarial,
+            "features": alike,
+            "likelihood": likelihood,
+            CRITIC: judged,
+            REAL: told.sign().mean(),
+            ERROR: (run.means[-1] - x)[missing].abs().mean(),
+        }
+
+    def learned(self, told: Mapping[str, float], crops: int) -> None:
+        """Pictures are changed more often where the critic knows the real ones too well."""
+        share = self.memory["augmented"]
+        share.fill_(adapted(float(share), told[REAL], crops))
+
+    def pictures(self, batch: Batch, draws: Draws) -> Tensor | None:
+        """Crops, the same with holes, and what is filled after each iteration, the rest still missing."""
+        x, known = batch.x_BCHW, self._known(batch, draws)
+        run = self._unrolled(x, known, draws)
+        return torch.stack([x, x * known, *run.drawn])
+
+    def describe(self) -> dict[str, Any]:
+        """What was said of it."""
+        return dict(self.description)
+
+    def _known(self, batch: Batch, draws: Draws) -> Tensor:
+        """Where each crop is known, 1 or 0 (batch, 1, row, column)."""
+        x = batch.x_BCHW
+        seeds = (draws.uniform("holes", (len(x),)) * _SEEDS).long().tolist()
+        masks = np.stack([draw_holes(x.shape[-1], seed) for seed in seeds])
+        return torch.from_numpy(masks)[:, None].to(x.device, x.dtype)
+
+    def _unrolled(self, x: Tensor, known: Tensor, draws: Draws) -> Unrolled:
+        """Every iteration of every crop; no gradient passes from one to the next, as what is picked has none."""
+        firsts = [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
+        missing = [int((~first.known_HW).sum()) for first in firsts]
+        states, run = firsts, Unrolled([], [], [], [])
+        for at in range(UNROLLED):
+            told: Tensor = self.network(torch.stack([state.window for state in states]))
+            mean, log_variance = told.chunk(2, dim=1)
+            last = at + 1 == UNROLLED
+            noise = [None] * len(x) if last else draws.normal(f"noise {at}", tuple(x.shape)).unbind()
+            rows = zip(states, firsts, mean.detach(), log_variance.detach().exp(), missing, noise, strict=True)
+            states = [
+                spread(state, first, m, v, count=picks("uniform", count, at, UNROLLED), noise_CHW=z)[0]
+                for state, first, m, v, count, z in rows
+            ]
+            run.means.append(mean)
+            run.log_variances.append(log_variance)
+            run.filled.append(torch.where(known > 0, x, mean))
+            run.drawn.append(torch.stack([state.x_CHW for state in states]))
+        return run
+
+    def _judged(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        told: tuple[Tensor, list[Tensor]] = self.critic(x[:, :-1], x[:, -1:])
+        return told
+
+    def _unlike(self, filled: Sequence[Tensor], x: Tensor, seen: list[Tensor], known: list[Tensor]) -> Tensor:
+        """The squared distance of features, added up over layers and iterations."""
+        if self.trunk is not None:
+            trunk = self.trunk.to(x.device)
+            seen = trunk(torch.cat(list(filled)))
+            with torch.no_grad():
+                known = trunk(x)
+        distances = [
+            F.mse_loss(ours.float(), theirs.detach().float().repeat(len(filled), 1, 1, 1))
+            for ours, theirs in zip(seen, known, strict=True)
+        ]
+        return len(filled) * torch.stack(distances).sum()

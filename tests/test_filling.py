@@ -1,0 +1,276 @@
+"""A network that fills holes learns: from holes of every kind, against a critic, exactly again after a stop."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commandline import tileloom, written
+from tests.pipeline import holes, job, restore, result
+from tests.trainings import archive, crops_of, digest
+from tileloom.jobs.train_spec import load_training
+from tileloom.models.critic import Critic
+from tileloom.models.likelihood import pixel_nll
+from tileloom.models.resnet import ResNetTrunk, load_trunk
+from tileloom.models.spatial_config import SpatialConfig
+from tileloom.models.training.augment import adapted, augmented
+from tileloom.models.training.build import learner_of, objective_of
+from tileloom.models.training.checkpoints import Checkpoints
+from tileloom.models.training.filling import CRITIC, ERROR, REAL, Filling
+from tileloom.models.training.holes import DAMAGES, draw_holes, free_form
+from tileloom.models.training.learner import GRADIENT
+from tileloom.models.training.loop import HELD_OUT, train
+from tileloom.models.training.objective import LOSS, Batch, Contest, Draws
+from tileloom.models.training.recipe import Course, Learning, Subject
+from tileloom.models.weights import description_of
+from tileloom.tiling.errors import InputError
+from tileloom.tiling.place import place
+
+TINY = SpatialConfig(
+    model_channels=8,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(2,),
+    in_channels=3,
+    num_head_channels=8,
+    stem=2,
+    style_channels=16,
+)
+COURSE = Course(steps=4, batch=2, log=1, check=2, sheet=4, checkpoint=2)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return archive(tmp_path_factory.mktemp("archive"))
+
+
+def objective(crops, config=TINY):
+    return objective_of(Subject(config=config), crops, {"version": "test"})
+
+
+def learner(crops, config=TINY, **learning):
+    settings = Learning(**{"rate": 1e-3, "warmup": 2, "betas": (0.0, 0.99), **learning})
+    return learner_of(Subject(config=config), settings, crops, provenance={"version": "test"}, device="cpu")
+
+
+def batch(crops, count=2):
+    taken = [crops.take("train", number) for number in range(count)]
+    return Batch(torch.from_numpy(np.stack([crop.pixels for crop in taken])), None, tuple(crop.where for crop in taken))
+
+
+# --- holes ---
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_every_hole_leaves_something_to_fill_and_something_to_go_on_from(size):
+    known = [draw_holes(size, seed) for seed in range(24)]
+    assert all(one.shape == (size, size) and one.any() and not one.all() for one in known)
+    assert np.array_equal(known[3], draw_holes(size, 3))
+    shares = [float(one.mean()) for one in known]
+    assert max(shares) - min(shares) > 0.4
+
+
+@pytest.mark.parametrize("kind", [free_form, *DAMAGES], ids=lambda kind: kind.__name__)
+def test_holes_of_each_kind_are_their_own(kind):
+    lost = [kind(64, np.random.default_rng(seed)) for seed in range(8)]
+    assert any(0.01 < one.mean() < 0.99 for one in lost)
+    assert len({one.tobytes() for one in lost}) > 1
+
+
+# --- what it learns from ---
+
+
+def test_each_loss_reaches_its_own_network_and_the_mean_learns_nothing_from_the_likelihood(image):
+    ours = objective(crops_of(image))
+    told = ours.loss(batch(crops_of(image)), Draws(0, 1), 1)
+    assert isinstance(ours, Contest)
+    for scalar in (LOSS, CRITIC, ERROR, REAL, "adversarial", "features", "likelihood"):
+        assert torch.isfinite(told[scalar])
+    filler, critic = (list(network.parameters()) for network in ours.networks.values())
+    told["likelihood"].backward(retain_graph=True, inputs=filler)
+    learns = {name.partition(".")[0] for name, one in ours.network.named_parameters() if one.grad.any()}
+    assert learns == {"variances"}
+    assert any(grad.any() for grad in torch.autograd.grad(told[CRITIC], critic))
+
+
+def test_a_step_moves_either_network_by_its_own_loss_alone(image):
+    crops = crops_of(image)
+    first, second = learner(crops), learner(crops)
+    given = batch(crops)
+    lossless = second.objective.loss
+
+    def unopposed(*how):
+        told = dict(lossless(*how))
+        return {**told, CRITIC: told[CRITIC] * 0 + sum(p.sum() for p in second.objective.critic.parameters()) * 0}
+
+    second.objective.loss = unopposed
+    told = first.learn(given, Draws(0, 1), 1)
+    second.learn(given, Draws(0, 1), 1)
+    assert told[GRADIENT] > 0
+    weights = [one.saved()["weights"] for one in (first, second)]
+    fillers = [name for name in weights[0] if name.startswith("filler.")]
+    critics = [name for name in weights[0] if name.startswith("critic.")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in fillers)
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in critics)
+
+
+def test_the_penalty_comes_once_in_sixteen_steps_and_not_where_nothing_is_learned(image):
+    crops = crops_of(image)
+    ours, given = objective(crops), batch(crops)
+    plain, penalised = (float(ours.loss(given, Draws(0, 1), step)[CRITIC].detach()) for step in (1, 16))
+    assert penalised > plain
+    with torch.no_grad():
+        assert float(ours.loss(given, Draws(0, 1), 16)[CRITIC]) == pytest.approx(plain, rel=1e-5)
+
+
+def test_likelihoods_are_those_of_all_values_of_a_pixel():
+    mean, log_std = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    assert float(torch.exp(-pixel_nll(values, mean, log_std)).sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+# --- adaptive augmentation ---
+
+
+def test_changes_repeat_with_the_rows_and_leave_planes_alone():
+    x = torch.rand((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    x[:, 3] = 1
+    seen = augmented(x.repeat(3, 1, 1, 1), 0.8, Draws(0, 3), bands=3, rows=2)
+    assert torch.equal(seen[:2], seen[2:4])
+    assert not torch.equal(seen[:2], x)
+    assert (seen[:, 3] == 1).all()
+    assert torch.equal(augmented(x, 0.0, Draws(0, 3), bands=3, rows=2), x)
+
+
+def test_the_share_of_changes_follows_what_the_critic_says_of_real_crops():
+    assert adapted(0.2, 0.9, 1000) == pytest.approx(0.21)
+    assert adapted(0.2, 0.1, 1000) == pytest.approx(0.19)
+    assert (adapted(0.0, 0.1, 1000), adapted(0.8, 0.9, 1000)) == (0.0, 0.8)
+
+
+# --- the trunk ---
+
+
+def test_a_trunk_takes_common_weights_and_nothing_else(tmp_path, image):
+    trunk = ResNetTrunk()
+    tensors = {**trunk.state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    tensors["bn1.num_batches_tracked"] = torch.tensor(7)
+    assert sum(tensor.numel() for name, tensor in tensors.items() if "running" not in name) == 25_557_032 + 1
+    torch.save(tensors, tmp_path / "resnet50.pt")
+    loaded = load_trunk(str(tmp_path / "resnet50.pt"))
+    x = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    seen = loaded(x)
+    assert [tuple(one.shape[1:]) for one in seen] == [(256, 8, 8), (512, 4, 4), (1024, 2, 2), (2048, 1, 1)]
+    assert torch.equal(loaded(x[:, :1])[3], loaded(x[:, :1].expand(1, 3, 32, 32))[3])
+    crops = crops_of(image)
+    ours = objective(crops)
+    with_it = Filling(ours.network, ours.critic, loaded)
+    with torch.no_grad():
+        one, other = (float(each.loss(batch(crops), Draws(0, 1), 1)["features"]) for each in (ours, with_it))
+    assert one != other
+    del tensors["layer3.2.conv1.weight"]
+    torch.save(tensors, tmp_path / "torn.pt")
+    with pytest.raises(InputError, match=r"torn.pt is no ResNet-50 in the common format, since 1 key is missing"):
+        load_trunk(str(tmp_path / "torn.pt"))
+
+
+# --- the loop ---
+
+
+def trained(image, output, course=COURSE, config=TINY):
+    crops = crops_of(image)
+    small = learner(crops, config)
+    train(small, crops, course, place(output), seed=3)
+    return small
+
+
+def test_a_training_goes_on_exactly_where_it_stopped(image, tmp_path):
+    whole = trained(image, str(tmp_path / "whole"))
+    trained(image, str(tmp_path / "parts"), replace(COURSE, steps=2))
+    parts = trained(image, str(tmp_path / "parts"))
+    assert digest(parts) == digest(whole)
+    assert torch.equal(parts.objective.memory["augmented"], whole.objective.memory["augmented"])
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    assert logs[0][-2:] == logs[1][-2:]
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "parts/model.safetensors").read_bytes()
+    told = [json.loads(line) for line in logs[0]]
+    assert any(HELD_OUT in line for line in told)
+    assert {LOSS, CRITIC, ERROR} <= set(told[0])
+
+
+def test_what_is_remembered_of_the_contest_is_in_the_checkpoint(image, tmp_path):
+    small = trained(image, str(tmp_path / "out"))
+    small.objective.memory["augmented"].fill_(0.25)
+    saved = small.saved()
+    other = learner(crops_of(image))
+    other.restore(saved)
+    assert float(other.objective.memory["augmented"]) == 0.25
+    found = Checkpoints(place(str(tmp_path / "out")) / "checkpoints").newest()
+    assert set(found.tensors) == {"weights", "mean", "optimizer", "memory"}
+
+
+def test_the_published_file_holds_no_critic_and_fills_a_hole(image, tmp_path):
+    trained(image, str(tmp_path / "out"))
+    file = str(tmp_path / "out" / "model.safetensors")
+    described = description_of(file)
+    assert (described.config, described.image_size, described.provenance["steps"]) == (TINY, 16, 4)
+    picture = np.random.default_rng(0).integers(0, 255, (3, 24, 24)).astype(np.uint8)
+    mask = holes(24, 24, share=0.3)
+    spec = job(tmp_path, picture, task="inpaint", mask=mask, model=file, batch=1)
+    restore(spec)
+    np.testing.assert_array_equal(result(spec)[:, ~mask], picture[:, ~mask])
+
+
+def test_a_recipe_of_the_kind_is_a_training(image, tmp_path, capfd):
+    keys = {
+        **{"data": image, "output": "out", "crop": 16, "held_out": 0.3, "batch": 2, "steps": 2, "rate": 1e-3},
+        "network": {"kind": "spatial", "width": 8, "levels": [1, 2], "blocks": 1, "head_channels": 8, "stem": 2},
+    }
+    told = load_training(written(tmp_path, "train.yaml", **keys))
+    assert told.learning.betas == (0.0, 0.99)
+    ran = tileloom(capfd, "train", tmp_path / "train.yaml")
+    assert ran.code == 0
+    assert ran.errors == []
+    assert (tmp_path / "out" / "sheets" / "00000002.png").is_file()
+    for wrong, says in (
+        ({"network": {**keys["network"], "classes": 3}}, "network.classes"),
+        ({"network": {**keys["network"], "stem": 3}}, "stem is 3"),
+        ({"network": {**keys["network"], "head_channels": 5}}, "heads of 5"),
+        ({"precision": "fp16"}, "precision"),
+        ({"recompute": True}, "recompute"),
+        ({"crop": 18}, "crop: 18 is no multiple of 4"),
+        ({"network": {"kind": "unet"}, "features": "net.pt"}, "features: only a network of kind spatial"),
+    ):
+        said = tileloom(capfd, "train", written(tmp_path, "wrong.yaml", **{**keys, **wrong, "output": "none"}))
+        assert (said.code, len(said.errors)) == (2, 1)
+        assert says in said.errors[0]
+        assert not (tmp_path / "none").exists()
+
+
+def test_the_recipe_that_is_shown_is_small_and_has_a_total_stride_of_16():
+    spec = load_training("examples/terra/holes.yaml")
+    config = spec.subject(3, images=1).config
+    crops = type("Crops", (), {"cutting": spec.cutting, "spans": ((0, 255),) * 3, "dtype": "uint8"})
+    ours = objective(crops, config)
+    assert config.size_multiple == 16
+    assert 2 * sum(parameter.numel() for parameter in ours.network.parameters()) < 8_000_000
+    assert isinstance(ours.critic, Critic)
+    assert spec.crop == 128
+
+
+@pytest.mark.slow
+def test_a_few_hundred_steps_on_crops_fill_holes_better(tmp_path):
+    picture = archive(tmp_path, size=256)
+    crops = crops_of(picture, size=32, flips=True, turns=True)
+    config = replace(TINY, model_channels=16, stem=4)
+    small, output = learner(crops, config, rate=2e-3, ema=0.98), tmp_path / "out"
+    course = Course(steps=200, batch=4, log=50, check=100, sheet=200, checkpoint=200)
+    train(small, crops, course, place(str(output)), seed=1)
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    errors = [line[HELD_OUT] for line in lines if HELD_OUT in line]
+    given = np.stack([crops.take("check", number).pixels for number in range(16)])
+    with torch.no_grad():
+        nothing = learner(crops, config).objective.loss(Batch(torch.from_numpy(given), None, ()), Draws(1, -1), 1)
+    assert errors[-1] < 0.8 * float(nothing[ERROR])

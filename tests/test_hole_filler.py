@@ -1,0 +1,230 @@
+"""Holes are filled by predict, pick and sample: what is known stays, company changes nothing, all is filled."""
+
+from dataclasses import asdict, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fillers import HOLES, ITERATIONS, SIDE, engine, file_of, filler, holed, network
+from tests.tiles import run
+from tileloom.models.contract import weights_contract
+from tileloom.models.hole_filler import Fill
+from tileloom.models.networks import load_denoiser
+from tileloom.models.noise import PositionNoise
+from tileloom.models.operators import block_mean
+from tileloom.models.spatial import SpatialNet
+from tileloom.models.spatial_config import PICKINGS, SpatialReading
+from tileloom.models.spread import target
+from tileloom.models.weights import read_weights
+from tileloom.tiling.errors import CorruptChunk, InputError
+from tileloom.tiling.measurement import Measurement
+
+WORK = engine()
+
+
+def filled(inputs, work=WORK):
+    return work.finish(run(work, work.begin(inputs)))
+
+
+def known_of(inputs):
+    """Where a tile is known, and as what: written here from the words of the protocol."""
+    known = np.broadcast_to(inputs.measured, inputs.y.shape)
+    values = inputs.y
+    if inputs.context is not None:
+        values = np.where(known, values, inputs.context)
+        known = known | inputs.context_mask
+    return known, values
+
+
+# --- the network ---
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 12), (16, 4)])
+def test_a_network_takes_any_size_that_its_stride_divides(height, width):
+    x = torch.randn((2, 4, height, width), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert network()(x).shape == (2, 4, height, width)
+
+
+@pytest.mark.parametrize("size", [(2, 4), (4, 6), (0, 4)])
+def test_a_network_refuses_other_sizes(size):
+    with pytest.raises(InputError, match="multiples of 4"):
+        network()(torch.zeros((1, 4, *size)))
+
+
+@pytest.mark.parametrize("stem", [1, 4])
+@pytest.mark.parametrize("bands", [1, 5])
+def test_bands_levels_and_stride_are_the_configs(stem, bands):
+    config = replace(HOLES, stem=stem, in_channels=bands, channel_mult=(1, 1, 2), attention_resolutions=())
+    with torch.inference_mode():
+        assert SpatialNet(config).eval()(torch.zeros((1, bands + 2, 4 * stem, 8 * stem))).shape[1] == 2 * bands
+    assert config.size_multiple == 4 * stem
+
+
+def test_uncertainty_reaches_the_attention_and_what_is_known_the_answer():
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    other = [x.clone() for _ in range(4)]
+    for band, changed in enumerate(other):
+        changed[:, band, 2:6, 2:6] += 1
+    with torch.inference_mode():
+        told = network()(x)
+        assert all(not torch.equal(network()(changed), told) for changed in other)
+
+
+def test_a_network_that_has_learned_nothing_says_so():
+    with torch.inference_mode():
+        assert not SpatialNet(HOLES).eval()(torch.ones((1, 4, 8, 8))).any()
+
+
+@pytest.mark.parametrize(("changes", "says"), [({"stem": 3}, "stem is 3"), ({"num_head_channels": 7}, "heads of 7")])
+def test_what_cannot_be_built_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        replace(HOLES, **changes)
+
+
+# --- its file ---
+
+
+def test_a_file_says_what_its_network_is(tmp_path):
+    file = file_of(tmp_path)
+    reading = read_weights(file)
+    assert (type(reading), reading.config, reading.image_size) == (SpatialReading, HOLES, 16)
+    terms = weights_contract(file, {})
+    assert (terms.bands, terms.size_multiple, terms.native_tile, terms.holes, terms.steps) == (2, 4, 16, True, 4)
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        assert torch.equal(load_denoiser(file).predict(x, torch.zeros(1), []), network()(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"picking": "random"}, "model.picking is 'random'; choose one of uniform, cosine, sqrt, cubic"),
+        ({"alpha": "much"}, "model.alpha is 'much'; give a number"),
+        ({"precision": "bf16"}, "model.precision is no option of"),
+        ({"label": 3}, "model.label is no option of"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path, options, says):
+    with pytest.raises(InputError, match=says):
+        weights_contract(file_of(tmp_path), options)
+
+
+def test_a_file_of_another_network_than_it_says_is_refused(tmp_path):
+    wider = {**asdict(HOLES), "model_channels": 16}
+    with pytest.raises(InputError, match="of another shape"):
+        load_denoiser(file_of(tmp_path, config=wider))
+    with pytest.raises(InputError, match="in words unknown here"):
+        read_weights(file_of(tmp_path, config={**wider, "wings": 2}))
+
+
+# --- the solver ---
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_all_is_filled_and_what_is_known_stays_to_the_bit(at):
+    inputs = holed(at)
+    known, values = known_of(inputs)
+    result = filled(inputs)
+    assert np.array_equal(result[known], values[known])
+    assert (result[~known] != 0).all()
+
+
+def test_each_iteration_fills_its_share_and_knows_how_uncertain_that_is():
+    state = WORK.begin(holed(1))
+    missing = int((~state.first.known_HW).sum())
+    for at in range(ITERATIONS):
+        (state,) = WORK.step([state])
+        known, u = state.x_CHW[-2:]
+        filled_now = (known > 0) & ~state.first.known_HW
+        assert int(filled_now.sum()) == missing * (at + 1) // ITERATIONS
+        assert (u[state.first.known_HW] == 0).all()
+        assert (u[known == 0] == 1).all()
+        assert ((u >= 0) & (u <= 1)).all()
+        assert (state.x_CHW[:2, known == 0] == 0).all()
+    assert WORK.finished(state)
+
+
+@pytest.mark.parametrize("picking", PICKINGS)
+@pytest.mark.parametrize("missing", [0, 1, 7, 1000])
+def test_every_schedule_goes_up_and_ends_with_all(picking, missing):
+    for steps in (1, 2, 5):
+        counts = [0, *(target(picking, missing, at, steps) for at in range(steps))]
+        assert all(after >= before for before, after in pairwise(counts))
+        assert counts[-1] == missing
+
+
+def test_schedules_begin_as_their_names_say():
+    first = {picking: target(picking, 1000, 0, 4) for picking in PICKINGS}
+    assert first == {"uniform": 250, "cosine": 76, "sqrt": 500, "cubic": 15}
+
+
+def test_tiles_at_different_iterations_share_a_forward_and_no_bit():
+    states = [WORK.begin(holed(at)) for at in range(3)]
+    states[1] = run(WORK, states[1], 1)
+    states[2] = run(WORK, states[2], 2)
+    while not all(map(WORK.finished, states)):
+        going = [at for at, state in enumerate(states) if not WORK.finished(state)]
+        for at, state in zip(going, WORK.step([states[at] for at in going]), strict=True):
+            states[at] = state
+    for at, state in enumerate(states):
+        assert np.array_equal(WORK.finish(state), filled(holed(at)))
+
+
+def test_a_saved_tile_goes_on_as_if_nothing_had_happened():
+    inputs = holed(3)
+    saved = WORK.pack(run(WORK, WORK.begin(inputs), 2))
+    assert np.array_equal(WORK.finish(run(WORK, WORK.unpack(inputs, saved), 1)), filled(inputs))
+    with pytest.raises(CorruptChunk):
+        engine(alpha=0.5).unpack(inputs, saved)
+
+
+def test_two_seeds_differ_inside_the_hole_and_agree_outside():
+    inputs = holed(0)
+    known, _ = known_of(inputs)
+    one, other = filled(inputs), filled(inputs, engine(seed=5))
+    assert np.array_equal(one[known], other[known])
+    assert (one != other)[~known].mean() > 0.5
+    assert np.array_equal(filled(inputs, engine(alpha=0.0)), filled(inputs, engine(seed=5, alpha=0.0)))
+
+
+def test_a_finished_neighbour_is_known_without_uncertainty():
+    inputs = holed(1)
+    assert inputs.context is not None
+    state = WORK.begin(inputs)
+    known, _ = known_of(inputs)
+    assert np.array_equal(state.x_CHW[2].numpy() > 0, known.all(axis=0))
+    assert not state.x_CHW[3][known.all(axis=0)].any()
+
+
+def test_a_coarse_fill_gives_the_fine_one_its_low_frequencies():
+    rng = np.random.default_rng(9)
+    nothing = np.zeros((1, SIDE, SIDE), bool)
+    nothing[:, :, :2] = True
+    coarse = rng.uniform(-1, 1, (2, SIDE // 2, SIDE // 2)).astype(np.float32)
+    taken = np.arange(SIDE // 2)[None] > np.zeros((SIDE // 2, 1))
+    inputs = holed(2, coarse=coarse, coarse_mask=taken, factor=2)
+    inputs = replace(inputs, measured=nothing, y=np.where(nothing, inputs.y, 0).astype(np.float32), context=None)
+    result = torch.from_numpy(filled(inputs))
+    means = block_mean(result, 2).numpy()
+    np.testing.assert_allclose(means[:, taken], coarse[:, taken], atol=1e-5)
+
+
+def test_only_holes_are_filled():
+    with pytest.raises(InputError, match="name a denoiser"):
+        WORK.begin(holed(0, measurement=Measurement(2)))
+
+
+def test_a_mean_is_bounded_where_values_are():
+    bounded = engine(solver=Fill(PositionNoise(4), 2, ITERATIONS, alpha=0.0, clip=(-0.01, 0.01)))
+    inputs = holed(2)
+    known, _ = known_of(inputs)
+    assert np.abs(filled(inputs, bounded)[~known]).max() <= np.float32(0.01)
+
+
+def test_the_estimate_of_memory_counts_weights_and_maps():
+    weights, forward = filler().memory((3, 4, SIDE, SIDE))
+    assert weights == 4 * sum(parameter.numel() for parameter in network().parameters())
+    assert forward > 4 * 3 * 4 * SIDE * SIDE
