@@ -6,7 +6,8 @@
                  |                |                   |               |
     mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
 
-The way up is modulated by a style that is seen in the deepest features; its image grows level by level.
+The way up is modulated by a style that is seen in the deepest features; its image grows level by level. What it adds
+to is smooth already: the known pixels, spread over the holes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,23 @@ from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, 
 _DOUBTS, _DOUBT_LAYERS = 16, 4
 # Logarithms of variances stay below this in size: a softer bound than clipping, which would stop learning.
 _LOG_VARIANCE = 12.0
+
+
+def spread_out(x: Tensor, known: Tensor) -> Tensor:
+    """Known pixels as they are, and between them what a pyramid has (push-pull; Gortler et al., 1996).
+
+    On every level a pixel is the mean of the known ones that it stands for, as far as these go, and for the rest what
+    the coarser level has there; the coarsest is the mean of all. ``known`` is 1 or 0 (batch, 1, row, column).
+    """
+    weighted, weight, levels = x * known, known, []
+    while not any(side % 2 for side in weight.shape[-2:]):
+        levels.append((weighted, weight))
+        weighted, weight = F.avg_pool2d(weighted, 2), F.avg_pool2d(weight, 2)
+    whole, share = (part.mean(dim=(2, 3), keepdim=True) for part in (weighted, weight))
+    filled = weighted + (1 - weight) * whole / share.clamp(min=torch.finfo(share.dtype).tiny)
+    for weighted, weight in reversed(levels):
+        filled = weighted + (1 - weight) * F.interpolate(filled, scale_factor=2, mode="bilinear")
+    return filled
 
 
 class UncertaintyAttention(nn.Module):
@@ -79,7 +97,7 @@ class SpatialNet(nn.Module):
     """f(x, m, u) -> (mean, log variance) of every pixel, for windows whose sides are multiples of the total stride."""
 
     def __init__(self, config: SpatialConfig) -> None:
-        """Random weights, but for the heads: as if nothing was known of any image."""
+        """Random weights, but for the heads, which add nothing yet."""
         super().__init__()
         self.config = config
         widths, style, folded = config.widths, config.style_channels, config.stem**2
@@ -125,7 +143,9 @@ class SpatialNet(nn.Module):
             )
         assert mean is not None
         assert log_variance is not None
-        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance / _LOG_VARIANCE)], dim=1).float()
+        bands = self.config.in_channels
+        mean = spread_out(x[:, :bands], x[:, bands : bands + 1]) + mean.float()
+        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance.float() / _LOG_VARIANCE)], dim=1)
 
     def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:
         """The image of a level, with that of the coarser one in it; the finest is unfolded."""

@@ -14,7 +14,7 @@ from tileloom.models.hole_filler import Fill
 from tileloom.models.networks import load_denoiser
 from tileloom.models.noise import PositionNoise
 from tileloom.models.operators import block_mean
-from tileloom.models.spatial import SpatialNet
+from tileloom.models.spatial import SpatialNet, spread_out
 from tileloom.models.spatial_config import PICKINGS, SpatialReading
 from tileloom.models.spread import target
 from tileloom.models.weights import read_weights
@@ -73,9 +73,25 @@ def test_uncertainty_reaches_the_attention_and_what_is_known_the_answer():
         assert all(not torch.equal(network()(changed), told) for changed in other)
 
 
-def test_a_network_that_has_learned_nothing_says_so():
+def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
+    known = torch.zeros((2, 1, 8, 8))
+    known[:, :, :, :3] = 1
+    x = torch.cat([torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known, known, 1 - known], dim=1)
     with torch.inference_mode():
-        assert not SpatialNet(HOLES).eval()(torch.ones((1, 4, 8, 8))).any()
+        mean, log_variance = SpatialNet(HOLES).eval()(x).chunk(2, dim=1)
+        nothing = SpatialNet(HOLES).eval()(torch.zeros((1, 4, 8, 8)))
+    torch.testing.assert_close(mean, torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8))
+    assert not log_variance.any()
+    assert not nothing.any()
+
+
+def test_what_is_spread_out_keeps_what_is_known_and_stays_within_it():
+    generator = torch.Generator().manual_seed(3)
+    x, known = torch.rand((2, 3, 8, 12), generator=generator), torch.rand((2, 1, 8, 12), generator=generator) < 0.3
+    found, there = spread_out(x, known.float()), known.expand_as(x)
+    assert torch.equal(found[there], x[there])
+    assert found.min() >= x[there].min() - 1e-6
+    assert found.max() <= x[there].max() + 1e-6
 
 
 @pytest.mark.parametrize(("changes", "says"), [({"stem": 3}, "stem is 3"), ({"num_head_channels": 7}, "heads of 7")])
