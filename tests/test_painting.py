@@ -46,11 +46,12 @@ def scene(tmp_path_factory):
 
 
 def crops_of(scene, **how):
-    return Crops([scene], Cutting(16, **{"held_out": 0.3, "classes": CLASSES, "mapped": True, "edges": True, **how}))
+    told = {"size": 16, "held_out": 0.3, "classes": CLASSES, "mapped": True, "edges": True, **how}
+    return Crops([scene], Cutting(**told))
 
 
 def trained(scene, output, course=COURSE, *, config=CONFIG, drop_label=0.5, **how):
-    crops = crops_of(scene, **how)
+    crops = crops_of(scene, **{"size": 8, "held_out": 0.0, **how})
     small = learner(crops, config, drop_label=drop_label)
     return train(small, crops, course, place(output), seed=3)
 
@@ -170,7 +171,7 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_was_never_stopped(scene, wh
 def test_a_job_takes_what_was_trained(whole):
     model = str(whole / MODEL)
     terms = weights_contract(model, {})
-    assert (terms.bands, terms.native_tile, terms.label_classes, terms.label_edges) == (3, 16, 5, True)
+    assert (terms.bands, terms.native_tile, terms.label_classes, terms.label_edges) == (3, 8, 5, True)
     assert description_of(model).config == CONFIG
     told = load_denoiser({"name": model, "guidance_scale": 1.5}).predict(
         torch.zeros(1, 3, 16, 16), torch.tensor([5.0]), [Condition()]
@@ -181,11 +182,12 @@ def test_a_job_takes_what_was_trained(whole):
 # --- the job of a training ---
 
 TINY = {"kind": "semantic", "width": 32, "levels": [1], "blocks": 1, "attention": [], "classes": CLASSES}
+SHORT = {"output": "out", "crop": 8, "steps": 1, "batch": 2, "held_out": 0.0}
 
 
 def training(folder, scene, *, entry=(), **keys):
     data = {"image": scene.image, "classes": scene.classes, **dict(entry)}
-    told = {"data": data, "output": "out", "crop": 16, "network": TINY, "steps": 1, "batch": 2, **keys}
+    told = {"data": data, "network": TINY, **SHORT, **keys}
     return written(folder, "train.yaml", **{key: value for key, value in told.items() if value is not None})
 
 
