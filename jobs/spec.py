@@ -326,7 +326,7 @@ class JobSpec(Strict):
         """Refuse what the sampler has no use for."""
         if self.sampler == "repaint" and not measurement.exact:
             raise at_key("sampler", "repaint fills in missing pixels and does nothing else: choose ddnm for this task")
-        if self.eta is not None and self.sampler not in ("ddim", "ddim-ddnm"):
+        if self.eta is not None and self.sampler not in ("ddnm", "ddim", "ddim-ddnm"):
             raise at_key("eta", f"sampler {self.sampler} takes none: leave it out")
         for key, sampler in (("released_lambda", "ddnm"), ("simplified", "ddim-ddnm")):
             if getattr(self.parity, key) and self.sampler != sampler:
