@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import comb
 
 import numpy as np
+from numpy.linalg import matrix_power
+from numpy.typing import NDArray
 
 from benchmarks._damage import BANDS, MIDDLE, Damaged, Image, Mask
 
-_ENOUGH, _ROUNDS = 1e-6, 4000
+Places = NDArray[np.int64]
 Method = Callable[[Damaged], Image]
 
 
@@ -57,53 +60,55 @@ def _lanczos_enlarged(scene: Damaged) -> Image:
 def fill(image: Image, hidden: Mask, *, order: int) -> Image:
     """Lost pixels as the surface through all others that bends least: order 1 a membrane, 2 a thin plate.
 
-    Minimises ``|laplacian^(order / 2) x|^2`` by conjugate gradients, from a mean of what is near.
+    Where pixels are lost ``laplacian^order x`` is 0, borders being free. Rows that lie further than ``order`` apart
+    know nothing of each other, so that lost pixels are eliminated a few rows at a time.
     """
-    x = np.where(hidden, _from_near(image, hidden), image).astype(np.float64)
-
-    def stiff(field: Image) -> Image:
-        for _ in range(order):
-            field = _laplacian(field)
-        return np.where(hidden, field, 0.0)
-
-    residual = -stiff(x)
-    way, power = residual.copy(), float((residual**2).sum())
-    least = _ENOUGH**2 * power
-    for _ in range(_ROUNDS):
-        if power <= least:
-            break
-        pulled = stiff(way)
-        step = power / float((way * pulled).sum())
-        x += step * way
-        residual -= step * pulled
-        power, before = float((residual**2).sum()), power
-        way = residual + power / before * way
-    return x.astype(np.float32)
+    stiff = _Stiffness(*hidden.shape, order)
+    filled = np.where(hidden, 0.0, image).astype(np.float64)
+    wanted = -stiff.of(filled)
+    lost = [np.add(np.argwhere(hidden[top : top + order]), (top, 0)).T for top in range(0, len(hidden), order)]
+    before, carried, guess = np.zeros((2, 0), int), np.zeros((0, lost[0].shape[1])), np.zeros((0, len(image)))
+    reduced = []
+    for here, after in zip(lost, [*lost[1:], before], strict=True):
+        ahead = stiff.between(before, here)
+        block, told = stiff.between(here, here) - ahead.T @ carried, wanted[:, *here].T - ahead.T @ guess
+        solved = np.linalg.solve(block, np.concatenate([stiff.between(here, after), told], axis=1))
+        before, carried, guess = here, solved[:, : after.shape[1]], solved[:, after.shape[1] :]
+        reduced.append((carried, guess))
+    found = np.zeros((0, len(image)))
+    for here, (carried, guess) in zip(reversed(lost), reversed(reduced), strict=True):
+        found = guess - carried @ found
+        filled[:, *here] = found.T
+    return filled.astype(np.float32)
 
 
-def _laplacian(field: Image) -> Image:
-    """Minus the sum of second differences, the borders free."""
-    out = np.zeros_like(field)
-    for axis in (1, 2):
-        step = np.diff(field, axis=axis)
-        ahead = [(0, 1) if k == axis else (0, 0) for k in range(3)]
-        behind = [(1, 0) if k == axis else (0, 0) for k in range(3)]
-        out += np.pad(step, behind) - np.pad(step, ahead)
-    return out
+class _Stiffness:
+    """``laplacian^order`` of a rectangle with free borders, a matrix of which any part is made when it is needed."""
+
+    def __init__(self, rows: int, cols: int, order: int) -> None:
+        """Second differences along both axes, and their powers."""
+        down, along = _bending(rows), _bending(cols)
+        self._terms = [
+            (comb(order, k), matrix_power(down, k), matrix_power(along, order - k)) for k in range(order + 1)
+        ]
+
+    def of(self, image: Image) -> Image:
+        """Applied to every band of an image."""
+        return np.asarray(sum(times * (down @ image @ along) for times, down, along in self._terms))
+
+    def between(self, ours: Places, theirs: Places) -> Image:
+        """What some pixels, (row, column) by pixel, have to do with others."""
+        (rows, cols), (others, columns) = ours, theirs
+        parts = (
+            times * down[np.ix_(rows, others)] * along[np.ix_(cols, columns)] for times, down, along in self._terms
+        )
+        return np.asarray(sum(parts))
 
 
-def _from_near(image: Image, hidden: Mask) -> Image:
-    """Every lost pixel as the mean of the smallest block around it that is not lost entirely."""
-    if not hidden.any() or min(hidden.shape) < 2:
-        return np.where(hidden, MIDDLE, image)
-    rows, cols = hidden.shape
-    grown = np.pad(hidden, ((0, rows % 2), (0, cols % 2)), constant_values=True)
-    values = np.pad(image, ((0, 0), (0, rows % 2), (0, cols % 2)))
-    blocks = (grown.shape[0] // 2, 2, grown.shape[1] // 2, 2)
-    there = (~grown).reshape(blocks).sum(axis=(1, 3))
-    sums = np.where(grown, 0, values).reshape(len(image), *blocks).sum(axis=(2, 4))
-    coarse = _from_near(sums / np.maximum(there, 1), there == 0)
-    return np.where(hidden, coarse.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :cols], image)
+def _bending(length: int) -> Image:
+    """Minus the second difference along a line whose ends are free."""
+    step = np.diff(np.eye(length), axis=0)
+    return np.asarray(step.T @ step)
 
 
 def _filled(scene: Damaged, *, order: int) -> Image:
