@@ -27,8 +27,8 @@ from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 from tileloom.tiling.weave_picture import write_png
 
-LOW_NOISE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 0.0}
-SAMPLE: Mapping[str, Any] = {"sampler": "ddnm"}
+LOW_NOISE: Mapping[str, Any] = {"eta": 0.0}
+SAMPLE: Mapping[str, Any] = {"eta": 1.0}
 OURS, SAMPLED, SMOOTH, SINGLE = "tileloom", "tileloom, a sample", "tileloom, low noise", "tileloom, float32"
 NAIVE, FEATHERED, PUBLISHED, JOINT, WHOLE = "naive tiles", "feathered tiles", "published MSR", "joint", "whole image"
 SWEPT = ("sr:4", "clouds")

@@ -231,7 +231,9 @@ class JobSpec(Strict):
         default="ddnm", description="How a tile is drawn: by DDNM, its DDIM form, RePaint, or plain DDPM or DDIM."
     )
     eta: Noise | None = Field(
-        default=None, description="Share of fresh noise in ddim and ddim-ddnm; if left out, 0 and 0.85."
+        default=None,
+        description="Share of fresh noise in ddnm, ddim and ddim-ddnm; if left out, 1, 0 and 0.85. With 0, ddnm comes "
+        "nearest to the truth where every pixel was measured in some mean.",
     )
     guidance: Annotated[GuidanceSpec, Mapped] = Field(default=GuidanceSpec(), description="A class that tiles show.")
     parity: Annotated[ParitySpec, Mapped] = Field(default=ParitySpec(), description="Quirks of published programs.")
