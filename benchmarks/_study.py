@@ -27,14 +27,15 @@ from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 from tileloom.tiling.weave_picture import write_png
 
-LOW_NOISE: Mapping[str, Any] = {"eta": 0.0}
-SAMPLE: Mapping[str, Any] = {"eta": 1.0}
-OURS, SAMPLED, SMOOTH, SINGLE = "tileloom", "tileloom, a sample", "tileloom, low noise", "tileloom, float32"
+LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "steps": 8}
+SAMPLE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 1.0, "steps": 25}
+OURS, SAMPLED, SMOOTH = "tileloom", "tileloom, a sample", "tileloom, low noise"
+ONE_LEVEL, SINGLE = "tileloom, one level", "tileloom, float32"
 NAIVE, FEATHERED, PUBLISHED, JOINT, WHOLE = "naive tiles", "feathered tiles", "published MSR", "joint", "whole image"
 SWEPT = ("sr:4", "clouds")
 SWEEP = ((1 / 2, 1 / 8), (5 / 8, 1 / 8), (3 / 4, 1 / 16), (3 / 4, 3 / 16))
 """Strides and guards beside the default's (3/4, 1/8), in tiles."""
-PICTURED = {"sr:4": 120, "stripes": 102, "clouds": 122}
+PICTURED = {"sr:4": 102, "stripes": 120, "clouds": 109}
 """Tasks of which pictures are kept, of one scene each."""
 
 
@@ -45,10 +46,10 @@ def low_noise(task: str) -> bool:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a study is: pixels a side, in tiles; steps; tasks; scenes, and how many of them at a time."""
+    """A side in tiles, steps (None: as many as suit a task), tasks, scenes, and how many of them at a time."""
 
     side: float = 4.0
-    steps: int = 25
+    steps: int | None = None
     tasks: Sequence[str] = tuple(TASKS)
     seeds: Sequence[int] = ()
     group: int = 4
@@ -121,7 +122,8 @@ class Study:
     def ways(self, task: str) -> dict[str, Mapping[str, Any]]:
         """The ways to restore a task with the network: the options of their jobs."""
         tile = self.tile
-        default, other = (LOW_NOISE, SAMPLE) if low_noise(task) else (SAMPLE, LOW_NOISE)
+        steps = {} if self.size.steps is None else {"steps": self.size.steps}
+        default, other = ({**one, **steps} for one in ((LOW_NOISE, SAMPLE) if low_noise(task) else (SAMPLE, LOW_NOISE)))
         ways: dict[str, Mapping[str, Any]] = {
             NAIVE: {"weave": "naive", **default},
             FEATHERED: default,
@@ -129,6 +131,7 @@ class Study:
             JOINT: {"weave": "joint", "levels": 1, **default},
             WHOLE: {"weave": "naive", "tile": self.side, "batch": 1, **default},
             OURS: default,
+            ONE_LEVEL: {"levels": 1, **default},
             SAMPLED if low_noise(task) else SMOOTH: other,
         }
         if self.size.sweeps and task in SWEPT:
@@ -166,7 +169,8 @@ class Study:
 
     def picture(self, task: str, name: str) -> Path:
         """Where the picture of a task's scene lies, by the name of a way, or of what was given, or the truth."""
-        return self.out / f"{task} {name}.png".replace(":", "").replace(", ", " ").replace(" ", "-")
+        file = f"{task} {name}.png".replace(":", "").replace(", ", " ").replace(" ", "-")
+        return self.out / _digest(self._identity) / file
 
     def _run(self, cell: Cell) -> None:
         began = monotonic()
@@ -188,10 +192,8 @@ class Study:
             method = _classical.methods(scenes[0])[cell.way]
             return [Woven(method(scene), ((), ()), 0) for scene in scenes]
         lanes = len(os.sched_getaffinity(0))
-        usual = {"model": self.model, "steps": self.size.steps, "batch": 4, "lanes": lanes}
-        if cell.way == FEATHERED:
-            return feathered(scenes, {**usual, **cell.options}, tile=self.tile)
-        return woven(scenes, {**usual, **cell.options})
+        options = {"model": self.model, "batch": 4, "lanes": lanes, **cell.options}
+        return feathered(scenes, options, tile=self.tile) if cell.way == FEATHERED else woven(scenes, options)
 
     def _show(self, cell: Cell, scene: Damaged, image: Image) -> None:
         k = scene.task.scale
@@ -199,7 +201,9 @@ class Study:
         shown = given if scene.hidden is None else np.where(scene.hidden, np.float32(1), given)
         for name, pixels in (("truth", scene.truth), ("given", shown), (cell.way, image)):
             rgb = np.clip(np.rint(pixels[:3] * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
-            write_png(self.picture(cell.task, name), np.ascontiguousarray(rgb))
+            file = self.picture(cell.task, name)
+            file.parent.mkdir(exist_ok=True)
+            write_png(file, np.ascontiguousarray(rgb))
 
     def _note(self, record: Record) -> None:
         with self._file.open("a") as file:
@@ -211,9 +215,12 @@ class Study:
         with_network = None
         if cell.options is not None:
             model = cell.options.get("model")
-            with_network = [cell.options, self.size.steps, identity_of(model) if model else self._identity]
-        told = json.dumps([cell.task, cell.way, seed, self.side, with_network], sort_keys=True, default=str)
-        return blake2b(told.encode(), digest_size=8).hexdigest()
+            with_network = [cell.options, identity_of(model) if model else self._identity]
+        return _digest([cell.task, cell.way, seed, self.side, with_network])
+
+
+def _digest(told: object) -> str:
+    return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def swept(stride: float, guard: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import nan
 
 import numpy as np
 
@@ -51,8 +52,8 @@ def means_of(records: Mapping[tuple[str, str], Sequence[Record]]) -> Means:
 
 
 def misfit(means: Means) -> float:
-    """The largest disagreement with what was measured, of all ways that promise none."""
-    return max(mean.marks.misfit for (_, way), mean in means.items() if mean.calls and way != FEATHERED)
+    """The largest disagreement with what was measured, of all ways that promise none; no number before any was run."""
+    return max((mean.marks.misfit for (_, way), mean in means.items() if mean.calls and way != FEATHERED), default=nan)
 
 
 LIMITS: Mapping[str, Limit] = {"misfit": ("<=", 1e-5)}
