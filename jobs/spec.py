@@ -238,7 +238,9 @@ class JobSpec(Strict):
         default="ddnm", description="How a tile is drawn: by DDNM, its DDIM form, RePaint, or plain DDPM or DDIM."
     )
     eta: Noise | None = Field(
-        default=None, description="Share of fresh noise in ddim and ddim-ddnm; if left out, 0 and 0.85."
+        default=None,
+        description="Share of fresh noise in ddnm, ddim and ddim-ddnm; if left out, 1, 0 and 0.85. With 0, ddnm comes "
+        "nearest to the truth where every pixel was measured in some mean.",
     )
     guidance: Annotated[GuidanceSpec, Mapped] = Field(default=GuidanceSpec(), description="A class that tiles show.")
     parity: Annotated[ParitySpec, Mapped] = Field(default=ParitySpec(), description="Quirks of published programs.")
@@ -335,7 +337,7 @@ class JobSpec(Strict):
         """Refuse what the sampler has no use for."""
         if self.sampler == "repaint" and not measurement.exact:
             raise at_key("sampler", "repaint fills in missing pixels and does nothing else: choose ddnm for this task")
-        if self.eta is not None and self.sampler not in ("ddim", "ddim-ddnm"):
+        if self.eta is not None and self.sampler not in ("ddnm", "ddim", "ddim-ddnm"):
             raise at_key("eta", f"sampler {self.sampler} takes none: leave it out")
         for key, sampler in (("released_lambda", "ddnm"), ("simplified", "ddim-ddnm")):
             if getattr(self.parity, key) and self.sampler != sampler:

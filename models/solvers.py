@@ -253,8 +253,11 @@ def impose(constraints: tuple[Constraint, ...], x0_CHW: Tensor, lam: float | Ten
 class Ddnm(Walk):
     """DDNM+ with time travel: the network's clean guess is made to agree with all that is known, at each step.
 
-    The last step returns that guess itself, so its draw has no weight.
+    The last step returns that guess itself, so its draw has no weight. ``eta`` is the share of the posterior's noise
+    that is drawn: 1 gives samples, less of it comes nearer to their mean.
     """
+
+    eta: float = 1.0
 
     def reverse(self, state: TileState, answer: Answer, x0_CHW: Tensor) -> TileState:
         """``x_{i-1} = coef1 x0_hat + coef2 x_i + gamma g + sqrt(gamma) n``; the last step returns x0_hat itself."""
@@ -265,7 +268,7 @@ class Ddnm(Walk):
             x_CHW = self.mean(state, x_CHW)
             if answer.gradient is not None:
                 x_CHW = x_CHW + gamma * answer.gradient
-            x_CHW = x_CHW + sqrt(gamma) * self.draw(state)
+            x_CHW = x_CHW + self.eta * sqrt(gamma) * self.draw(state)
         return replace(state, x_CHW=x_CHW, position=state.position + 1)
 
     def weights(self, i: int, sigma: float) -> tuple[float, float]:

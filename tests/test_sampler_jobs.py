@@ -144,6 +144,7 @@ def test_samplers_and_quirks_differ(tmp_path):
     variants = {
         **{name: {"sampler": name} for name in SAMPLERS},
         "eta": {"sampler": "ddim", "eta": 0.9},
+        "low noise": {"eta": 0.5},
         "carry": {"parity": {"carry": True}, "stride": 8, "guard": 0},
         "fresh": {"stride": 8, "guard": 0},
         "simplified": {"sampler": "ddim-ddnm", "parity": {"simplified": True}},
@@ -194,7 +195,7 @@ def test_another_classifier_is_another_job(tmp_path):
     ("changes", "says"),
     [
         ({"task": "sr:2", "sampler": "repaint"}, "--sampler: repaint fills in missing pixels"),
-        ({"task": "sr:2", "eta": 0.5}, "--eta: sampler ddnm takes none"),
+        ({"task": "sr:2", "sampler": "ddpm", "eta": 0.5}, "--eta: sampler ddpm takes none"),
         ({"task": "sr:2", "parity": {"simplified": True}}, "--parity-simplified: only sampler ddim-ddnm has it"),
         ({"task": "sr:2", "parity": {"svd_colors": True}}, "--parity-svd-colors: the task has no colorize"),
         (

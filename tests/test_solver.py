@@ -283,6 +283,18 @@ def test_a_noiseless_measurement_is_trusted_at_every_step():
     assert weights == [(1.0, variance) for variance in TABLES[100].posterior_variance]
 
 
+def test_eta_is_the_share_of_each_draw_that_is_added():
+    """Without noise a step is the posterior's mean itself."""
+    draws = dict(enumerate(torch.randn(8, 1, 4, 4)))
+    begun = solver(noise=Given(draws)).begin(tile(Measurement(scale=2), size=(4, 4)))
+    none, half, all_of_it = (
+        replace(solver(noise=Given(draws)), eta=eta).tell(begun, torch.zeros(1, 4, 4)).x_CHW for eta in (0.0, 0.5, 1.0)
+    )
+    variance = TABLES[STEPS].posterior_variance[STEPS - 1]
+    torch.testing.assert_close(half - none, 0.5 * (all_of_it - none))
+    torch.testing.assert_close(all_of_it - none, draws[1] * math.sqrt(variance))
+
+
 @pytest.mark.parametrize(("length", "repeat", "calls", "undos"), [(1, 1, 100, 0), (10, 3, 280, 180)])
 def test_network_calls_of_published_settings(length, repeat, calls, undos):
     steps = schedule(steps=100, travel_length=length, travel_repeat=repeat)
