@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from operator import ge, le
-from typing import Literal
+from typing import Any, Literal
 
 Figures = Mapping[str, float]
 Limit = tuple[Literal["<=", ">="], float]
@@ -31,26 +31,34 @@ _HOLDS = {"<=": le, ">=": ge}
 class Benchmark:
     """A named measurement and the limits its figures must keep, at full and at smoke size alike.
 
-    ``measure`` takes whether to run at the small size that CI uses; a figure without a limit is only told.
+    ``measure`` takes whether to run at the small size that CI uses; a figure without a limit is only told. ``targets``
+    are limits of the full size alone. ``options`` are flags by name with what argparse is told of each; ``measure``
+    gets them by their names.
     """
 
     name: str
-    measure: Callable[[bool], Figures]
+    measure: Callable[..., Figures]
     limits: Mapping[str, Limit]
+    targets: Mapping[str, Limit] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Measure and print; 1 if a limit was missed, else 0."""
         parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{self.name}")
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
         parser.add_argument("--smoke", action="store_true", help="run at a small size")
-        options = parser.parse_args(arguments)
-        figures = self.measure(options.smoke)
-        for _ in range(SMOKE_AGAIN if options.smoke else 0):
-            if not self.missed(figures):
+        for name, told in self.options.items():
+            parser.add_argument(f"--{name}", **told)
+        given = vars(parser.parse_args(arguments))
+        smoke, machine = given.pop("smoke"), given.pop("json")
+        judge = self if smoke else replace(self, limits={**self.limits, **self.targets})
+        figures = self.measure(smoke, **given)
+        for _ in range(SMOKE_AGAIN if smoke else 0):
+            if not judge.missed(figures):
                 break
-            figures = self.measure(options.smoke)
-        print(self.as_json(figures, smoke=options.smoke) if options.json else self.as_table(figures))
-        return 1 if self.missed(figures) else 0
+            figures = self.measure(smoke, **given)
+        print(judge.as_json(figures, smoke=smoke) if machine else judge.as_table(figures))
+        return 1 if judge.missed(figures) else 0
 
     def missed(self, figures: Figures) -> list[str]:
         """The figures that miss their limit; one that was not measured, or is not a finite number, does."""

@@ -9,8 +9,7 @@ tiny and knows nothing, so that only the field is judged.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -109,7 +108,7 @@ def crops_of(seed: int, box: Box, side: int) -> Image:
     return seen.reshape(BANDS, rows, side, cols, side).transpose(1, 3, 0, 2, 4).reshape(-1, BANDS, side, side)
 
 
-def measure(model: Mapping[str, Any], *, windows: int, crops: int) -> Figures:
+def errors_of(model: Mapping[str, Any], *, windows: int, crops: int) -> Figures:
     """Errors by level; the field from so many windows a side of each scene learned from, of crops x crops each."""
     fix_arithmetic()
     denoiser = denoiser_of(model)
@@ -134,22 +133,17 @@ def measure(model: Mapping[str, Any], *, windows: int, crops: int) -> Figures:
     return figures
 
 
-def _measure_small() -> Figures:
+def measure(smoke: bool, *, model: str) -> Figures:
+    """A model; at the small size a random net."""
+    if not smoke:
+        return errors_of(model_of(model), windows=4, crops=4)
     with TemporaryDirectory() as folder:
-        return measure(small_net(Path(folder)), windows=1, crops=4)
+        return errors_of(small_net(Path(folder)), windows=1, crops=4)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a limit was missed, else 0."""
-    parser = ArgumentParser(add_help=False)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--model", default="terra")
-    own, rest = parser.parse_known_args(arguments)
-    if own.smoke:
-        return Benchmark("denoising", lambda _: _measure_small(), LIMITS).main(["--smoke", *rest])
-    full = {**LIMITS, **TARGETS}
-    return Benchmark("denoising", lambda _: measure(model_of(own.model), windows=4, crops=4), full).main(rest)
-
+BENCHMARK = Benchmark(
+    "denoising", measure, LIMITS, TARGETS, {"model": {"default": "terra", "help": "a model by its name or file"}}
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

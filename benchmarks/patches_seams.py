@@ -6,13 +6,11 @@ of patches than elsewhere, less 1, and ``half-way`` the same across the borders 
 patch off: both of its pixels, and as ``coarse ...`` of means of an eighth of a patch, in which noise and the pattern of
 a stem do not count.
 
-The full size draws by the model that ships as terra-patches; set MODEL to the file of another. The small size trains a
-tiny one first.
+The full size draws by a model, the small one by a tiny network that it trains first.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +21,6 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks._report import Benchmark, Figures
-from tests.house import ROOT
 from tests.trainings import PATCHES, archive, crops_of, learner
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
@@ -34,7 +31,6 @@ from tileloom.models.training.recipe import Course
 from tileloom.tiling.place import place
 from tileloom.tiling.seam import seam_ratio
 
-SHIPPED = ROOT / "models" / "shipped" / "terra-patches.safetensors"
 STEPS = 100
 EIGHTHS = 8
 SEAMS = ("seam", "coarse seam")
@@ -78,23 +74,28 @@ def marks(image: NDArray[Any], patch: int) -> dict[str, float]:
     return {name: seam_ratio(image, at, at, block=1) - 1 for name, at in lines.items()}
 
 
-def measure(smoke: bool) -> Figures:
+def measure(smoke: bool, *, model: str) -> Figures:
     """Both ways of drawing, and what exchanging features leaves of the seams of patches alone."""
     side, steps = (192, 10) if smoke else (512, 25)
     figures: dict[str, float] = {}
     with TemporaryDirectory() as where:
         folder = Path(where)
-        model = tiny_model(folder) if smoke else os.environ.get("MODEL", str(SHIPPED))
-        patch = contract_of(model).patch
+        name = tiny_model(folder) if smoke else model
+        patch = contract_of(name).patch
         assert patch is not None
         for way, options in {"together": {}, "apart": {"weave": "naive", "tile": patch}}.items():
-            found = drawn(model, patch, folder / way, side, steps, **options)
+            found = drawn(name, patch, folder / way, side, steps, **options)
             figures |= {f"{way} {name}": mark for name, mark in found.items()}
     shares = {f"{name} of apart's": abs(figures[f"together {name}"] / figures[f"apart {name}"]) for name in SEAMS}
     return figures | shares
 
 
-BENCHMARK = Benchmark("patches_seams", measure, {f"{name} of apart's": ("<=", 0.9) for name in SEAMS})
+BENCHMARK = Benchmark(
+    "patches_seams",
+    measure,
+    {f"{name} of apart's": ("<=", 0.9) for name in SEAMS},
+    options={"model": {"default": "terra-patches", "help": "a model by its name or file"}},
+)
 
 if __name__ == "__main__":
     sys.exit(BENCHMARK.main())

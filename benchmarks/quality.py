@@ -9,10 +9,7 @@ everything runs; judged is then only what holds for any network.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
-from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -45,8 +42,13 @@ def small_net(folder: Path) -> dict[str, Any]:
     return {"name": weights(folder, _SMALL_NET), "image_size": 32}
 
 
-def measure(model: str, out: Path, minutes: float) -> Figures:
-    """Do what is left to do, as far as the time allows, and write the page."""
+def measure(smoke: bool, *, model: str, out: Path, minutes: float) -> Figures:
+    """Do what is left to do, as far as the time allows, and write the page; or the smallest of it, by a random net."""
+    if smoke:
+        with TemporaryDirectory() as folder:
+            study = Study(small_net(Path(folder)), SMALL, Path(folder) / "out")
+            study.run(until=float("inf"))
+            return figures_of(means_of(study.records()))
     study = Study(model_of(model), FULL, out)
     whole = study.run(until=monotonic() + 60 * minutes)
     means = means_of(study.records())
@@ -54,27 +56,17 @@ def measure(model: str, out: Path, minutes: float) -> Figures:
     return figures_of(means)
 
 
-def measure_small() -> Figures:
-    """The same at its smallest, of a network of random weights."""
-    with TemporaryDirectory() as folder:
-        study = Study(small_net(Path(folder)), SMALL, Path(folder) / "out")
-        study.run(until=float("inf"))
-        return figures_of(means_of(study.records()))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a limit was missed, else 0."""
-    parser = ArgumentParser(add_help=False)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--model", default="terra")
-    parser.add_argument("--out", type=Path, default=Path("quality"))
-    parser.add_argument("--minutes", type=float, default=60)
-    own, rest = parser.parse_known_args(arguments)
-    if own.smoke:
-        return Benchmark("quality", lambda _: measure_small(), LIMITS).main(["--smoke", *rest])
-    full = partial(measure, own.model, own.out, own.minutes)
-    return Benchmark("quality", lambda _: full(), {**LIMITS, **TARGETS}).main(rest)
-
+BENCHMARK = Benchmark(
+    "quality",
+    measure,
+    LIMITS,
+    TARGETS,
+    {
+        "model": {"default": "terra", "help": "a model by its name or file"},
+        "out": {"type": Path, "default": Path("quality"), "help": "where what was done is kept, to go on with"},
+        "minutes": {"type": float, "default": 60, "help": "how long it may take before it stops until next time"},
+    },
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())
