@@ -37,7 +37,7 @@ def network(config=HOLES, seed=0):
         torch.manual_seed(seed)
         made = make(config)
         for parameter in made.parameters():
-            torch.nn.init.normal_(parameter, std=0.5)
+            torch.nn.init.normal_(parameter, std=0.3)
     return with_weights(config, made.state_dict())
 
 
