@@ -131,7 +131,8 @@ def _archive(folder: Path, given: Sequence[_Given], task: Task, options: Options
     manifest.write_text("\n".join(rows))
     masked = {"mask": str(manifest)} if given[0].hidden is not None else {}
     bands = {"bands": BANDS} if task.gray else {}
-    usual = {"input": str(manifest), "output": str(folder / "out"), "task": task.job, "on_error": "stop", **masked}
+    usual = {"input": str(manifest), "output": str(folder / "out"), "task": task.job, "range": [0, 1], **masked}
+    usual["on_error"] = "stop"
     return Archive(str(manifest), from_options({**usual, **bands, **options}))
 
 

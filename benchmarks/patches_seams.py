@@ -53,6 +53,7 @@ def drawn(model: str, patch: int, folder: Path, side: int, steps: int, **options
             "output": str(folder / "out.zarr"),
             "task": "generate",
             "dtype": "float32",
+            "range": [0, 1],
             "model": model,
             "sampler": "ddim",
             "steps": steps,
