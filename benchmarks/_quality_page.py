@@ -16,7 +16,7 @@ from benchmarks._verdict import Mean, Means, standing
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PICTURE = DOCS / "quality.md", DOCS / "images" / "quality.jpg"
 _SHOWN = 144
-_COLUMNS = ("PSNR", "SSIM", "texture", "seam", "edge", "misfit", "calls")
+_COLUMNS = ("PSNR", "SSIM", "texture", "seam", "edge", "misfit", "calls", "scenes")
 
 
 def write_page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool) -> None:
@@ -30,6 +30,7 @@ def write_page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole
 def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool) -> str:
     """The page's text."""
     told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": _listed(SEEDS)}
+    told |= {"model": study.model["name"], "precision": study.model.get("precision", "fp32")}
     told |= {"low": _options(LOW_NOISE), "sample": _options(SAMPLE)}
     parts = [ABOUT.format(**told)]
     if not whole:
@@ -68,6 +69,7 @@ def _table(found: Mapping[str, Mean]) -> Iterator[str]:
             "edge": f"{marks.edge:.3f}",
             "misfit": f"{marks.misfit:.0e}" if marks.misfit else "0",
             "calls": f"{mean.calls:.0f}" if mean.calls else "",
+            "scenes": str(mean.scenes),
         }
         yield " | ".join([f"| {f'**{way}**' if way == OURS else way}", *(cells[column] for column in columns)]) + " |"
 
@@ -98,13 +100,14 @@ ABOUT = """# Quality
 <!-- Written by `python -m benchmarks.quality`: change the words in benchmarks/_quality_page.py. -->
 
 How near restored pictures come to the truth, and what tiles leave in them: {scenes} scenes of {side} x {side} pixels
-with four bands, seeds {seeds} of `tileloom terra`, none of which the model
-`terra` was trained on. Tiles have {tile} pixels a side, and convolutions are in bfloat16. Figures are means over the
-scenes, of the pixels that were to be restored.
+with four bands, seeds {seeds} of `tileloom terra`, none of which `terra` was
+trained on. The model is `{model}`, of tiles with {tile} pixels a side, convolutions in {precision}. Figures are means
+over so many scenes as the last column says, of the pixels that were to be restored.
 
-A sample from all that fits a measurement pays up to 3 dB against the mean of what fits. So where every pixel was
+A sample from all that fits a measurement is further from the truth than the mean of what fits. So where every pixel was
 measured in some mean, or lies beside known ones, all ways draw with low noise (`{low}`), and else samples (`{sample}`);
-tileloom's tables have both.
+tileloom's tables have both. Every way is drawn by that same sampler, published MSR too: its own part here is how tiles
+lie. Samplers and steps were chosen on the first four scenes.
 
 ![Four times the resolution; stripes and clouds filled](images/quality.jpg)
 
@@ -119,7 +122,7 @@ published; tileloom; the truth. From above: `sr:4`, stripes, clouds.*
 | seam | how much steeper it is across tiles' borders than elsewhere, less the same of the truth: 0 is no seam |
 | edge | the same across the edge of a hole |
 | misfit | the largest difference of its measurement to what was measured, of a data range of 1 |
-| calls | network calls of a scene, a tile each |
+| calls | network calls of a scene, each of a tile; of the whole image, each of all of it |
 
 For `texture` steps between neighbouring pixels in four directions, of the picture and of its halves and quarters, are
 sorted within windows of 8 x 8 pixels, and the smallest is held against the truth's smallest, the largest against its

@@ -57,16 +57,17 @@ class Benchmark:
             if not judge.missed(figures):
                 break
             figures = self.measure(smoke, **given)
-        print(judge.as_json(figures, smoke=smoke) if machine else judge.as_table(figures))
+        print(judge.as_json(figures, smoke=smoke, given=given) if machine else judge.as_table(figures))
         return 1 if judge.missed(figures) else 0
 
     def missed(self, figures: Figures) -> list[str]:
         """The figures that miss their limit; one that was not measured, or is not a finite number, does."""
         return [name for name in self.limits if not self._keeps(name, figures)]
 
-    def as_json(self, figures: Figures, *, smoke: bool) -> str:
+    def as_json(self, figures: Figures, *, smoke: bool, given: Mapping[str, Any]) -> str:
         """One JSON object: name, command, figures, limits."""
-        command = f"python -m benchmarks.{self.name} --json" + (" --smoke" if smoke else "")
+        said = [f" --{name} {value}" for name, value in given.items() if value != self.options[name].get("default")]
+        command = f"python -m benchmarks.{self.name} --json" + (" --smoke" if smoke else "") + "".join(said)
         return json.dumps(
             {"name": self.name, "command": command, "figures": dict(figures), "limits": dict(self.limits)}
         )

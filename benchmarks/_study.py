@@ -68,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Record:
-    """What one scene came to in one way; seconds are a share of those of its cell."""
+    """What one scene came to in one way."""
 
     key: str
     task: str
@@ -76,7 +76,6 @@ class Record:
     seed: int
     marks: Marks
     calls: int
-    seconds: float
 
 
 class Study:
@@ -170,13 +169,12 @@ class Study:
     def picture(self, task: str, name: str) -> Path:
         """Where the picture of a task's scene lies, by the name of a way, or of what was given, or the truth."""
         file = f"{task} {name}.png".replace(":", "").replace(", ", " ").replace(" ", "-")
-        return self.out / _digest(self._identity) / file
+        # What no network has made is there whichever network is looked at.
+        return self.out / (_digest(self._identity) if name in self.ways(task) else "without") / file
 
     def _run(self, cell: Cell) -> None:
-        began = monotonic()
         scenes = [Damaged.of(TASKS[cell.task], seed, self.side) for seed in cell.seeds]
         restored = self._restored(cell, scenes)
-        seconds = (monotonic() - began) / len(scenes)
         axis = usual_axis(self.side, self.tile)
         for scene, found in zip(scenes, restored, strict=True):
             # A whole has no borders: it is looked at where guarded tiles have theirs.
@@ -185,7 +183,7 @@ class Study:
             key = self._key(cell, scene.seed)
             if PICTURED.get(cell.task) == scene.seed:
                 self._show(cell, scene, found.image)
-            self._note(Record(key, cell.task, cell.way, scene.seed, marks, found.calls, round(seconds, 2)))
+            self._note(Record(key, cell.task, cell.way, scene.seed, marks, found.calls))
 
     def _restored(self, cell: Cell, scenes: Sequence[Damaged]) -> list[Woven]:
         if cell.options is None:

@@ -2,8 +2,9 @@
 
 Classical methods, the same network woven in other ways, and tileloom as it comes. The command writes
 ``docs/quality.md``; it may be stopped and run again, since what is done lies in ``--out``, and another model or setting
-does only what that changes. With ``--smoke`` a tiny network that knows nothing restores a tiny scene, to see that
-everything runs; judged is then only what holds for any network.
+does only what that changes. Of changed code it knows nothing: name another ``--out`` then. With ``--smoke`` a tiny
+network that knows nothing restores a tiny scene, to see that everything runs; judged is then only what holds for any
+network.
 """
 
 from __future__ import annotations

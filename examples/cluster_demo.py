@@ -50,7 +50,8 @@ BEFORE = 60
 
 def make_archive(folder: Path) -> Path:
     """Six scenes at a sixteenth of their pixels, their manifest and the job; the job's file."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for at in range(IMAGES):
         scene = np.asarray(sample_field(FIELD, (3, SIDE, SIDE), seed=at))
@@ -168,6 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python examples/cluster_demo.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("cluster-demo"), help="the folder of all that is left")
     out = parser.parse_args().out.absolute()
+    if out.exists() and any(out.iterdir()) and not (out / "scene-0.zarr").exists():
+        parser.error(f"--out is {out}, which holds other things and would be emptied: name another folder")
     job, timeline = make_archive(out), out / "timeline.json"
     with cluster() as address:
         at = ("--address", address)

@@ -63,6 +63,10 @@ WINDOW, SHOWN, WIDEST = 384, 160, 1024
 CLOUD_SEED, CLOUDS, CLOUD_SIZE, STRIPES = 5, 0.0075, 64, 0.12
 # A border is compared with lines of its own phase: the measurement's block, and the coarsest level's pixel.
 PHASES = 8
+# What an earlier run has left, and no other file, is thrown away.
+LEFT = {*SEEDS, "figures.json", "index.html", "comparison.jpg"}
+# Windows are three eighths of a scene, in whole blocks of what is measured.
+SIZES = 32
 OURS = "tileloom"
 COLUMNS = ("given", "smooth", "naive-tiles", "published-msr", "tileloom", "truth")
 """Pictures of a window, from left to right."""
@@ -232,8 +236,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for results, pictures and report")
     parser.add_argument("--size", type=int, default=1024, help="side of the first scene; the other has twice of it")
     arguments = parser.parse_args(words)
+    if arguments.size % SIZES or arguments.size < 4 * TILE:
+        parser.error(f"--size is {arguments.size}: give a multiple of {SIZES} from {4 * TILE} up")
     began, out, console = monotonic(), arguments.out, Console()
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists() and (others := {file.name for file in out.iterdir()} - LEFT):
+        parser.error(f"--out is {out}, which holds {min(others)}, and would be emptied: name another folder")
+    if out.exists():
+        shutil.rmtree(out)
     console.print("drawing the scenes")
     trials = [
         Trial(scene if way == OURS else scene.cropped, way, out / scene.name)

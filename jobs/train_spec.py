@@ -28,8 +28,17 @@ from .yamlfile import read_yaml
 
 # None of these changes what a step learns, so a training may go on with others; data has a digest of its own.
 _RUNNING = {"data", "output", "steps", "check", "sheet", "checkpoint", "log", "half", "cluster"}
-# Keys of a network that mean something to networks of patches alone, and to all others.
-_OF_PATCHES, _OF_OTHERS = {"patch", "positions", "style"}, {"variance", "classes", "edges", "pool"}
+# Keys that mean something to networks of some kinds alone.
+_KINDS_OF = {
+    "variance": {"unet", "semantic"},
+    "predicts": {"unet", "patches", "semantic"},
+    "classes": {"unet", "classifier", "semantic"},
+    "edges": {"semantic"},
+    "pool": {"classifier"},
+    "patch": {"patches"},
+    "positions": {"patches"},
+    "style": {"patches"},
+}
 # What a Patch-DM network's blocks are told, in units of its width, as ADM's.
 _EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
@@ -135,7 +144,7 @@ class NetworkSpec(Strict):
     @property
     def foreign(self) -> set[str]:
         """Keys that mean nothing to its kind."""
-        return _OF_OTHERS if self.kind == "patches" else _OF_PATCHES
+        return {key for key, kinds in _KINDS_OF.items() if self.kind not in kinds}
 
     @property
     def multiple(self) -> int:
@@ -151,8 +160,6 @@ class NetworkSpec(Strict):
                 "network.patch", f"{self.patch} is no multiple of {2 * self.multiple}, which the network's levels need"
             )
         if self.kind == "spatial":
-            if self.classes is not None:
-                raise at_key("network.classes", "a network that fills holes draws none: leave it out")
             try:
                 self.filler(bands=1)
             except InputError as error:
@@ -172,8 +179,6 @@ class NetworkSpec(Strict):
             raise at_key("network.classes", "a classifier tells classes apart: say how many")
         if self.kind == "semantic" and self.classes is None:
             raise at_key("network.classes", "a semantic network is told the class of each pixel: say how many")
-        if self.kind != "semantic" and self.edges:
-            raise at_key("network.edges", f"a {self.kind} is told none: leave it out, or choose kind semantic")
         return self
 
     def filler(self, bands: int) -> SpatialConfig:
@@ -228,7 +233,7 @@ class TrainSpec(Strict):
     )
     drop_label: Noise = Field(
         default=0.0,
-        description="Share of crops whose class is not told; the network has one class more then, for none.",
+        description="Share of crops whose class is not told; a unet has one class more then, for none.",
     )
     seed: Seed = Field(default=0, description="Same seed, same losses.")
     steps: Count = Field(default=100_000, description="Steps in all; more of them go on with what was trained.")
@@ -275,13 +280,14 @@ class TrainSpec(Strict):
         classes = self.network.classes
         for number, entry in enumerate(self.data):
             told = entry.label is not None or entry.classes is not None
-            if classes is not None and not told:
+            # Each row of a list may name its own.
+            if classes is not None and not told and _is_image(entry.image):
                 raise at_key("data", f"{entry.image} has no label, and the network has classes: give label or classes")
             if classes is None and told:
                 raise at_key("data", f"{entry.image} has a label, and the network has no classes: set network.classes")
             if entry.label is not None and classes is not None and entry.label >= classes:
                 raise at_key("data", f"{entry.image} has label {entry.label}; classes are 0 to {classes - 1}")
-            if self.network.kind == "semantic" and entry.classes is None:
+            if self.network.kind == "semantic" and entry.classes is None and _is_image(entry.image):
                 raise at_key("data", f"{entry.image} has no map, and a semantic network learns from one: give classes")
             if entry.instances is not None and not self.network.edges:
                 raise at_key("data", f"{entry.image} has instances, and the network no edges: set network.edges")
@@ -296,6 +302,8 @@ class TrainSpec(Strict):
             raise at_key("features", "only a network of kind spatial compares pictures by them: leave it out")
         if fills and self.precision == "fp16":
             raise at_key("precision", "an adversary's gradients are too small for fp16: choose bf16 or fp32")
+        if fills and "betas" in self.model_fields_set:
+            raise at_key("betas", "a network of kind spatial knows no noise: leave it out")
         if fills and self.recompute:
             raise at_key("recompute", "a network of kind spatial has no stages to compute again: leave it out")
 
@@ -321,7 +329,7 @@ class TrainSpec(Strict):
 
     def subject(self, bands: int, images: int) -> Subject:
         """The network, for so many images of so many bands."""
-        predicts = "eps" if self.network.kind == "classifier" else self.network.predicts
+        predicts = "eps" if "predicts" in self.network.foreign else self.network.predicts
         config = self._config(bands, images)
         return Subject(
             config=config,
@@ -375,7 +383,12 @@ class TrainSpec(Strict):
 
     def scenes(self) -> list[Scene]:
         """All images, with those that folders, patterns and lists name."""
-        return [scene for entry in self.data for scene in _scenes(entry)]
+        classed = self.network.classes is not None
+        found = [scene for entry in self.data for scene in _scenes(entry, classed=classed)]
+        for scene in found:
+            if classed and scene.label is None and scene.classes is None:
+                raise InputError(f"{scene.image} has no label, and the network has classes: give its row labels")
+        return found
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
@@ -390,7 +403,7 @@ class TrainSpec(Strict):
         return digest_of(self.identity())
 
 
-def _scenes(entry: Entry) -> Iterator[Scene]:
+def _scenes(entry: Entry, *, classed: bool) -> Iterator[Scene]:
     name = entry.image
     if _is_image(name):
         yield Scene(name, entry.mask, entry.label, entry.classes, entry.instances)
@@ -399,7 +412,8 @@ def _scenes(entry: Entry) -> Iterator[Scene]:
         raise InputError(f"{name} names many images, and a mask or map is of one: name the images one by one")
     manifest = Manifest(name)
     for row in (manifest[number] for number in range(len(manifest))):
-        yield Scene(row.input, row.mask, entry.label)
+        mapped = (row.labels, row.instances) if classed and entry.label is None else ()
+        yield Scene(row.input, row.mask, entry.label, *mapped)
 
 
 def _is_image(name: str) -> bool:
@@ -413,9 +427,7 @@ def load_training(file: str | PathLike[str]) -> TrainSpec:
     """The training of a YAML file; its relative paths start from the file's folder."""
     base, name = path.dirname(path.abspath(file)), path.basename(file)
     content = read_yaml(file, needs="data and output")
-    rooted = {
-        key: rooted_path(value, base) if key in ("output", "features") else value for key, value in content.items()
-    }
+    rooted = {key: rooted_path(value, base) if key in _ROOTED else value for key, value in content.items()}
     if "data" in rooted:
         entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
         rooted["data"] = [_rooted(entry, base) for entry in entries]

@@ -99,6 +99,24 @@ def test_the_page_escapes_what_it_is_told(left):
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; &#x27;quoted&#x27;" in page
 
 
+def test_a_folder_of_other_things_is_not_emptied(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("all of it")
+    with pytest.raises(SystemExit) as refused:
+        demo.main(["--out", str(tmp_path), "--size", "256"])
+    assert refused.value.code == 2
+    assert "holds thesis.tex" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("size", ["1000", "224"])
+def test_a_size_that_its_windows_do_not_fit_is_refused(size, tmp_path, capsys):
+    (tmp_path / "figures.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        demo.main(["--out", str(tmp_path), "--size", size])
+    assert "a multiple of 32 from 256 up" in capsys.readouterr().err
+    assert (tmp_path / "figures.json").exists()
+
+
 def test_the_readme_shows_the_figures_of_a_demo():
     rows = re.search(r"<!-- figures of make demo -->\n(.*?)<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = rows[1].splitlines()

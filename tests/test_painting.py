@@ -208,7 +208,10 @@ def test_the_command_trains_it_and_a_job_draws_with_it(scene, tmp_path, capfd, m
         ({"network": {**TINY, "classes": None}}, "network.classes: a semantic network is told the class of each pixel"),
         ({"entry": {"classes": None, "label": 1}}, "has no map, and a semantic network learns from one: give classes"),
         ({"entry": {"instances": "i.zarr"}}, "has instances, and the network no edges: set network.edges"),
-        ({"network": {**TINY, "kind": "unet", "edges": True}}, "network.edges: a unet is told none"),
+        (
+            {"network": {**TINY, "kind": "unet", "edges": True}},
+            "network.edges: means nothing to a network of kind unet",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(scene, tmp_path, keys, says):

@@ -15,7 +15,9 @@ from benchmarks._study import FEATHERED, NAIVE, OURS, PUBLISHED, Record, Size, S
 from benchmarks._verdict import TARGETS, means_of, misfit, standing
 from benchmarks._weaving import feathered, usual_axis, woven
 from benchmarks.denoising import LEARNED_FROM, Field
+from examples import demo
 from tests.house import ROOT
+from tests.test_shipped import CONFIG, trained
 from tileloom.jobs.task import parse_task
 from tileloom.models.operators import Operator
 from tileloom.tiling.box import Box
@@ -41,7 +43,7 @@ def smoothed(image):
 def test_no_scene_was_learned_from():
     learned = (ROOT / "examples" / "terra" / "train.yaml").read_text()
     assert f"for seed in {' '.join(map(str, LEARNED_FROM))};" in learned
-    assert not set(SEEDS) & set(LEARNED_FROM)
+    assert not {*SEEDS, *demo.SEEDS.values()} & set(LEARNED_FROM)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -157,6 +159,22 @@ def test_the_marks_of_a_job_tell_that_it_agrees_with_what_was_measured():
     assert Marks.of(found.image + np.float32(0.01), scene, found.borders).misfit == pytest.approx(0.01, rel=0.01)
 
 
+def test_a_model_that_learned_from_bytes_is_shown_what_they_mean(tmp_path):
+    """Scenes have values from 0 to 1, and its file says that it knows those from 0 to 255."""
+    model = trained(tmp_path, config=replace(CONFIG, in_channels=BANDS, out_channels=BANDS))
+    scene = Damaged.of(TASKS["sr:4"], 120, SIDE)
+    options = {"steps": 1, "batch": 1, "lanes": 1, "levels": 1, "tile": 32, "weave": "naive"}
+    [found] = woven([scene], {"model": {"name": model}, **options})
+    assert Marks.of(found.image, scene, found.borders).misfit < 1e-4
+
+
+def test_pictures_without_a_network_are_there_for_every_model(tmp_path):
+    one, other = (Study({"name": "gaussian", "length": length}, SMALL, tmp_path) for length in (4.0, 6.0))
+    assert one.picture("sr:4", "truth") == other.picture("sr:4", "truth")
+    assert one.picture("sr:4", "bicubic") == other.picture("sr:4", "bicubic")
+    assert one.picture("sr:4", OURS) != other.picture("sr:4", OURS)
+
+
 SMALL = Size(side=4, steps=1, tasks=("sr:4", "clouds"), seeds=(120, 104, 109), group=2, sweeps=False)
 MARKS = Marks(psnr=30, ssim=0.9, texture=2.0, seam=0.1, edge=0.2, misfit=1e-7)
 
@@ -170,7 +188,7 @@ def small(tmp_path, monkeypatch):
         ran.append((cell.task, cell.way, cell.seeds))
         for seed in cell.seeds:
             calls = 10 if cell.options is not None else 0
-            self._note(Record(self._key(cell, seed), cell.task, cell.way, seed, MARKS, calls, 0.5))
+            self._note(Record(self._key(cell, seed), cell.task, cell.way, seed, MARKS, calls))
 
     monkeypatch.setattr(Study, "_run", note)
     return lambda model="gaussian", size=SMALL: (Study({"name": model}, size, tmp_path), ran)
@@ -207,7 +225,7 @@ def test_a_study_that_was_stopped_compares_the_scenes_that_all_ways_have(small):
 
 
 def record(way, task="sr:4", calls=10, **marks):
-    return {(task, way): [Record("", task, way, 1, replace(MARKS, **marks), calls, 1.0)]}
+    return {(task, way): [Record("", task, way, 1, replace(MARKS, **marks), calls)]}
 
 
 def test_how_it_stands_to_what_is_aimed_at():

@@ -18,7 +18,7 @@ from tests.house import ROOT
 from tests.images import noise, write_tiff, write_zarr
 from tests.trainings import archive
 from tileloom.jobs.train import TRAINING
-from tileloom.jobs.train_spec import TrainSpec, load_training
+from tileloom.jobs.train_spec import NetworkSpec, TrainSpec, load_training
 from tileloom.models.adm_config import AdmConfig, ClassifierConfig
 from tileloom.models.checkpoint import parameters_of
 from tileloom.models.patchdm_config import PatchConfig
@@ -299,7 +299,40 @@ def test_a_mask_of_many_images_is_refused(folder):
         scenes(folder, {"image": "scans", "mask": "m.tif"})
 
 
+def test_each_row_of_a_list_names_the_map_of_its_image(folder):
+    (folder / "list.csv").write_text("id,input,labels,instances\na,a.tif,a-map.tif,\nb,b.tif,b-map.tif,b-houses.tif\n")
+    network = {**TINY, "kind": "semantic", "classes": 3, "edges": True}
+    data = str(folder / "list.csv")
+    found = load_training(job(folder, network=network, data=data)).scenes()
+    named = [[file and os.path.basename(file) for file in (one.classes, one.instances)] for one in found]
+    assert named == [["a-map.tif", None], ["b-map.tif", "b-houses.tif"]]
+    assert {one.classes for one in load_training(job(folder, data=data)).scenes()} == {None}
+    (folder / "list.csv").write_text("id,input,labels\na,a.tif,a-map.tif\nb,b.tif,\n")
+    with pytest.raises(InputError, match=r"b\.tif has no label, and the network has classes: give its row labels"):
+        load_training(job(folder, network=network, data=data)).scenes()
+
+
 # --- networks ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    {
+        "unet": {"edges", "pool", "patch", "positions", "style"},
+        "classifier": {"variance", "predicts", "edges", "patch", "positions", "style"},
+        "patches": {"variance", "classes", "edges", "pool"},
+        "semantic": {"pool", "patch", "positions", "style"},
+        "spatial": {"variance", "predicts", "classes", "edges", "pool", "patch", "positions", "style"},
+    }.items(),
+)
+def test_a_key_that_means_nothing_to_a_kind_is_refused_and_no_part_of_what_it_is(folder, kind, keys):
+    """Whatever is said of it: what it would be if it were left out is as wrong."""
+    usual = NetworkSpec.model_fields
+    for key in keys:
+        with pytest.raises(InputError, match=f"network.{key}: means nothing to a network of kind {kind}"):
+            load_training(job(folder, network={"kind": kind, key: usual[key].default}))
+    known = {"kind": kind, "classes": 3} if "classes" not in keys else {"kind": kind}
+    assert NetworkSpec(**known).foreign == keys
 
 
 def test_the_network_is_what_the_job_says(folder):
