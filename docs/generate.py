@@ -272,6 +272,8 @@ which the first three bands are shown to it; otherwise the adversary's. What is 
 how far values in the holes are off on average, in model range. Crops must be multiples of the total stride, which is
 the stem times 2 for each level after the first.
 
+## Maps of labels
+
 A network of `kind: semantic` learns to draw what a map says, and is told the class of every pixel; with `edges` also
 where `instances` meet, or else classes. Of a share `drop_label` of the crops it is told nothing, so that
 `guidance_scale` has something to lean away from:
@@ -282,6 +284,8 @@ data:
 network: {kind: semantic, classes: 10, edges: true}
 drop_label: 0.2
 ```
+
+A list names the maps of its images in columns `labels` and `instances`.
 
 ## Networks of patches
 

@@ -242,6 +242,11 @@ def _scaling(spec: JobSpec, source: Source, contract: Contract) -> Scaling:
     learned = Scaling.of(spans)
     if contract.dtype != numbers.name and learned != Scaling(*usual):
         low, high = learned.ends
+        if is_blank(spec.input) and contract.dtype:
+            raise InputError(
+                f"dtype is {numbers.name}, and model {contract.name} learned from {contract.dtype} values: set dtype "
+                f"to {contract.dtype}, or give the range of values that means {low:g} to {high:g}"
+            )
         raise InputError(
             f"range is missing: model {contract.name} learned from {contract.dtype or 'other'} values of {low:g} to "
             f"{high:g}, and {spec.input} has values of type {numbers.name}: give the range of these that means the "

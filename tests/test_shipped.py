@@ -144,6 +144,16 @@ def test_values_of_another_type_need_a_range(tmp_path, dtype, told, says):
     assert compiled(tmp_path, model, noise(4, 8, 8, dtype=dtype), range=[0, 9], task="sr:4").resolved["range"] == [0, 9]
 
 
+def test_what_is_drawn_from_nothing_has_the_type_that_its_model_knows(tmp_path):
+    drawn = {"input": "blank:16x16", "output": str(tmp_path / "out.zarr"), "task": "generate", "tile": 16}
+    drawn["model"] = trained(tmp_path, spans=((0.0, 65535.0),) * 4, dtype="uint16")
+    with pytest.raises(
+        InputError, match="dtype is uint8, and model .* learned from uint16 values: set dtype to uint16"
+    ):
+        compile_job(from_options(drawn))
+    assert compile_job(from_options({**drawn, "dtype": "uint16"})).resolved["range"] == [0, 65535]
+
+
 def test_a_gray_image_has_no_range_for_each_band(tmp_path):
     with pytest.raises(InputError, match=r"range is missing: .*one for each band, and a gray image has one band"):
         compiled(tmp_path, trained(tmp_path, spans=APART), noise(1), task="colorize", bands=4)
