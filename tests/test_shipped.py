@@ -148,7 +148,7 @@ def test_what_is_drawn_from_nothing_has_the_type_that_its_model_knows(tmp_path):
     drawn = {"input": "blank:16x16", "output": str(tmp_path / "out.zarr"), "task": "generate", "tile": 16}
     drawn["model"] = trained(tmp_path, spans=((0.0, 65535.0),) * 4, dtype="uint16")
     with pytest.raises(
-        InputError, match="dtype is uint8, and model .* learned from uint16 values: set dtype to uint16"
+        InputError, match=r"dtype is uint8, and model .* learned from uint16 values: set dtype to uint16"
     ):
         compile_job(from_options(drawn))
     assert compile_job(from_options({**drawn, "dtype": "uint16"})).resolved["range"] == [0, 65535]
