@@ -14,7 +14,7 @@ from tileloom.models.hole_filler import Fill
 from tileloom.models.networks import load_denoiser
 from tileloom.models.noise import PositionNoise
 from tileloom.models.operators import block_mean
-from tileloom.models.spatial import SpatialNet, spread_out
+from tileloom.models.spatial import SpatialNet, UncertaintyAttention, spread_out
 from tileloom.models.spatial_config import PICKINGS, SpatialReading
 from tileloom.models.spread import target
 from tileloom.models.weights import read_weights
@@ -71,6 +71,29 @@ def test_uncertainty_reaches_the_attention_and_what_is_known_the_answer():
     with torch.inference_mode():
         told = network()(x)
         assert all(not torch.equal(network()(changed), told) for changed in other)
+
+
+def test_attention_is_softmax_of_likeness_and_doubt_and_leaves_rows_of_a_batch_alone():
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(5)
+        attention, x, u = UncertaintyAttention(16, 8), torch.randn((3, 16, 4, 6)), torch.rand((3, 1, 4, 6))
+        told, doubt = attention(x, u), u
+        for layer in attention.doubts:
+            doubt = layer(doubt)
+        doubt = attention.doubt(doubt).reshape(3, 2, 24)
+        q, k, v = attention.qkv(x).reshape(3, 3, 2, 8, 24).unbind(1)
+        likeness = torch.einsum("bhcq,bhck->bhqk", q, k) / 8**0.5 + doubt[:, :, None]
+        taken = torch.einsum("bhqk,bhck->bhcq", likeness.softmax(dim=-1), v).reshape(3, 16, 4, 6)
+        torch.testing.assert_close(told, (x + attention.out(taken)) / 2**0.5)
+        assert torch.equal(attention(x.roll(1, 0), u.roll(1, 0)), told.roll(1, 0))
+
+
+def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        told = network()(x)
+        x[:, 2] = (x[:, 2] > 0).float()
+        assert torch.equal(network()(x), told)
 
 
 def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
