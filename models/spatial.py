@@ -7,7 +7,7 @@
     mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
 
 The way up is modulated by a style that is seen in the deepest features; its image grows level by level. What it adds
-to is smooth already: the known pixels, spread over the holes.
+to is smooth already: the known pixels, pulled over the holes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DOUBTS, _DOUBT_LAYERS = 16, 4
 _LOG_VARIANCE = 12.0
 
 
-def spread_out(x: Tensor, known: Tensor) -> Tensor:
+def pulled(x: Tensor, known: Tensor) -> Tensor:
     """Known pixels as they are, and between them what a pyramid has (push-pull; Gortler et al., 1996).
 
     On every level a pixel is the mean of the known ones that it stands for, as far as these go, and for the rest what
@@ -147,7 +147,7 @@ class SpatialNet(nn.Module):
             )
         assert mean is not None
         assert log_variance is not None
-        mean = spread_out(x[:, :bands], known) + mean.float()
+        mean = pulled(x[:, :bands], known) + mean.float()
         return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance.float() / _LOG_VARIANCE)], dim=1)
 
     def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:

@@ -14,7 +14,7 @@ from tileloom.models.hole_filler import Fill
 from tileloom.models.networks import load_denoiser
 from tileloom.models.noise import PositionNoise
 from tileloom.models.operators import block_mean
-from tileloom.models.spatial import SpatialNet, UncertaintyAttention, spread_out
+from tileloom.models.spatial import SpatialNet, UncertaintyAttention, pulled
 from tileloom.models.spatial_config import PICKINGS, SpatialReading
 from tileloom.models.spread import target
 from tileloom.models.weights import read_weights
@@ -96,7 +96,7 @@ def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
         assert torch.equal(network()(x), told)
 
 
-def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
+def test_a_network_that_has_learned_nothing_pulls_what_is_known_over_the_hole():
     known = torch.zeros((2, 1, 8, 8))
     known[:, :, :, :3] = 1
     x = torch.cat([torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known, known, 1 - known], dim=1)
@@ -108,10 +108,10 @@ def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
     assert not nothing.any()
 
 
-def test_what_is_spread_out_keeps_what_is_known_and_stays_within_it():
+def test_what_is_pulled_over_a_hole_keeps_what_is_known_and_stays_within_it():
     generator = torch.Generator().manual_seed(3)
     x, known = torch.rand((2, 3, 8, 12), generator=generator), torch.rand((2, 1, 8, 12), generator=generator) < 0.3
-    found, there = spread_out(x, known.float()), known.expand_as(x)
+    found, there = pulled(x, known.float()), known.expand_as(x)
     assert torch.equal(found[there], x[there])
     assert found.min() >= x[there].min() - 1e-6
     assert found.max() <= x[there].max() + 1e-6
