@@ -117,10 +117,23 @@ def test_what_is_pulled_over_a_hole_keeps_what_is_known_and_stays_within_it():
     assert found.max() <= x[there].max() + 1e-6
 
 
-@pytest.mark.parametrize(("changes", "says"), [({"stem": 3}, "stem is 3"), ({"num_head_channels": 7}, "heads of 7")])
-def test_what_cannot_be_built_is_refused(changes, says):
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stem": 3}, "stem is 3"),
+        ({"num_head_channels": 7}, "heads of 7"),
+        ({"num_head_channels": 0}, "num_head_channels is 0"),
+        ({"num_res_blocks": 0}, "num_res_blocks is 0"),
+        ({"channel_mult": ()}, "channel_mult is empty"),
+        ({"attention_resolutions": (2, 3)}, "attention at factor 3, and levels are coarser by 1, 2: choose"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         replace(HOLES, **changes)
+    with pytest.raises(InputError) as refused:
+        read_weights(file_of(tmp_path, config={**asdict(HOLES), **changes}))
+    assert "\n" not in str(refused.value)
 
 
 # --- its file ---
@@ -249,6 +262,26 @@ def test_a_coarse_fill_gives_the_fine_one_its_low_frequencies():
     result = torch.from_numpy(filled(inputs))
     means = block_mean(result, 2).numpy()
     np.testing.assert_allclose(means[:, taken], coarse[:, taken], atol=1e-5)
+
+
+def test_a_coarse_fill_has_its_say_at_every_step():
+    rng = np.random.default_rng(9)
+    known = np.zeros((1, SIDE, SIDE), bool)
+    known[:, :, :2] = True
+    coarse = rng.uniform(-1, 1, (2, SIDE // 2, SIDE // 2)).astype(np.float32)
+    inputs = holed(2, coarse=coarse, factor=2, measured=known, context=None)
+    solver = Fill(PositionNoise(4), 2, ITERATIONS, alpha=0.0)
+    state = solver.begin(replace(inputs, y=np.where(known, inputs.y, 0).astype(np.float32)))
+    # Most certain are whole blocks, one after the other.
+    blocks = torch.arange(16.0).reshape(1, 4, 4).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for step in range(1, ITERATIONS + 1):
+        mean = torch.from_numpy(rng.uniform(-1, 1, (2, SIDE, SIDE)).astype(np.float32))
+        state = solver.tell(state, torch.cat([mean, (blocks / 16).expand(2, -1, -1)]))
+        filled_now = block_mean(state.x_CHW[2:3], 2)[0] == 1
+        filled_now[:, 0] = False
+        assert int(filled_now.sum()) == 12 * step // ITERATIONS
+        means = block_mean(state.x_CHW[:2], 2)[:, filled_now]
+        np.testing.assert_allclose(means, coarse[:, filled_now.numpy()], atol=1e-5)
 
 
 def test_only_holes_are_filled():
