@@ -34,7 +34,7 @@ from .progress import Silent, Watcher
 from .quality import check_reference, rmse_course
 from .run import executor_of, refuse_hopeless
 from .spec import JobSpec
-from .state import HIDDEN, JobState, only_run
+from .state import HIDDEN, only_run
 from .timeline import Timeline
 from .workforce import Workforce, workforce
 
@@ -179,8 +179,7 @@ def lay_out(spec: JobSpec, reference: str | None, contract: Contract, *, trusted
     """Open an image and lay it out: a worker's task, since files may be far and slow."""
     compiled = compile_job(spec, contract=contract, trusted=trusted)
     refuse_unfit(spec, contract)
-    if JobState.load(place(spec.output)) is None:
-        refuse_hopeless_mask(spec, contract)
+    refuse_hopeless_mask(spec, contract)
     if reference:
         check_reference(reference, compiled.image.result)
     return compiled, digests_of(spec)
