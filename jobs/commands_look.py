@@ -34,6 +34,7 @@ from .forecast import (
     simulate_job,
     survey_image,
 )
+from .holes import refuse_hopeless_mask
 from .lockstep_bill import LockstepBill, better_exchange
 from .look import (
     ArchiveVerification,
@@ -231,6 +232,7 @@ def print_plan(spec: JobSpec, *, trusted: bool, as_json: bool) -> None:
     """Print the forecast of a job, and refuse one that does not fit."""
     reach_stores(spec)
     compiled = compile_job(spec, trusted=trusted)
+    refuse_hopeless_mask(spec, compiled.contract)
     with Terminal(Console(stderr=True)) as watcher:
         bits = survey_image(compiled, watcher)
     found, either = forecast(compiled, bits), compared(compiled, bits)

@@ -85,8 +85,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
     measurement = spec.measurement
     if contract is None:
         contract, guide = contract_of(spec.model, trusted=trusted), spec.guide
-        if contract.holes:
-            refuse_unfit(spec, contract.name)
+        refuse_unfit(spec, contract)
     else:
         # Whoever looks at a result may lack the classifier as well as the model.
         guide = None

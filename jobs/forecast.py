@@ -21,6 +21,7 @@ from ..tiling.simulate_lockstep import Losses, simulate_lockstep
 from .archive import Archive
 from .bill import Bill, coarser_bytes, in_lockstep, make_bill, planned_bytes, tiles_to_solve
 from .compile import Compiled, compile_job, least_batch, most_lanes, refuse_unlike
+from .holes import refuse_unfit
 from .lockstep_bill import lockstep_bill, pattern_of
 from .manifest import Manifest
 from .progress import Watcher
@@ -327,6 +328,7 @@ def archive_forecast(archive: Archive, watcher: Watcher, *, trusted: bool) -> Ar
             spec = archive.job_of(row)
             compiled = compile_job(spec, contract=first.contract if first else None, trusted=trusted)
             first = first or compiled
+            refuse_unfit(spec, first.contract)
             refuse_unlike(first, compiled, row.where)
             if row.reference:
                 check_reference(row.reference, compiled.image.result)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..models.contract import Contract
 from ..tiling.errors import InputError
 from ..tiling.inputs import boxes
 from ..tiling.source import open_mask
@@ -15,10 +16,32 @@ from .spec import GuidanceSpec, JobSpec, Travel
 _LOOKED_AT = 2048
 
 
-def refuse_unfit(spec: JobSpec, model: str) -> None:
-    """Refuse a job that a model which fills holes has no use for."""
-    for problem in _problems(spec, model):
-        raise InputError(problem)
+def refuse_unfit(spec: JobSpec, contract: Contract) -> None:
+    """Refuse a job that a model which fills holes has no use for; no file is looked at."""
+    if contract.holes:
+        for problem in _problems(spec, contract.name):
+            raise InputError(problem)
+
+
+def refuse_hopeless_mask(spec: JobSpec, contract: Contract) -> None:
+    """Refuse a mask without a hole, or without anything around it; of most masks little has to be read."""
+    if not contract.holes or spec.mask is None:
+        return
+    mask = open_mask(spec.mask)
+    missing, known = any(spec.normal_task.margins), False
+    for box in boxes(mask.height, mask.width, _LOOKED_AT):
+        lost = np.asarray(mask.read(box)[0] != 0)
+        missing, known = missing or bool(lost.any()), known or not lost.all()
+        if missing and known:
+            return
+    if known:
+        raise InputError(
+            f"mask {spec.mask} marks nothing as missing, so no hole is to be filled: give one that is not 0 somewhere"
+        )
+    raise InputError(
+        f"mask {spec.mask} marks everything as missing, and model {contract.name} goes on from what is known around a "
+        "hole: give one that is 0 somewhere"
+    )
 
 
 def _problems(spec: JobSpec, model: str) -> Iterator[str]:
@@ -28,6 +51,8 @@ def _problems(spec: JobSpec, model: str) -> Iterator[str]:
         yield f"model {model} fills holes and does nothing else: set task to inpaint, or name a denoiser"
     if spec.sampler != "ddnm":
         yield f"sampler is {spec.sampler}, and model {model} draws no noise away but fills holes: leave sampler out"
+    if spec.eta is not None:
+        yield f"eta is {spec.eta:g}, and model {model} has no noise to draw anew at each step: leave eta out"
     if spec.travel != Travel():
         yield f"travel goes back along a schedule of noise, and model {model} has none: leave travel out"
     if spec.weave not in ("auto", "msr", "naive"):
@@ -37,23 +62,3 @@ def _problems(spec: JobSpec, model: str) -> Iterator[str]:
     for name, asked in spec.parity.model_dump().items():
         if asked and name not in ("half_stride", "coarse_everywhere"):
             yield f"parity.{name} is of samplers of noise, and model {model} is none: drop it"
-    if spec.mask is not None:
-        yield from _of_mask(spec, model, spec.mask)
-
-
-def _of_mask(spec: JobSpec, model: str, file: str) -> Iterator[str]:
-    """A mask without a hole, or without anything around it; of most masks little has to be read."""
-    mask = open_mask(file)
-    missing, known = any(spec.normal_task.margins), False
-    for box in boxes(mask.height, mask.width, _LOOKED_AT):
-        lost = np.asarray(mask.read(box)[0] != 0)
-        missing, known = missing or bool(lost.any()), known or not lost.all()
-        if missing and known:
-            return
-    if known:
-        yield f"mask {file} marks nothing as missing, so no hole is to be filled: give one that is not 0 somewhere"
-    else:
-        yield (
-            f"mask {file} marks everything as missing, and model {model} goes on from what is known around a "
-            "hole: give one that is 0 somewhere"
-        )

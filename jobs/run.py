@@ -18,6 +18,7 @@ from .bill import affordable_memory, refuse_unaffordable
 from .compile import Compiled, compile_job, reach_stores
 from .course import Redo, Summary, digests_of, image_course, networks_of, save_report
 from .forecast import bill_of, side_by_side, worker_bytes, workers_a_device
+from .holes import refuse_hopeless_mask
 from .labels import refuse_unknown_labels
 from .lookout import Lookout
 from .phases import OnReports, new_frontier
@@ -106,6 +107,7 @@ def run_job(
         refuse_hopeless(compiled)
         # Workers look again; but to load a network and to find its batch may take minutes.
         refuse_unknown_labels(compiled.image)
+        refuse_hopeless_mask(spec, compiled.contract)
     with (
         only_run(output),
         Lookout(watcher, output, timeline=timeline) as lookout,

@@ -26,6 +26,7 @@ from .bill import affordable_memory
 from .changes import changed
 from .compile import Compiled, compile_job, refuse_unlike
 from .course import Digests, Redo, Summary, digests_of, image_course, networks_of, told_of
+from .holes import refuse_hopeless_mask, refuse_unfit
 from .lookout import Lookout
 from .manifest import FILES, Manifest, Row
 from .phases import OnReports, Phase, new_frontier
@@ -177,6 +178,8 @@ def _first_compiled(archive: Archive, manifest: Manifest, *, trusted: bool) -> C
 def lay_out(spec: JobSpec, reference: str | None, contract: Contract, *, trusted: bool) -> tuple[Compiled, Digests]:
     """Open an image and lay it out: a worker's task, since files may be far and slow."""
     compiled = compile_job(spec, contract=contract, trusted=trusted)
+    refuse_unfit(spec, contract)
+    refuse_hopeless_mask(spec, contract)
     if reference:
         check_reference(reference, compiled.image.result)
     return compiled, digests_of(spec)

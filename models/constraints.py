@@ -69,17 +69,24 @@ def constraints_for(
     inputs: TileInputs, bands: int, *, device: torch.device | str = "cpu", parity: Parity = AS_WRITTEN
 ) -> tuple[Constraint, ...]:
     """All of a tile's constraints, in the order in which they are applied."""
-    found: list[Constraint] = []
-    if inputs.coarse is not None:
-        found.append(LowFrequency(*_known(inputs.coarse, inputs.coarse_mask, device), inputs.factor))
     operator = operator_for(inputs, bands, device=device, parity=parity)
     if inputs.y.shape != operator.y_shape:
         shapes = ["x".join(map(str, shape)) for shape in (inputs.y.shape, operator.y_shape)]
         raise InputError(f"image {inputs.image}, tile {inputs.key}: measurement is {shapes[0]}, must be {shapes[1]}")
-    found.append(Measured(operator, operator.pinv(torch.tensor(inputs.y, device=device))))
-    if inputs.context is not None:
-        found.append(Overlap(*_known(inputs.context, inputs.context_mask, device)))
-    return tuple(found)
+    measured = Measured(operator, operator.pinv(torch.tensor(inputs.y, device=device)))
+    return (*low_frequencies(inputs, device), measured, *overlaps(inputs, device))
+
+
+def low_frequencies(inputs: TileInputs, device: torch.device | str) -> tuple[LowFrequency, ...]:
+    """What a coarser level tells, if there is one."""
+    if inputs.coarse is None:
+        return ()
+    return (LowFrequency(*_known(inputs.coarse, inputs.coarse_mask, device), inputs.factor),)
+
+
+def overlaps(inputs: TileInputs, device: torch.device | str) -> tuple[Overlap, ...]:
+    """What neighbours have finished, if any has."""
+    return () if inputs.context is None else (Overlap(*_known(inputs.context, inputs.context_mask, device)),)
 
 
 def _known(values: Floats, mask: Bools | None, device: torch.device | str) -> tuple[Tensor, Tensor]:

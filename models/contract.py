@@ -185,7 +185,7 @@ class NetworkOptions:
     it is told all, away from what it predicts when it is told nothing; ``guidance_scale`` is the same as programs of
     networks of labels write it, 1 more, and up to 1 none. ``style`` is how an image looks, as
     :meth:`Style.parse` reads it. ``picking`` is how many pixels of a hole are filled at each step, ``alpha`` the share
-    of its spread that is drawn. ``told`` is what shapes cannot tell of it.
+    of its standard deviation that is drawn. ``told`` is what shapes cannot tell of it.
     """
 
     precision: Precision = "fp32"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError
 from ..tiling.work import TileInputs
 from .adapted import bytes_of
-from .constraints import LowFrequency, Overlap, constraints_for
+from .constraints import low_frequencies, overlaps
 from .contract import Contract, live_channels
 from .denoiser import Condition
 from .noise import Address, NoiseField
@@ -58,10 +58,11 @@ class HoleFiller:
 class FillState(TileState):
     """A tile between two iterations: ``x_CHW`` has its bands, what is known now, and how uncertain each pixel is.
 
-    ``first`` is what was known before the first one.
+    ``first`` is what was known before the first one, and ``missing`` how many pixels were not.
     """
 
     first: Spread = field(kw_only=True)
+    missing: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,16 @@ class Fill:
         """The tile with its hole, in which nothing is filled."""
         if inputs.measurement.scale > 1 or inputs.measurement.gray or inputs.measurement.sigma:
             raise InputError("a network that fills holes does nothing else: name a denoiser for this task")
-        constraints = constraints_for(inputs, self.bands, device=self.device)
         known_CHW = torch.tensor(inputs.measured, device=self.device).expand(self.bands, *inputs.box.shape)
         values_CHW = torch.tensor(inputs.y, device=self.device)
-        for one in constraints:
-            if isinstance(one, Overlap):
-                # Whatever is measured was never drawn by a neighbour.
-                values_CHW = torch.where(known_CHW, values_CHW, one.values)
-                known_CHW = known_CHW | one.mask
+        for finished in overlaps(inputs, self.device):
+            # Whatever is measured was never drawn by a neighbour.
+            values_CHW = torch.where(known_CHW, values_CHW, finished.values)
+            known_CHW = known_CHW | finished.mask
         first = Spread.begin(values_CHW, known_CHW.all(dim=0))
-        low = tuple(one for one in constraints if isinstance(one, LowFrequency))
+        low = low_frequencies(inputs, self.device)
         told = (self, inputs.image, inputs.key, inputs.box, inputs.digest(self._settings), 0.0, low)
-        return FillState(*told, first.window, first=first)
+        return FillState(*told, first.window, first=first, missing=int((~first.known_HW).sum()))
 
     def ask(self, state: TileState) -> Question:
         """The window as it is filled so far."""
@@ -121,13 +120,12 @@ class Fill:
             mean_CHW = mean_CHW.clamp(*self.clip)
         if state.constraints:
             mean_CHW = impose(state.constraints, torch.where(first.known_HW, first.x_CHW, mean_CHW))
-        missing = int((~first.known_HW).sum())
         after, _ = spread(
             Spread.of(state.x_CHW),
             first,
             mean_CHW,
             log_variance_CHW.exp(),
-            count=picks(self.picking, missing, at, self.iterations),
+            count=picks(self.picking, state.missing, at, self.iterations),
             noise_CHW=None if at + 1 == self.iterations else self._draw(state),
             alpha=self.alpha,
         )

@@ -7,7 +7,7 @@
     mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
 
 The way up is modulated by a style that is seen in the deepest features; its image grows level by level. What it adds
-to is smooth already: the known pixels, spread over the holes.
+to is smooth already: the known pixels, pulled over the holes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.errors import InputError
+from .adm_blocks import split_heads
 from .spatial_config import PLANES, SpatialConfig
 from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, twice
 
@@ -28,7 +29,7 @@ _DOUBTS, _DOUBT_LAYERS = 16, 4
 _LOG_VARIANCE = 12.0
 
 
-def spread_out(x: Tensor, known: Tensor) -> Tensor:
+def pulled(x: Tensor, known: Tensor) -> Tensor:
     """Known pixels as they are, and between them what a pyramid has (push-pull; Gortler et al., 1996).
 
     On every level a pixel is the mean of the known ones that it stands for, as far as these go, and for the rest what
@@ -61,13 +62,13 @@ class UncertaintyAttention(nn.Module):
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         """``x`` and what each place takes from all others; ``u`` (batch, 1, row, column) of the same size."""
         batch, width, height, wide = x.shape
-        q, k, v = self.qkv(x).reshape(batch, 3, self.heads, -1, height * wide).unbind(1)
+        q, k, v = split_heads(self.qkv(x).flatten(2), self.heads, new_order=True)
         for layer in self.doubts:
             u = layer(u)
         bias = self.doubt(u).reshape(batch, self.heads, 1, -1)
-        weights = (q.mT @ k / sqrt(q.shape[2]) + bias).float().softmax(dim=-1).to(v.dtype)
-        taken = (v @ weights.mT).reshape(batch, width, height, wide)
-        told: Tensor = self.out(taken)
+        # Fused, so that what each place heeds of every other is never held at once.
+        taken = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        told: Tensor = self.out(taken.mT.reshape(batch, width, height, wide))
         return (x + told) / sqrt(2)
 
 
@@ -124,7 +125,10 @@ class SpatialNet(nn.Module):
         size, stride = x.shape[-2:], self.config.size_multiple
         if any(side < stride or side % stride for side in size):
             raise InputError(f"a window is {size[0]}x{size[1]} pixels, and this network takes multiples of {stride}")
-        u = x[:, -1:]
+        bands = self.config.in_channels
+        # Weights of the pull, so 1 or 0 also in windows that are drawn at random to see how rows run.
+        known, u = (x[:, bands : bands + 1] > 0).to(x.dtype), x[:, -1:]
+        x = torch.cat([x[:, :bands], known, u], dim=1)
         h, skips = self.fold(F.pixel_unshuffle(x, self.config.stem)), []
         for level, stage in enumerate(self.encoder):
             h = stage(self.down[level - 1](h) if level else h, u)
@@ -143,8 +147,7 @@ class SpatialNet(nn.Module):
             )
         assert mean is not None
         assert log_variance is not None
-        bands = self.config.in_channels
-        mean = spread_out(x[:, :bands], x[:, bands : bands + 1]) + mean.float()
+        mean = pulled(x[:, :bands], known) + mean.float()
         return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance.float() / _LOG_VARIANCE)], dim=1)
 
     def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:

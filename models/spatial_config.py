@@ -40,6 +40,18 @@ class SpatialConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        for name in ("num_res_blocks", "in_channels", "num_head_channels", "style_channels"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"{name} is {value}; a network that fills holes takes 1 and up")
+        if not self.channel_mult:
+            raise InputError("channel_mult is empty; a network that fills holes has at least one level")
+        factors = tuple(2**level for level in range(len(self.channel_mult)))
+        for factor in self.attention_resolutions:
+            if factor not in factors:
+                raise InputError(
+                    f"there is attention at factor {factor}, and levels are coarser by {', '.join(map(str, factors))}: "
+                    "choose one of these, or leave that attention out"
+                )
         if self.stem < 1 or self.stem & (self.stem - 1):
             raise InputError(f"stem is {self.stem}; a network that fills holes takes 1, 2, 4 and so on")
         for level, width in enumerate(self.widths):

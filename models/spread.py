@@ -69,10 +69,8 @@ def uncertainty(variance_CHW: Tensor, known_HW: Tensor) -> Tensor:
     bands = variance_CHW.unbind()
     # Band after band, so that a sum's bits depend on no kernel's choice.
     mean = sum(bands[1:], start=bands[0]) / len(bands)
-    missing = mean[~known_HW]
-    if not len(missing):
-        return torch.zeros_like(mean)
-    low, high = missing.min(), missing.max()
+    # Nothing here asks a device for a number, which would wait for all before it.
+    low, high = torch.where(known_HW, torch.inf, mean).min(), torch.where(known_HW, -torch.inf, mean).max()
     return torch.where(high > low, ((mean - low) / (high - low)).clamp(0, 1), 0)
 
 

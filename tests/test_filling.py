@@ -15,6 +15,7 @@ from tileloom.models.critic import Critic
 from tileloom.models.likelihood import pixel_nll
 from tileloom.models.resnet import ResNetTrunk, load_trunk
 from tileloom.models.spatial_config import SpatialConfig
+from tileloom.models.training import augment
 from tileloom.models.training.augment import adapted, augmented
 from tileloom.models.training.build import learner_of, objective_of
 from tileloom.models.training.checkpoints import Checkpoints
@@ -125,6 +126,37 @@ def test_the_penalty_comes_once_in_sixteen_steps_and_not_where_nothing_is_learne
         assert float(ours.loss(given, Draws(0, 1), 16)[CRITIC]) == pytest.approx(plain, rel=1e-5)
 
 
+class Scale(torch.nn.Module):
+    """A critic that weighs what it is shown, and notes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.tensor([0.02, -0.01, 0.03])[:, None, None])
+        self.told = []
+
+    def forward(self, x, known):
+        found = (self.weights * x).sum(dim=(1, 2, 3)) + 0.01 * known.sum(dim=(1, 2, 3))
+        self.told.append(found.detach())
+        return found, [x]
+
+
+def test_a_critic_wants_real_crops_high_and_filled_ones_low_and_its_opponent_the_reverse(image):
+    crops = crops_of(image)
+    scale = Scale()
+    ours = Filling(objective(crops).network, scale)
+    plain, penalised = (ours.loss(batch(crops), Draws(0, 1), step) for step in (1, 16))
+    filled, real = scale.told[:2]
+    assert (len(filled), len(real)) == (6, 2)
+    torch.testing.assert_close(plain["adversarial"], torch.log1p(torch.exp(-filled)).mean())
+    wanted = torch.log1p(torch.exp(filled)).mean() + torch.log1p(torch.exp(-real)).mean()
+    torch.testing.assert_close(plain[CRITIC], wanted)
+    # The gradient over bands is the weights at each pixel; that over what is known does not count.
+    squared = 16 * 16 * float(scale.weights.detach().square().sum())
+    assert float((penalised[CRITIC] - plain[CRITIC]).detach()) == pytest.approx(16 * 10 / 2 * squared, rel=1e-4)
+    (gradient,) = torch.autograd.grad(penalised[CRITIC] - plain[CRITIC], scale.weights)
+    torch.testing.assert_close(gradient, 16 * 10 * 16 * 16 * scale.weights.detach())
+
+
 def test_likelihoods_are_those_of_all_values_of_a_pixel():
     mean, log_std = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
@@ -186,9 +218,13 @@ def trained(image, output, course=COURSE, config=TINY):
     return small
 
 
-def test_a_training_goes_on_exactly_where_it_stopped(image, tmp_path):
+def test_a_training_goes_on_exactly_where_it_stopped(image, tmp_path, monkeypatch):
+    # As if the critic soon knew all crops by heart.
+    monkeypatch.setattr(augment, "_HEEDED", -2)
+    monkeypatch.setattr(augment, "_CROPS", 10)
     whole = trained(image, str(tmp_path / "whole"))
-    trained(image, str(tmp_path / "parts"), replace(COURSE, steps=2))
+    stopped = trained(image, str(tmp_path / "parts"), replace(COURSE, steps=2))
+    assert float(stopped.objective.memory["augmented"]) == pytest.approx(0.4)
     parts = trained(image, str(tmp_path / "parts"))
     assert digest(parts) == digest(whole)
     assert torch.equal(parts.objective.memory["augmented"], whole.objective.memory["augmented"])

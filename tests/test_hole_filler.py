@@ -14,7 +14,7 @@ from tileloom.models.hole_filler import Fill
 from tileloom.models.networks import load_denoiser
 from tileloom.models.noise import PositionNoise
 from tileloom.models.operators import block_mean
-from tileloom.models.spatial import SpatialNet, spread_out
+from tileloom.models.spatial import SpatialNet, UncertaintyAttention, pulled
 from tileloom.models.spatial_config import PICKINGS, SpatialReading
 from tileloom.models.spread import target
 from tileloom.models.weights import read_weights
@@ -73,7 +73,30 @@ def test_uncertainty_reaches_the_attention_and_what_is_known_the_answer():
         assert all(not torch.equal(network()(changed), told) for changed in other)
 
 
-def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
+def test_attention_is_softmax_of_likeness_and_doubt_and_leaves_rows_of_a_batch_alone():
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(5)
+        attention, x, u = UncertaintyAttention(16, 8), torch.randn((3, 16, 4, 6)), torch.rand((3, 1, 4, 6))
+        told, doubt = attention(x, u), u
+        for layer in attention.doubts:
+            doubt = layer(doubt)
+        doubt = attention.doubt(doubt).reshape(3, 2, 24)
+        q, k, v = attention.qkv(x).reshape(3, 3, 2, 8, 24).unbind(1)
+        likeness = torch.einsum("bhcq,bhck->bhqk", q, k) / 8**0.5 + doubt[:, :, None]
+        taken = torch.einsum("bhqk,bhck->bhcq", likeness.softmax(dim=-1), v).reshape(3, 16, 4, 6)
+        torch.testing.assert_close(told, (x + attention.out(taken)) / 2**0.5)
+        assert torch.equal(attention(x.roll(1, 0), u.roll(1, 0)), told.roll(1, 0))
+
+
+def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        told = network()(x)
+        x[:, 2] = (x[:, 2] > 0).float()
+        assert torch.equal(network()(x), told)
+
+
+def test_a_network_that_has_learned_nothing_pulls_what_is_known_over_the_hole():
     known = torch.zeros((2, 1, 8, 8))
     known[:, :, :, :3] = 1
     x = torch.cat([torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known, known, 1 - known], dim=1)
@@ -85,19 +108,32 @@ def test_a_network_that_has_learned_nothing_spreads_out_what_is_known():
     assert not nothing.any()
 
 
-def test_what_is_spread_out_keeps_what_is_known_and_stays_within_it():
+def test_what_is_pulled_over_a_hole_keeps_what_is_known_and_stays_within_it():
     generator = torch.Generator().manual_seed(3)
     x, known = torch.rand((2, 3, 8, 12), generator=generator), torch.rand((2, 1, 8, 12), generator=generator) < 0.3
-    found, there = spread_out(x, known.float()), known.expand_as(x)
+    found, there = pulled(x, known.float()), known.expand_as(x)
     assert torch.equal(found[there], x[there])
     assert found.min() >= x[there].min() - 1e-6
     assert found.max() <= x[there].max() + 1e-6
 
 
-@pytest.mark.parametrize(("changes", "says"), [({"stem": 3}, "stem is 3"), ({"num_head_channels": 7}, "heads of 7")])
-def test_what_cannot_be_built_is_refused(changes, says):
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stem": 3}, "stem is 3"),
+        ({"num_head_channels": 7}, "heads of 7"),
+        ({"num_head_channels": 0}, "num_head_channels is 0"),
+        ({"num_res_blocks": 0}, "num_res_blocks is 0"),
+        ({"channel_mult": ()}, "channel_mult is empty"),
+        ({"attention_resolutions": (2, 3)}, "attention at factor 3, and levels are coarser by 1, 2: choose"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         replace(HOLES, **changes)
+    with pytest.raises(InputError) as refused:
+        read_weights(file_of(tmp_path, config={**asdict(HOLES), **changes}))
+    assert "\n" not in str(refused.value)
 
 
 # --- its file ---
@@ -226,6 +262,26 @@ def test_a_coarse_fill_gives_the_fine_one_its_low_frequencies():
     result = torch.from_numpy(filled(inputs))
     means = block_mean(result, 2).numpy()
     np.testing.assert_allclose(means[:, taken], coarse[:, taken], atol=1e-5)
+
+
+def test_a_coarse_fill_has_its_say_at_every_step():
+    rng = np.random.default_rng(9)
+    known = np.zeros((1, SIDE, SIDE), bool)
+    known[:, :, :2] = True
+    coarse = rng.uniform(-1, 1, (2, SIDE // 2, SIDE // 2)).astype(np.float32)
+    inputs = holed(2, coarse=coarse, factor=2, measured=known, context=None)
+    solver = Fill(PositionNoise(4), 2, ITERATIONS, alpha=0.0)
+    state = solver.begin(replace(inputs, y=np.where(known, inputs.y, 0).astype(np.float32)))
+    # Most certain are whole blocks, one after the other.
+    blocks = torch.arange(16.0).reshape(1, 4, 4).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for step in range(1, ITERATIONS + 1):
+        mean = torch.from_numpy(rng.uniform(-1, 1, (2, SIDE, SIDE)).astype(np.float32))
+        state = solver.tell(state, torch.cat([mean, (blocks / 16).expand(2, -1, -1)]))
+        filled_now = block_mean(state.x_CHW[2:3], 2)[0] == 1
+        filled_now[:, 0] = False
+        assert int(filled_now.sum()) == 12 * step // ITERATIONS
+        means = block_mean(state.x_CHW[:2], 2)[:, filled_now]
+        np.testing.assert_allclose(means, coarse[:, filled_now.numpy()], atol=1e-5)
 
 
 def test_only_holes_are_filled():

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from tests.archives import archive
 from tests.commandline import files_in, tileloom
 from tests.fillers import HOLES, file_of
 from tests.images import write_zarr
 from tests.pipeline import assert_same_bytes, beside, committed, job, restore, result, scene
 from tileloom.cluster.executor import CrewSpec
-from tileloom.jobs import phases
+from tileloom.jobs import phases, run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
@@ -129,8 +130,7 @@ def test_margins_are_filled_like_holes(network, tmp_path):
         ({"task": "sr:2", "mask": None}, "fills holes and does nothing else"),
         ({"task": "inpaint, sr:2"}, "fills holes and does nothing else"),
         ({"noise": 0.1}, "fills holes and does nothing else"),
-        ({"mask": np.zeros_like(MASK)}, "marks nothing as missing"),
-        ({"mask": np.ones_like(MASK)}, "marks everything as missing"),
+        ({"eta": 0.5}, "eta is 0.5, and model holes"),
         ({"tile": 2}, "tile is 2, which this task and model cannot take"),
         ({"model": {"picking": "best"}}, "model.picking is 'best'"),
     ],
@@ -161,6 +161,8 @@ def test_the_command_line_fills_a_hole_and_refuses_a_mask_without_one(network, t
         assert (said.code, len(said.errors)) == (2, 1)
         assert says in said.errors[0]
         assert files_in(tmp_path) == before
+        planned = tileloom(capfd, *words, "--mask", f"{mask}.zarr", *more, "--dry-run")
+        assert planned.errors == said.errors
     ran = tileloom(capfd, *words, "--mask", "mask.zarr", "--batch", "2", "--json")
     assert ran.code == 0
     assert ran.json["calls_per_tile"] == 4
@@ -170,3 +172,39 @@ def test_the_command_line_fills_a_hole_and_refuses_a_mask_without_one(network, t
     checked = tileloom(capfd, "models", "check", network)
     assert checked.code == 2
     assert "fills holes and tells no noise" in checked.errors[0]
+
+
+def test_an_image_of_an_archive_that_cannot_be_filled_ends_alone(network, tmp_path, capfd):
+    write_zarr(tmp_path / "in.zarr", IMAGE, names=("c", "y", "x"))
+    for name, mask in (("mask", MASK), ("none", np.zeros_like(MASK)), ("all", np.ones_like(MASK)), ("small", MASK[:4])):
+        write_zarr(tmp_path / f"{name}.zarr", mask[None].astype(np.uint8), names=("c", "y", "x"))
+    said = {
+        "larger": "fills holes and does nothing else",
+        "none": "marks nothing as missing",
+        "all": "marks everything as missing",
+        "small": "this task needs one of 52x46",
+    }
+    place = archive(tmp_path, rows=[], model=network, task="inpaint", steps=3)
+    # The first of them is not what workers are made for.
+    place.rows(
+        {"id": "larger", "input": "in.zarr", "task": "sr:2"},
+        *({"id": name, "input": "in.zarr", "mask": f"{name}.zarr"} for name in ("mask", "none", "all", "small")),
+    )
+    planned = tileloom(capfd, "plan", place.job)
+    assert planned.code == 1
+    for image in ("larger", "small"):
+        assert f"cannot be run: {image}: " in planned.out
+    ran = tileloom(capfd, "run", place.job)
+    assert (ran.code, "5 images: 1 done, 0 degraded, 4 failed" in ran.out) == (1, True)
+    for image, reason in said.items():
+        assert reason in place.report()[image]["reason"]
+        assert not place.result(image).exists()
+    np.testing.assert_array_equal(result(place.spec("mask"))[:, ~MASK], IMAGE[:, ~MASK])
+
+
+def test_a_mask_is_looked_at_before_a_job_is_begun_and_never_again(reference, tmp_path, monkeypatch):
+    spec, asked = beside(reference, tmp_path), []
+    monkeypatch.setattr(run, "refuse_hopeless_mask", lambda *told: asked.append(told))
+    restore(spec)
+    restore(spec)
+    assert len(asked) == 1

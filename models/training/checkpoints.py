@@ -5,6 +5,7 @@
     OUTPUT/checkpoints/00001000/weights.safetensors      the networks
                                 mean.safetensors         the running mean of their weights
                                 optimizer.safetensors    what AdamW remembers
+                                memory.safetensors       what a contest remembers beside
                                 state.json               the step, and the bytes of the others; written last
 
 A checkpoint without its last file is none. The one before is kept, in case a disk damages the newest.

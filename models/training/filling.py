@@ -88,7 +88,7 @@ class Filling:
         faked, seen = self._judged(fake)
         told, known_features = self._judged(real)
         adversarial = F.softplus(-faked).mean()
-        alike = self._unlike(run.filled, x, seen, known_features)
+        unlike = self._unlike(run.filled, x, seen, known_features)
         missing = (known == 0).expand_as(x)
         likelihood = torch.stack(
             [
@@ -101,9 +101,9 @@ class Filling:
             (gradient,) = torch.autograd.grad(told.sum(), real, create_graph=True)
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
         return {
-            LOSS: UNROLLED * adversarial + _FEATURES * alike + _LIKELIHOOD * likelihood,
+            LOSS: UNROLLED * adversarial + _FEATURES * unlike + _LIKELIHOOD * likelihood,
             "adversarial": adversarial,
-            "features": alike,
+            "features": unlike,
             "likelihood": likelihood,
             CRITIC: judged,
             REAL: told.sign().mean(),
