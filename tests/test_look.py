@@ -308,15 +308,15 @@ def test_a_simulation_is_of_the_jobs_own_tiles(finished, tmp_path, capfd):
 
 def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
     spec, _ = finished
-    options = ["--images", 12, "--mtbf", 4, "--autoscale", "1:4", "--startup", 2]
+    options = ["--images", 12, "--mtbf", 2, "--autoscale", "1:4", "--startup", 2]
     priced = spec.model_copy(update={"cluster": ClusterSpec(idle=7, prices=PRICES)})
     told = tileloom(capfd, "simulate", faults.job_file(priced), *CLUSTER, *options, "--json").json
-    plan = compile_job(spec).image.plan
-    finest = plan.tiles(0)
-    states = np.zeros(plan.count, np.uint8)
-    states[finest.start : finest.stop] = faults.state_of(spec).bits()[finest.start : finest.stop]
+    compiled = compile_job(spec)
+    plan, bits = compiled.image.plan, survey_image(compiled, Silent())
+    finest = slice(plan.tiles(0).start, plan.tiles(0).stop)
+    np.testing.assert_array_equal(bits[finest], faults.state_of(spec).bits()[finest])
     # Survey bits OWNS 1, KEEPS 2 as the frontier's TODO 0, RELAY 1, BORN 2.
-    states[finest.start : finest.stop] = np.array([2, 0, 1, 0], np.uint8)[states[finest.start : finest.stop]]
+    states = np.array([2, 0, 1, 0], np.uint8)[bits]
     expected = simulate(
         [plan] * 12,
         workers=2,
@@ -324,7 +324,7 @@ def test_a_simulation_takes_what_the_simulator_takes(finished, capfd, tmp_path):
         call_seconds=0.5,
         calls_per_tile=3,
         states=[states] * 12,
-        mtbf=4,
+        mtbf=2,
         autoscale=Autoscale(1, 4, 2, 7),
     )
     assert told["makespan"] == expected.makespan
