@@ -286,6 +286,11 @@ def test_a_network_of_labels_needs_some(tmp_path, files):
         ({"task": "sr:2", "classes": "coco"}, "--classes: there are no labels"),
         ({"task": "sr:2", "labels": "l.tif", "classes": {}}, "--classes must be"),
         ({"task": "sr:2", "labels": "l.tif", "classes": {"water": 3}}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "11=2;21=3"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "11=2,21"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "0=-1"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "1=2,1=3"}, "--classes: 1 is there twice"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": {-1: 2, "-1": 3}}, "--classes: -1 is there twice"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(options, says):
@@ -299,6 +304,14 @@ def test_classes_are_the_same_however_they_are_written(tmp_path, files):
     assert written[0] == written[1] == written[2]
     assert json.loads(json.dumps(written[0].identity(), sort_keys=True))["classes"] == {"0": 1, "1": 4}
     assert type(written[0]).model_validate_json(written[0].model_dump_json()) == written[0]
+
+
+@pytest.mark.parametrize("told", [{-1: 4, 0: 0}, "-1=4,0=0", "-1=4, 0=0", {"-1": 4, "0": 0}])
+def test_a_value_below_zero_may_stand_for_a_class_and_is_read_back_from_what_was_saved(tmp_path, files, told):
+    spec = drawn(tmp_path, files, classes=told)
+    assert spec.classes == {-1: 4, 0: 0}
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+    assert type(spec).model_validate(json.loads(spec.model_dump_json())) == spec
 
 
 @pytest.mark.parametrize("name", PRESETS)
