@@ -65,7 +65,7 @@ def refuse_unknown_labels(image: ImagePlan) -> None:
         return
     cache = ChunkCache(_CACHE)
     maps = LabelMaps(image.labels, mask=open_mask(image.mask, cache=cache) if image.mask else None, cache=cache)
-    refuse_unknown(image.labels, [one for box in maps.checks() for one in maps.unknown(box)])
+    refuse_unknown(image.labels, map(maps.unknown, maps.checks()))
 
 
 def _check_size(key: str, file: str, size: tuple[int, int]) -> None:

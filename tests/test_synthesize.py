@@ -214,7 +214,8 @@ def test_a_label_that_the_network_does_not_know_is_told_before_its_first_call(tm
     tifffile.imwrite("odd.tif", ids.astype("uint8"))
     told = {**files, "labels": "odd.tif"}
     said = refused(capfd, *synthesize(told, "--model-option", "edges=true", "--tile", "16", "--steps", "2"))
-    assert "odd.tif holds 77 at row 9, column 5, and in 3 pixels in all" in said
+    assert "odd.tif holds 77 at row 9, column 5, which stands for none of the network's 5 classes" in said
+    assert "(nor do 2 more pixels)" in said
     assert not (tmp_path / "out.zarr").exists()
 
 
@@ -226,7 +227,7 @@ def test_before_anything_is_loaded_for_a_map_of_unknown_labels_it_is_refused(tmp
     with monkeypatch.context() as patched:
         patched.setattr(run, "executor_of", None)
         with pytest.raises(
-            InputError, match=f"holds 200 at row {HEIGHT - 1}, column {WIDTH - 1}, and in 1 pixel in all"
+            InputError, match=f"holds 200 at row {HEIGHT - 1}, column {WIDTH - 1}, which stands for none"
         ):
             restore(spec)
     # A map may also change later on, or belong to an archive.
