@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
-from weakref import WeakKeyDictionary
+from threading import Lock, Thread, current_thread
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +66,9 @@ class SemanticDenoiser:
     """A semantic diffusion network as a denoiser: eps, and v where it learned the variance.
 
     With a guidance ``scale`` s above 1 eps is ``eps' + s (eps - eps')``, of which eps' is told that no pixel shows
-    anything; the variance stays that of the labels. Both are halves of one batch. ``room`` is what it may keep of
-    windows in flight, in bytes. ``prediction`` turns what the network predicts into eps, None where it is that already.
+    anything; the variance stays that of the labels. Both are halves of one batch. It keeps what norms make of as many
+    windows as lie in the batches of all lanes, however many are alive, and ``room`` bytes at most. ``prediction`` turns
+    what the network predicts into eps, None where it is that already.
     """
 
     network: SemanticUNet
@@ -77,6 +78,7 @@ class SemanticDenoiser:
     room: int = ROOM
     _rows: WeakKeyDictionary[LabelWindow, _Row] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
     _untold: dict[tuple[int, ...], _Row] = field(default_factory=dict, init=False, repr=False)
+    _lanes: WeakSet[Thread] = field(default_factory=WeakSet, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     @property
@@ -92,8 +94,9 @@ class SemanticDenoiser:
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """Eps of windows with the labels that they are told; none for padding, and where none are told."""
         size, bands = tuple(x_BCHW.shape[-2:]), x_BCHW.shape[1]
-        nothing = self._row(None, size, x_BCHW.device)
-        rows = [self._row(condition.labels, size, x_BCHW.device) for condition in conditions]
+        most = self._places(len(t_B), size)
+        nothing = self._row(None, size, x_BCHW.device, most)
+        rows = [self._row(condition.labels, size, x_BCHW.device, most) for condition in conditions]
         rows += [nothing] * (len(t_B) - len(rows))
         if self.scale <= 1:
             return self._answer(self.network(x_BCHW, t_B, _Rows(self.network, rows)), x_BCHW, t_B)
@@ -115,13 +118,18 @@ class SemanticDenoiser:
     def _answer(self, told_BCHW: Tensor, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         return told_BCHW if self.prediction is None else self.prediction.answer(told_BCHW, x_BCHW, t_B)
 
-    def _row(self, window: LabelWindow | None, size: tuple[int, ...], device: torch.device) -> _Row:
+    def _places(self, batch: int, size: tuple[int, ...]) -> int:
+        """How many rows may be kept: as many as are billed to all lanes that ask, each a thread, while they live."""
+        with self._lock:
+            self._lanes.add(current_thread())
+            return min(self.room // self._kept_bytes(size), len(self._lanes) * (batch + 1))
+
+    def _row(self, window: LabelWindow | None, size: tuple[int, ...], device: torch.device, most: int) -> _Row:
         """The row of a window, as it was made before where it is kept."""
         with self._lock:
             row = self._untold.get(size) if window is None else self._rows.get(window)
             if row is None:
-                held = len(self._untold) + len(self._rows)
-                keeps = held < self.room // self._kept_bytes(size)
+                keeps = len(self._untold) + len(self._rows) < most
                 row = _Row(self._layers(window, size).to(device), keeps)
                 if keeps and window is None:
                     self._untold[size] = row

@@ -1,5 +1,6 @@
 """Networks that are told labels: what their tensors tell, what is kept of labels, and how they are guided."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -170,6 +171,19 @@ def test_what_was_kept_of_a_window_goes_with_it():
     assert len(small._rows) == 1
     del shown
     assert len(small._rows) == 0
+
+
+def test_of_many_windows_that_live_no_more_are_kept_than_memory_counts():
+    x, t = images(2)
+    shown = [window(seed) for seed in range(8)]
+    kept = denoiser(scale=2.0)
+    lanes = [ThreadPoolExecutor(1) for _ in range(2)]
+    for lane, held in zip(lanes, (3, 6), strict=True):
+        for at in range(0, 8, 2):
+            lane.submit(kept.predict, x, t, told(*shown[at : at + 2])).result()
+        assert len(kept._rows) + len(kept._untold) == held
+    lane = kept.memory((2, 3, 16, 16))[1] - replace(kept, room=0).memory((2, 3, 16, 16))[1]
+    assert held * kept._kept_bytes((16, 16)) == 2 * lane
 
 
 def test_memory_counts_what_is_kept_up_to_the_room():
