@@ -92,16 +92,16 @@ class SemanticDenoiser:
         return self.network.numerics
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """Eps of windows with the labels that they are told; none for padding, and where none are told."""
+        """Eps of windows with the labels that they are told, if any; padding is told what the last of them is."""
         size, bands = tuple(x_BCHW.shape[-2:]), x_BCHW.shape[1]
         most = self._places(len(t_B), size)
-        nothing = self._row(None, size, x_BCHW.device, most)
-        rows = [self._row(condition.labels, size, x_BCHW.device, most) for condition in conditions]
-        rows += [nothing] * (len(t_B) - len(rows))
-        if self.scale <= 1:
-            return self._answer(self.network(x_BCHW, t_B, _Rows(self.network, rows)), x_BCHW, t_B)
-        both = _Rows(self.network, rows + [nothing] * len(rows))
-        told_BCHW, untold_BCHW = self.network(x_BCHW.repeat(2, 1, 1, 1), t_B.repeat(2), both).chunk(2)
+        nothing = [self._row(None, size, x_BCHW.device, most)] * len(t_B) if self.scale > 1 else []
+        rows = [self._row(one.labels, size, x_BCHW.device, most) for one in conditions or (Condition(),)]
+        rows += rows[-1:] * (len(t_B) - len(rows))
+        labels = _Rows(self.network, rows + nothing)
+        if not nothing:
+            return self._answer(self.network(x_BCHW, t_B, labels), x_BCHW, t_B)
+        told_BCHW, untold_BCHW = self.network(x_BCHW.repeat(2, 1, 1, 1), t_B.repeat(2), labels).chunk(2)
         away_BCHW = untold_BCHW[:, :bands] + self.scale * (told_BCHW[:, :bands] - untold_BCHW[:, :bands])
         return self._answer(torch.cat([away_BCHW, told_BCHW[:, bands:]], dim=1), x_BCHW, t_B)
 
@@ -112,7 +112,7 @@ class SemanticDenoiser:
         rows = batch * (2 if self.scale > 1 else 1)
         live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
         passing = 4 * height * width * (rows * live + HIDDEN + 2 * config.label_channels)
-        kept = min(self.room, (batch + 1) * self._kept_bytes((height, width)))
+        kept = min(self.room, self._lane_places(batch) * self._kept_bytes((height, width)))
         return bytes_of(self.network.parameters()), passing + kept
 
     def _answer(self, told_BCHW: Tensor, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
@@ -122,14 +122,20 @@ class SemanticDenoiser:
         """How many rows may be kept: as many as are billed to all lanes that ask, each a thread, while they live."""
         with self._lock:
             self._lanes.add(current_thread())
-            return min(self.room // self._kept_bytes(size), len(self._lanes) * (batch + 1))
+            return min(self.room // self._kept_bytes(size), len(self._lanes) * self._lane_places(batch))
+
+    def _lane_places(self, batch: int) -> int:
+        """Its windows; and where all are asked for a second time, what is told nothing."""
+        return batch + (self.scale > 1)
 
     def _row(self, window: LabelWindow | None, size: tuple[int, ...], device: torch.device, most: int) -> _Row:
         """The row of a window, as it was made before where it is kept."""
         with self._lock:
             row = self._untold.get(size) if window is None else self._rows.get(window)
             if row is None:
-                keeps = len(self._untold) + len(self._rows) < most
+                # Without guidance a trial alone is told nothing, and would leave it in a window's place.
+                wanted = window is not None or self.scale > 1
+                keeps = wanted and len(self._untold) + len(self._rows) < most
                 row = _Row(self._layers(window, size).to(device), keeps)
                 if keeps and window is None:
                     self._untold[size] = row

@@ -195,7 +195,19 @@ def test_memory_counts_what_is_kept_up_to_the_room():
     held = [pair for row in [*kept._rows.values()] for pair in row.made.values()]
     assert len(shown) == 2
     assert sum(tensor.nbytes for pair in held for tensor in pair) == 2 * kept._kept_bytes((16, 16))
-    assert roomy - tight == 3 * kept._kept_bytes((16, 16))
+    assert roomy - tight == 2 * kept._kept_bytes((16, 16))
+
+
+def test_without_guidance_what_is_told_nothing_takes_no_place_of_a_window():
+    x, t = images(2)
+    shown = window(1), window(2)
+    kept = denoiser()
+    kept = replace(kept, room=2 * kept._kept_bytes((16, 16)))
+    kept.predict(x, t, told(None, None))
+    whole = kept.predict(x, t, told(*shown))
+    assert len(kept._rows) == 2
+    assert torch.equal(kept.predict(x, t, told(shown[0]))[:1], whole[:1])
+    assert not kept._untold
 
 
 # --- precision ---
