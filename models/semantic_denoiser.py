@@ -56,8 +56,9 @@ class _Rows(Labels):
     rows: Sequence[_Row]
 
     def modulation(self, norm: SpadeNorm, size: torch.Size) -> Modulation:
-        """Of each row by itself."""
-        gammas, betas = zip(*(row.modulation(norm, size, self.network) for row in self.rows), strict=True)
+        """Of each row by itself, once for those that are told the same."""
+        made = {row: row.modulation(norm, size, self.network) for row in dict.fromkeys(self.rows)}
+        gammas, betas = zip(*(made[row] for row in self.rows), strict=True)
         return torch.cat(gammas), torch.cat(betas)
 
 

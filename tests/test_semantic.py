@@ -163,6 +163,19 @@ def test_what_norms_make_of_labels_is_made_once_a_window_where_there_is_room_and
     assert torch.equal(first, denoiser(room=2**30 - room).predict(x, t, told(*shown)))
 
 
+def test_rows_that_are_told_the_same_have_it_made_once_where_nothing_is_kept():
+    x, t = images(3)
+    made = []
+    guided = denoiser(scale=1.5, room=0)
+    norms = [part for part in guided.network.modules() if hasattr(part, "mlp_gamma")]
+    for norm in norms:
+        norm.mlp_gamma.register_forward_hook(lambda *_: made.append(1))
+    answer = guided.predict(x, t, told(window(1), window(2)))
+    # Two windows, of which the last pads the batch, and what is told nothing.
+    assert len(made) == 3 * len(norms)
+    assert torch.equal(answer[:2], denoiser(scale=1.5).predict(x, t, told(window(1), window(2), window(3)))[:2])
+
+
 def test_what_was_kept_of_a_window_goes_with_it():
     x, t = images(1)
     small = denoiser()
