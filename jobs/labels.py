@@ -56,7 +56,13 @@ def label_plan(
     for key, file in (("labels", labels), ("instances", instances)):
         if file is not None:
             _check_size(key, file, size)
-    return LabelPlan(labels, known, _table(classes, contract, known), instances, contract.label_edges, paint)
+    table = _table(classes, contract, known)
+    if paint is not None and paint not in dict(table):
+        raise InputError(
+            f"task edit:{paint} paints with {paint}, which stands for none of the {known} classes of model "
+            f"{contract.name}: give a value of labels that does, or say in classes what it stands for"
+        )
+    return LabelPlan(labels, known, table, instances, contract.label_edges, paint)
 
 
 def refuse_unknown_labels(image: ImagePlan) -> None:

@@ -275,6 +275,13 @@ def test_other_networks_are_told_no_labels(tmp_path, files):
         compile_job(drawn(tmp_path, files, model=weights(tmp_path, UNET, name="plain.pt")))
 
 
+@pytest.mark.parametrize(("classes", "paint"), [(None, CLASSES), ({0: 1, 21: 2}, 2)])
+def test_what_a_region_is_painted_with_has_to_stand_for_a_class(tmp_path, files, classes, paint):
+    spec = drawn(tmp_path, files, input=picture(), task=f"edit:{paint}", mask=region(), classes=classes)
+    with pytest.raises(InputError, match=rf"^task edit:{paint} paints with {paint}, which stands for none of the 5"):
+        compile_job(spec)
+
+
 def test_a_network_of_labels_needs_some(tmp_path, files):
     with pytest.raises(InputError, match="draws what labels say: name the image of them"):
         compile_job(drawn(tmp_path, files, labels=None))
