@@ -96,14 +96,13 @@ def _table(classes: Classes | None, contract: Contract, known: int) -> Table:
                 )
         return tuple(sorted(classes.items()))
     preset = PRESETS[classes]
-    if (preset.classes, preset.edges) != (known, contract.label_edges):
+    if preset.classes != known:
+        edges = contract.label_edges
+        # The channel of edges is that of one more class where they are off.
+        turned = preset.classes == known + (1 if edges else -1)
         raise InputError(
-            f"classes is {classes}, which has {_told(preset.classes, edges=preset.edges)}, and model {contract.name} "
-            f"is told {_told(known, edges=contract.label_edges)}: choose what it was trained with, or give the model's "
-            "option edges"
+            f"classes is {classes}, which has {preset.classes} classes, and model {contract.name} is told {known}"
+            f"{' and edges' if edges else ''}: choose what it was trained with"
+            f"{f', or give the model the option edges={str(not edges).lower()}' if turned else ''}"
         )
     return preset.table
-
-
-def _told(classes: int, *, edges: bool) -> str:
-    return f"{classes} classes and {'edges' if edges else 'no edges'}"

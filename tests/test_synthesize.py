@@ -256,9 +256,8 @@ def test_maps_of_another_size_are_refused(tmp_path, files, capfd, monkeypatch):
     [
         (
             ("--classes", "ade20k"),
-            "classes is ade20k, which has 151 classes and no edges, and model net.safetensors is told 6",
+            "has 151 classes, and model net.safetensors is told 6: choose what it was trained with\n",
         ),
-        (("--classes", "celeba"), "19 classes and edges"),
         (("--classes", "7=6"), "classes says that 7 stands for 6, and model net.safetensors has classes 0 to 5"),
         (("--classes", "water"), "--classes must be ade20k, celeba, cityscapes or coco, or a mapping"),
         (("--instances", "labels.tif"), "is told no edges of them"),
@@ -267,7 +266,7 @@ def test_maps_of_another_size_are_refused(tmp_path, files, capfd, monkeypatch):
 )
 def test_what_does_not_suit_the_network_is_refused(tmp_path, files, capfd, monkeypatch, more, says):
     monkeypatch.chdir(tmp_path)
-    assert says in refused(capfd, *synthesize(files, *more))
+    assert says in refused(capfd, *synthesize(files, *more)) + "\n"
 
 
 def test_other_networks_are_told_no_labels(tmp_path, files):
@@ -326,13 +325,17 @@ def test_a_value_below_zero_may_stand_for_a_class_and_is_read_back_from_what_was
     assert type(spec).model_validate(json.loads(spec.model_dump_json())) == spec
 
 
+@pytest.mark.parametrize("edges", [False, True])
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_the_table_of_a_network_of_its_classes(tmp_path, files, name):
+def test_a_preset_is_the_table_of_a_network_of_its_classes(tmp_path, files, name, edges):
     preset = PRESETS[name]
-    config = replace(SEMANTIC, num_classes=preset.classes, edges=preset.edges)
-    model = {"name": weights(tmp_path, config), **({"edges": True} if preset.edges else {})}
-    told = compile_job(drawn(tmp_path, files, model=model, classes=name)).image.labels
-    assert (told.classes, told.edges, told.table) == (preset.classes, preset.edges, preset.table)
+    # Whether it is told edges as well is another matter: they are those of classes if need be.
+    model = weights(tmp_path, replace(SEMANTIC, num_classes=preset.classes, edges=edges))
+    told = compile_job(drawn(tmp_path, files, model={"name": model, "edges": edges}, classes=name)).image.labels
+    assert (told.classes, told.edges, told.table) == (preset.classes, edges, preset.table)
+    wrong = drawn(tmp_path, files, model={"name": model, "edges": not edges}, classes=name)
+    with pytest.raises(InputError, match=f"or give the model the option edges={str(edges).lower()}"):
+        compile_job(wrong)
 
 
 # --- archives ---

@@ -31,11 +31,10 @@ _PAINTED = np.iinfo(np.int64).min
 
 @dataclass(frozen=True)
 class Preset:
-    """How a published data set numbers what it shows: its classes, their ``table``, and whether it has edges."""
+    """How a published data set numbers what it shows: its classes and their ``table``."""
 
     classes: int
     table: Table
-    edges: bool
 
 
 def same_numbers(classes: int) -> Table:
@@ -45,10 +44,10 @@ def same_numbers(classes: int) -> Table:
 
 PRESETS = {
     # What is no object comes first in the maps and last in the network.
-    "ade20k": Preset(151, ((0, 150), *((value, value - 1) for value in range(1, 151))), edges=False),
-    "celeba": Preset(19, same_numbers(19), edges=True),
-    "cityscapes": Preset(35, same_numbers(35), edges=True),
-    "coco": Preset(183, (*same_numbers(182), (255, 182)), edges=False),
+    "ade20k": Preset(151, ((0, 150), *((value, value - 1) for value in range(1, 151)))),
+    "celeba": Preset(19, same_numbers(19)),
+    "cityscapes": Preset(35, same_numbers(35)),
+    "coco": Preset(183, (*same_numbers(182), (255, 182))),
 }
 
 
