@@ -1,5 +1,7 @@
 """Maps of labels: whatever window of whichever level is read, it is the crop of the whole."""
 
+import pickle
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -119,6 +121,20 @@ def test_a_crop_of_a_window_is_the_window_of_the_crop(files):
     bare = LabelWindow(part, read.classes).crop(Box(8, 9, 9, 10))
     assert bare.edges is None
     assert bare.classes.shape == (1, 1)
+
+
+def test_a_window_travels_without_the_crops_that_were_made_of_it(files):
+    whole = files["maps"].window(0, Box(0, 0, HEIGHT, WIDTH))
+    alone = len(pickle.dumps(whole))
+    for row in range(8):
+        whole.crop(Box(row, 0, HEIGHT, WIDTH))
+    sent = pickle.dumps(whole)
+    assert len(sent) == alone
+    arrived = pickle.loads(sent)
+    assert arrived.box == whole.box
+    part = Box(3, 4, 20, 30)
+    for (name, ours), (_, theirs) in zip(whole.crop(part).arrays(), arrived.crop(part).arrays(), strict=True):
+        assert np.array_equal(ours, theirs), name
 
 
 @pytest.mark.parametrize("name", ["labels.png", "labels.tif", "labels.zarr"])
