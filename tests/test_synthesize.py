@@ -69,6 +69,16 @@ def test_the_command_does_what_the_job_file_does(tmp_path, files, capfd):
     assert np.array_equal(result(spec), result(again))
 
 
+def test_the_result_lies_where_its_labels_do_and_takes_over_nothing_else_of_them(tmp_path, files):
+    tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 7.0, 9.0, 0.0), True)]
+    told = tmp_path / "told.tif"
+    tifffile.imwrite(told, files["ids"].astype("uint8"), extratags=[*tags, (42113, "s", 0, "0", True)], iccprofile=b"x")
+    metadata = compile_job(drawn(tmp_path, files, labels=str(told))).source.metadata
+    assert sorted(metadata) == ["geotiff_tags", "transform"]
+    assert metadata["transform"] == [2.0, 0.0, 7.0, 0.0, -2.0, 9.0]
+    assert sorted(metadata["geotiff_tags"]) == ["33550", "33922"]
+
+
 def test_edges_come_from_instances_where_there_are_any(tmp_path, files):
     plain, edged = drawn(tmp_path, files), drawn(tmp_path, files, instances=files["instances"], output="edged.zarr")
     for spec in (plain, edged):
