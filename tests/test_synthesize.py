@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
 
 from tests.commandline import tileloom, written
@@ -16,7 +17,9 @@ from tileloom.jobs import run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.course import Redo
 from tileloom.jobs.spec import from_options
+from tileloom.models.schedule import beta_table
 from tileloom.models.semantic import SpadeNorm
+from tileloom.models.semantic_denoiser import SemanticDenoiser
 from tileloom.tiling.access import ImageAccess
 from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
@@ -87,19 +90,50 @@ def test_edges_come_from_instances_where_there_are_any(tmp_path, files):
 
 
 @pytest.mark.parametrize("weave", ["msr", "joint"])
-def test_every_tile_is_told_the_labels_under_it_at_every_level(tmp_path, files, weave):
+def test_every_window_is_told_the_labels_under_it_at_every_level(tmp_path, files, monkeypatch, weave):
+    told, predict = [], SemanticDenoiser.predict
+    monkeypatch.setattr(
+        SemanticDenoiser, "predict", lambda self, x, t, shown: told.extend(shown) or predict(self, x, t, shown)
+    )
     spec = drawn(tmp_path, files, weave=weave, levels=2, steps=1)
     restore(spec)
-    compiled = compile_job(spec)
-    access = ImageAccess(replace(compiled.image, root=str(root_of(spec))), ChunkCache(2**20))
-    for tile in range(compiled.image.plan.count):
-        key = compiled.image.plan.key(tile)
-        inputs = access.block(tile) if weave == "joint" else access.inputs(tile)
-        shown = inputs.labels if weave != "joint" else inputs.labels.crop(inputs.box)
-        assert shown.box == inputs.box
-        ids = files["ids"][:: 2**key.level, :: 2**key.level]
-        inside = inputs.box.intersect(Box(0, 0, *ids.shape))
-        assert np.array_equal(shown.classes[inside.within(inputs.box)], ids[inside.slices])
+    image = compile_job(spec).image
+    sees = [(image.plan.key(tile).level, image.plan.sees(tile)) for tile in range(image.plan.count)]
+    if weave == "joint":
+        grids = [lattice.windows for lattice in image.lattices]
+        sees = [
+            (level, grid.sees(row, col))
+            for level, grid in enumerate(grids)
+            for row, col in np.ndindex(grid.rows.count, grid.cols.count)
+        ]
+    # Whoever tries the network beforehand has no labels.
+    windows = [condition for condition in told if condition.labels]
+    assert sorted((one.level, one.labels.box) for one in windows) == sorted(sees)
+    for one in windows:
+        box, ids = one.labels.box, files["ids"][:: 2**one.level, :: 2**one.level]
+        inside = box.intersect(Box(0, 0, *ids.shape))
+        assert one.labels.classes.shape == (16, 16)
+        assert np.array_equal(one.labels.classes[inside.within(box)], ids[inside.slices])
+
+
+@pytest.mark.parametrize("weave", ["msr", "joint"])
+def test_what_is_drawn_of_labels_lies_where_they_do(tmp_path, files, monkeypatch, weave):
+    """By a network that knows at once what a class looks like, every pixel comes to be what its label says."""
+    signal = (1 - torch.tensor(beta_table("linear", 1000), dtype=torch.float64)).cumprod(0)
+
+    def predict(denoiser, x, t, conditions):
+        eps = torch.zeros(len(x), 6, *x.shape[2:])
+        for row, condition in enumerate(conditions):
+            if condition.labels:
+                kept = signal[int(t[row])]
+                looks = torch.from_numpy(condition.labels.classes.astype("float64") / CLASSES)
+                eps[row, :3] = (x[row] - kept.sqrt() * looks) / (1 - kept).sqrt()
+        return eps
+
+    monkeypatch.setattr(SemanticDenoiser, "predict", predict)
+    spec = drawn(tmp_path, files, weave=weave, dtype="float32", range=(-1.0, 1.0), sampler="ddim")
+    restore(spec)
+    np.testing.assert_allclose(result(spec), np.stack([files["ids"] / CLASSES] * 3), atol=1e-3)
 
 
 def test_known_pixels_stay_beside_labels(tmp_path, files):
@@ -112,9 +146,14 @@ def test_known_pixels_stay_beside_labels(tmp_path, files):
 
 @pytest.mark.parametrize("weave", ["joint", "msr"])
 def test_coarse_levels_settle_what_is_far(tmp_path, files, weave):
-    spec = drawn(tmp_path, files, weave=weave, levels=2, sampler="ddpm")
+    how = {"dtype": "float32", "range": (-1.0, 1.0), "keep_scratch": True}
+    spec = drawn(tmp_path, files, weave=weave, levels=2, sampler="ddpm", **how)
     restore(spec)
-    assert result(spec).std() > 5
+    access = ImageAccess(replace(compile_job(spec).image, root=str(root_of(spec))), ChunkCache(2**20))
+    coarse = access.canvas(1).read(Box(0, 0, HEIGHT // 2, WIDTH // 2))
+    means = result(spec).reshape(3, HEIGHT // 2, 2, WIDTH // 2, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(means, coarse, atol=1e-5)
+    assert coarse.std() > 0.05
 
 
 @pytest.mark.parametrize(("weave", "sampler"), [("msr", "ddpm"), ("joint", "ddim")])
@@ -137,12 +176,14 @@ def test_gains_and_shifts_are_made_once_a_tile_of_as_many_as_are_in_a_batch(
 # --- same bytes ---
 
 
-def test_batches_and_a_second_run_make_no_difference(tmp_path, files):
+def test_lanes_and_a_second_run_make_no_difference_and_batches_none_that_is_seen(tmp_path, files):
     first = drawn(tmp_path, files, sampler="ddpm", model={**files["model"], "guidance_scale": 1.5})
-    again = beside(first, tmp_path / "again")
-    for spec in (first, again):
+    again = beside(first, tmp_path / "again").model_copy(update={"lanes": 2})
+    other = beside(first, tmp_path / "other").model_copy(update={"batch": 3})
+    for spec in (first, again, other):
         restore(spec)
     assert_same_bytes(first, again)
+    assert np.abs(result(first).astype(int) - result(other)).max() <= 1
 
 
 # --- a map that changed ---
