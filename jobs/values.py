@@ -102,7 +102,7 @@ Prices = Annotated[
     Meant("a mapping of kinds of machines to numbers, such as {A100: 1.8}"),
 ]
 Classes = Annotated[
-    Annotated[dict[int, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    Annotated[dict[Annotated[int, Field(ge=-(2**63), lt=2**63)], Annotated[int, Field(ge=0)]], Field(min_length=1)]
     | Literal["ade20k", "celeba", "cityscapes", "coco"],
     BeforeValidator(_classes),
     Meant("ade20k, celeba, cityscapes or coco, or a mapping of values to classes, such as {11: 2, 21: 3}"),

@@ -351,6 +351,7 @@ def test_a_network_of_labels_needs_some(tmp_path, files):
         ({"task": "sr:2", "labels": "l.tif", "classes": "11=2;21=3"}, "--classes must be"),
         ({"task": "sr:2", "labels": "l.tif", "classes": "11=2,21"}, "--classes must be"),
         ({"task": "sr:2", "labels": "l.tif", "classes": "0=-1"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": f"{2**63}=0"}, "--classes must be"),
         ({"task": "sr:2", "labels": "l.tif", "classes": "1=2,1=3"}, "--classes: 1 is there twice"),
         ({"task": "sr:2", "labels": "l.tif", "classes": {-1: 2, "-1": 3}}, "--classes: -1 is there twice"),
     ],
