@@ -276,7 +276,7 @@ the stem times 2 for each level after the first.
 
 A network of `kind: semantic` learns to draw what a map says, and is told the class of every pixel; with `edges` also
 where `instances` meet, or else classes. Of a share `drop_label` of the crops it is told nothing, so that
-`guidance_scale` has something to lean away from:
+`guidance_scale` has something to lean away from; unlike other networks it has no class more for that:
 
 ```yaml
 data:

@@ -46,7 +46,7 @@ dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done a
 redo = click.option(
     "--redo",
     type=click.Choice(["stale", "failed"]),
-    help="stale: redo what a change of job, input or mask makes stale, and keep the rest. "
+    help="stale: redo what a change of job, input, mask or labels makes stale, and keep the rest. "
     "failed: run degraded tiles again.",
 )
 timeline = click.option(
@@ -133,7 +133,8 @@ def generate(
 @click.command(
     epilog=example(
         "tileloom synthesize labels.tif drawn.zarr --model net.pt --classes ade20k --model-option guidance_scale=1.5",
-        "tileloom synthesize labels.png drawn.zarr --model net.pt --instances instances.png --classes cityscapes",
+        "tileloom synthesize labels.png drawn.zarr --model net.pt --instances instances.png --classes cityscapes "
+        "--model-option edges=true",
         "tileloom synthesize map.zarr drawn.zarr --model net.safetensors --classes 11=0,21=1,22=1 --sampler ddim",
     ),
 )

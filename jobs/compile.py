@@ -18,6 +18,7 @@ from ..tiling.access import ImagePlan
 from ..tiling.blank_source import is_blank
 from ..tiling.box import Box
 from ..tiling.errors import InputError
+from ..tiling.georeference import whereabouts
 from ..tiling.grid import Grid, grid_align, legal_triple
 from ..tiling.labels import LabelPlan
 from ..tiling.lockstep import Lattice, nearest_block
@@ -141,9 +142,11 @@ def _labels(spec: JobSpec, size: tuple[int, int], contract: Contract) -> LabelPl
 
 
 def _facts(spec: JobSpec, source: Source, image: ImagePlan) -> SourceFacts:
-    """What the result keeps of its source; a map of labels knows where it lies, which a blank image does not."""
-    told = open_labels(spec.labels) if spec.labels and is_blank(spec.input) else source
-    return replace(SourceFacts.of(told), bands=image.measured_shape[0])
+    """What the result keeps of its source; a map of labels knows where a blank image lies, and nothing else of it."""
+    told = SourceFacts.of(source)
+    if spec.labels and is_blank(spec.input):
+        told = replace(told, metadata=whereabouts(open_labels(spec.labels).metadata))
+    return replace(told, bands=image.measured_shape[0])
 
 
 def _calls(spec: JobSpec, contract: Contract, steps: int) -> int:

@@ -56,7 +56,13 @@ def label_plan(
     for key, file in (("labels", labels), ("instances", instances)):
         if file is not None:
             _check_size(key, file, size)
-    return LabelPlan(labels, known, _table(classes, contract, known), instances, contract.label_edges, paint)
+    table = _table(classes, contract, known)
+    if paint is not None and paint not in dict(table):
+        raise InputError(
+            f"task edit:{paint} paints with {paint}, which stands for none of the {known} classes of model "
+            f"{contract.name}: give a value of labels that does, or say in classes what it stands for"
+        )
+    return LabelPlan(labels, known, table, instances, contract.label_edges, paint)
 
 
 def refuse_unknown_labels(image: ImagePlan) -> None:
@@ -65,7 +71,7 @@ def refuse_unknown_labels(image: ImagePlan) -> None:
         return
     cache = ChunkCache(_CACHE)
     maps = LabelMaps(image.labels, mask=open_mask(image.mask, cache=cache) if image.mask else None, cache=cache)
-    refuse_unknown(image.labels, [one for box in maps.checks() for one in maps.unknown(box)])
+    refuse_unknown(image.labels, map(maps.unknown, maps.checks()))
 
 
 def _check_size(key: str, file: str, size: tuple[int, int]) -> None:
@@ -90,14 +96,13 @@ def _table(classes: Classes | None, contract: Contract, known: int) -> Table:
                 )
         return tuple(sorted(classes.items()))
     preset = PRESETS[classes]
-    if (preset.classes, preset.edges) != (known, contract.label_edges):
+    if preset.classes != known:
+        edges = contract.label_edges
+        # The channel of edges is that of one more class where they are off.
+        turned = preset.classes == known + (1 if edges else -1)
         raise InputError(
-            f"classes is {classes}, which has {_told(preset.classes, edges=preset.edges)}, and model {contract.name} "
-            f"is told {_told(known, edges=contract.label_edges)}: choose what it was trained with, or give the model's "
-            "option edges"
+            f"classes is {classes}, which has {preset.classes} classes, and model {contract.name} is told {known}"
+            f"{' and edges' if edges else ''}: choose what it was trained with"
+            f"{f', or give the model the option edges={str(not edges).lower()}' if turned else ''}"
         )
     return preset.table
-
-
-def _told(classes: int, *, edges: bool) -> str:
-    return f"{classes} classes and {'edges' if edges else 'no edges'}"

@@ -13,6 +13,8 @@ from .compile import Compiled
 
 # Saved steps of a level that lie on disk at once: the settled one, and as many as blocks may be ahead of it.
 _SAVED = AHEAD + 1
+# Of the class of a pixel; whether it is an edge takes a byte.
+_CLASS_BYTES = 2
 # So many more patches to encode cost more than what features weigh: blocks are tiny then.
 _MUCH_ENCODED = 0.5
 
@@ -143,7 +145,7 @@ def _state(image: ImagePlan, level: int, pattern: Pattern, workers: int) -> int:
 
 
 def _block(image: ImagePlan, level: int, block: int, pattern: Pattern) -> int:
-    """Bytes of a block: its noisy pixels, all that is known of it, and what the network said of its windows."""
+    """Bytes of a block: noisy pixels, all that is known and shown of it, and what the network said of its windows."""
     lattice, measurement = image.lattices[level], image.measurements[level]
     box = lattice.box(block)
     values = image.bands * box.area + len(lattice.begun(block)) * pattern.held(lattice)
@@ -151,7 +153,8 @@ def _block(image: ImagePlan, level: int, block: int, pattern: Pattern) -> int:
     known = measured * (1 + VALUE_BYTES * (1 if measurement.gray else image.bands))
     visible = box.area if measurement.mask is MaskSite.TARGET else 0
     coarse = box.coarsen(image.plan.factor).area * (1 + VALUE_BYTES * image.bands)
-    return VALUE_BYTES * values + known + visible + (coarse if level + 1 < len(image.lattices) else 0)
+    labels = lattice.reach(block).area * (_CLASS_BYTES + image.labels.edges) if image.labels else 0
+    return VALUE_BYTES * values + known + visible + labels + (coarse if level + 1 < len(image.lattices) else 0)
 
 
 def _halos(lattice: Lattice, pattern: Pattern, block: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter, methodcaller
 from typing import Any, TypeVar
 
@@ -73,8 +73,8 @@ def prepare(brief: Brief, state: JobState, watcher: Watcher) -> Phase[NDArray[np
 
     yield Chores([methodcaller("check", box) for box in checks], brief, told)
     if brief.plan.labels:
-        parts = yield Chores([methodcaller("unknown_labels", box) for box in label_checks], brief, told)
-        refuse_unknown(brief.plan.labels, list(chain.from_iterable(parts)))
+        unknown = yield Chores([methodcaller("unknown_labels", box) for box in label_checks], brief, told)
+        refuse_unknown(brief.plan.labels, unknown)
     # A level's inputs are made of the level's before it, which have to be whole.
     for _, of_level in groupby(lifts, key=itemgetter(0)):
         yield Chores([methodcaller("lift", *lift) for lift in of_level], brief, told)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
-from .refusal import Meant
+from .refusal import Meant, at_key
 
 
 def _named(model: object) -> object:
@@ -39,11 +40,23 @@ def _prices(text: object) -> object:
 def _classes(told: object) -> object:
     """Values and classes of a text such as 11=2,21=3, or by JSON's texts; anything else is left for the type check."""
     if isinstance(told, str):
-        pairs = re.findall(r"(\d+)=(\d+)(?:,|$)", told)
-        return {int(value): int(kind) for value, kind in pairs} or told
-    if isinstance(told, dict):
-        return {int(key) if isinstance(key, str) and key.isdigit() else key: kind for key, kind in told.items()}
-    return told
+        if not re.fullmatch(r"-?\d+=\d+(, *-?\d+=\d+)*", told):
+            return told
+        pairs = [(int(value), int(kind)) for value, kind in re.findall(r"(-?\d+)=(\d+)", told)]
+    elif isinstance(told, dict):
+        pairs = [(_whole(value), kind) for value, kind in told.items()]
+    else:
+        return told
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(value for value, often in Counter(value for value, _ in pairs).items() if often > 1)
+        raise at_key("classes", f"{twice} is there twice: say once which class it stands for")
+    return found
+
+
+def _whole(key: Any) -> Any:  # noqa: ANN401
+    """The number of a text, as JSON has it for a key; anything else is left for the type check."""
+    return int(key) if isinstance(key, str) and re.fullmatch(r"-?\d+", key) else key
 
 
 def _share_or_whole(gpus: float) -> float:
@@ -89,7 +102,7 @@ Prices = Annotated[
     Meant("a mapping of kinds of machines to numbers, such as {A100: 1.8}"),
 ]
 Classes = Annotated[
-    Annotated[dict[int, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    Annotated[dict[Annotated[int, Field(ge=-(2**63), lt=2**63)], Annotated[int, Field(ge=0)]], Field(min_length=1)]
     | Literal["ade20k", "celeba", "cityscapes", "coco"],
     BeforeValidator(_classes),
     Meant("ade20k, celeba, cityscapes or coco, or a mapping of values to classes, such as {11: 2, 21: 3}"),

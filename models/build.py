@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TypeVar
@@ -33,6 +33,7 @@ from .program_network import load_exported, load_torchscript
 from .recipe import Guidance, Sampler, spacing_of
 from .repaint import Repaint
 from .schedule import schedule
+from .semantic_denoiser import SemanticDenoiser
 from .solvers import Ddnm, Solver, Walk
 
 _WALKS: dict[Sampler, type[Walk]] = {
@@ -194,6 +195,8 @@ class EngineFactory:
     def denoiser(self, device: str) -> Denoiser:
         """The job's denoiser, loaded, with the classifier that guides it."""
         denoiser = denoiser_of(self.model, device=device, trusted=self.trusted)
+        if isinstance(denoiser, SemanticDenoiser):
+            denoiser = replace(denoiser, room=int(self.device_share * denoiser.room))
         if self.guidance is None:
             return denoiser
         self.guidance.check(self.tile)

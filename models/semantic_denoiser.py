@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
-from weakref import WeakKeyDictionary
+from threading import Lock, Thread, current_thread
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +56,9 @@ class _Rows(Labels):
     rows: Sequence[_Row]
 
     def modulation(self, norm: SpadeNorm, size: torch.Size) -> Modulation:
-        """Of each row by itself."""
-        gammas, betas = zip(*(row.modulation(norm, size, self.network) for row in self.rows), strict=True)
+        """Of each row by itself, once for those that are told the same."""
+        made = {row: row.modulation(norm, size, self.network) for row in dict.fromkeys(self.rows)}
+        gammas, betas = zip(*(made[row] for row in self.rows), strict=True)
         return torch.cat(gammas), torch.cat(betas)
 
 
@@ -66,8 +67,9 @@ class SemanticDenoiser:
     """A semantic diffusion network as a denoiser: eps, and v where it learned the variance.
 
     With a guidance ``scale`` s above 1 eps is ``eps' + s (eps - eps')``, of which eps' is told that no pixel shows
-    anything; the variance stays that of the labels. Both are halves of one batch. ``room`` is what it may keep of
-    windows in flight, in bytes. ``prediction`` turns what the network predicts into eps, None where it is that already.
+    anything; the variance stays that of the labels. Both are halves of one batch. It keeps what norms make of as many
+    windows as lie in the batches of all lanes, however many are alive, and ``room`` bytes at most. ``prediction`` turns
+    what the network predicts into eps, None where it is that already.
     """
 
     network: SemanticUNet
@@ -77,6 +79,7 @@ class SemanticDenoiser:
     room: int = ROOM
     _rows: WeakKeyDictionary[LabelWindow, _Row] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
     _untold: dict[tuple[int, ...], _Row] = field(default_factory=dict, init=False, repr=False)
+    _lanes: WeakSet[Thread] = field(default_factory=WeakSet, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     @property
@@ -90,15 +93,16 @@ class SemanticDenoiser:
         return self.network.numerics
 
     def predict(self, x_BCHW: Tensor, t_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
-        """Eps of windows with the labels that they are told; none for padding, and where none are told."""
+        """Eps of windows with the labels that they are told, if any; padding is told what the last of them is."""
         size, bands = tuple(x_BCHW.shape[-2:]), x_BCHW.shape[1]
-        nothing = self._row(None, size, x_BCHW.device)
-        rows = [self._row(condition.labels, size, x_BCHW.device) for condition in conditions]
-        rows += [nothing] * (len(t_B) - len(rows))
-        if self.scale <= 1:
-            return self._answer(self.network(x_BCHW, t_B, _Rows(self.network, rows)), x_BCHW, t_B)
-        both = _Rows(self.network, rows + [nothing] * len(rows))
-        told_BCHW, untold_BCHW = self.network(x_BCHW.repeat(2, 1, 1, 1), t_B.repeat(2), both).chunk(2)
+        most = self._places(len(t_B), size)
+        nothing = [self._row(None, size, x_BCHW.device, most)] * len(t_B) if self.scale > 1 else []
+        rows = [self._row(one.labels, size, x_BCHW.device, most) for one in conditions or (Condition(),)]
+        rows += rows[-1:] * (len(t_B) - len(rows))
+        labels = _Rows(self.network, rows + nothing)
+        if not nothing:
+            return self._answer(self.network(x_BCHW, t_B, labels), x_BCHW, t_B)
+        told_BCHW, untold_BCHW = self.network(x_BCHW.repeat(2, 1, 1, 1), t_B.repeat(2), labels).chunk(2)
         away_BCHW = untold_BCHW[:, :bands] + self.scale * (told_BCHW[:, :bands] - untold_BCHW[:, :bands])
         return self._answer(torch.cat([away_BCHW, told_BCHW[:, bands:]], dim=1), x_BCHW, t_B)
 
@@ -109,19 +113,30 @@ class SemanticDenoiser:
         rows = batch * (2 if self.scale > 1 else 1)
         live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
         passing = 4 * height * width * (rows * live + HIDDEN + 2 * config.label_channels)
-        kept = min(self.room, (batch + 1) * self._kept_bytes((height, width)))
+        kept = min(self.room, self._lane_places(batch) * self._kept_bytes((height, width)))
         return bytes_of(self.network.parameters()), passing + kept
 
     def _answer(self, told_BCHW: Tensor, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         return told_BCHW if self.prediction is None else self.prediction.answer(told_BCHW, x_BCHW, t_B)
 
-    def _row(self, window: LabelWindow | None, size: tuple[int, ...], device: torch.device) -> _Row:
+    def _places(self, batch: int, size: tuple[int, ...]) -> int:
+        """How many rows may be kept: as many as are billed to all lanes that ask, each a thread, while they live."""
+        with self._lock:
+            self._lanes.add(current_thread())
+            return min(self.room // self._kept_bytes(size), len(self._lanes) * self._lane_places(batch))
+
+    def _lane_places(self, batch: int) -> int:
+        """Its windows; and where all are asked for a second time, what is told nothing."""
+        return batch + (self.scale > 1)
+
+    def _row(self, window: LabelWindow | None, size: tuple[int, ...], device: torch.device, most: int) -> _Row:
         """The row of a window, as it was made before where it is kept."""
         with self._lock:
             row = self._untold.get(size) if window is None else self._rows.get(window)
             if row is None:
-                held = len(self._untold) + len(self._rows)
-                keeps = held < self.room // self._kept_bytes(size)
+                # Without guidance a trial alone is told nothing, and would leave it in a window's place.
+                wanted = window is not None or self.scale > 1
+                keeps = wanted and len(self._untold) + len(self._rows) < most
                 row = _Row(self._layers(window, size).to(device), keeps)
                 if keeps and window is None:
                     self._untold[size] = row

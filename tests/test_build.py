@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.nets import SEMANTIC, weights
 from tests.tiles import BANDS, TILE, run, tile
 from tileloom.models.build import EngineFactory
 from tileloom.tiling.errors import InputError
@@ -68,3 +69,9 @@ def test_a_folder_named_like_a_model_is_told_how_to_write_it(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^no model is called 'df': for the folder of that name give \./df$"):
         EngineFactory(model={"name": "df"})()
+
+
+def test_workers_that_share_a_device_share_the_room_for_what_is_kept_of_labels(tmp_path):
+    factory = EngineFactory({"name": weights(tmp_path, SEMANTIC), "edges": True}, steps=1, tile=16, bands=3)
+    whole, quarter = (replace(factory, device_share=share).denoiser("cpu").room for share in (1.0, 0.25))
+    assert whole == 4 * quarter > 0

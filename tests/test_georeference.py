@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import images
-from tileloom.tiling.georeference import georeference, nodata_value, scaled, shifted
+from tileloom.tiling.georeference import georeference, nodata_value, scaled, shifted, whereabouts
 from tileloom.tiling.source import open_source
 
 POINT_KEYS = (1, 1, 0, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
@@ -169,3 +169,12 @@ def test_resolution_profile_and_names_of_tiffs(tmp_path):
     metadata = open_source(tmp_path / "b.ome.tif").metadata
     assert metadata["pixel_size"] == {"y": 0.5, "x": 0.25, "unit": "µm"}
     assert metadata["bands"] == ["r", "g", "b"]
+
+
+def test_where_pixels_lie_is_told_without_what_their_values_are():
+    tags = {33550: (2.0, 2.0, 0.0), 33922: (0.0, 0.0, 0.0, 7.0, 9.0, 0.0)}
+    where = {**georeference(tags), "pixel_size": {"y": 1.0, "x": 2.0, "unit": "metre"}, "mpp": 0.5, "crs": "EPSG:32631"}
+    values = {"icc_profile": "AAAA", "bands": ["classes"], "objective": 20}
+    named = georeference({**tags, 42112: "<GDALMetadata/>", 42113: "0"})
+    assert whereabouts({**where, **values, "geotiff_tags": named["geotiff_tags"]}) == where
+    assert whereabouts({**values, **georeference({42113: "0"})}) == {}

@@ -1,5 +1,7 @@
 """Maps of labels: whatever window of whichever level is read, it is the crop of the whole."""
 
+import pickle
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.errors import InputError
 from tileloom.tiling.label_window import LabelWindow, edges_of
-from tileloom.tiling.labels import PRESETS, LabelMaps, LabelPlan, refuse_unknown, same_numbers
+from tileloom.tiling.labels import PRESETS, LabelMaps, LabelPlan, Unknown, refuse_unknown, same_numbers
 from tileloom.tiling.source import open_mask
 
 HEIGHT, WIDTH, CLASSES = 61, 83, 6
@@ -121,6 +123,20 @@ def test_a_crop_of_a_window_is_the_window_of_the_crop(files):
     assert bare.classes.shape == (1, 1)
 
 
+def test_a_window_travels_without_the_crops_that_were_made_of_it(files):
+    whole = files["maps"].window(0, Box(0, 0, HEIGHT, WIDTH))
+    alone = len(pickle.dumps(whole))
+    for row in range(8):
+        whole.crop(Box(row, 0, HEIGHT, WIDTH))
+    sent = pickle.dumps(whole)
+    assert len(sent) == alone
+    arrived = pickle.loads(sent)
+    assert arrived.box == whole.box
+    part = Box(3, 4, 20, 30)
+    for (name, ours), (_, theirs) in zip(whole.crop(part).arrays(), arrived.crop(part).arrays(), strict=True):
+        assert np.array_equal(ours, theirs), name
+
+
 @pytest.mark.parametrize("name", ["labels.png", "labels.tif", "labels.zarr"])
 def test_any_raster_is_a_map(tmp_path, name):
     ids = blocks()
@@ -139,8 +155,8 @@ def test_what_is_no_map_is_refused(tmp_path, content):
 
 
 def test_presets_are_numbered_as_their_programs_do():
-    counts = {name: (preset.classes, preset.edges) for name, preset in PRESETS.items()}
-    assert counts == {"ade20k": (151, False), "celeba": (19, True), "cityscapes": (35, True), "coco": (183, False)}
+    counts = {name: preset.classes for name, preset in PRESETS.items()}
+    assert counts == {"ade20k": 151, "celeba": 19, "cityscapes": 35, "coco": 183}
     tables = {name: dict(preset.table) for name, preset in PRESETS.items()}
     # As the published program has it: one less in eight bits, and what was 0 is 255 and becomes the last.
     numbers = np.arange(151, dtype="uint8") - 1
@@ -158,21 +174,30 @@ def test_values_are_turned_into_classes(tmp_path):
     assert maps(plan).window(0, Box(0, 0, 2, 2)).classes.tolist() == [[1, 0], [3, 0]]
 
 
-def test_unknown_values_are_told_with_their_first_pixel_and_their_count(tmp_path):
+def test_unknown_values_are_told_by_the_first_of_their_pixels_and_how_many_there_are(tmp_path):
     ids = blocks()
     ids[40, 20:23] = 99
     ids[12, 70] = ids[3, 5] = 77
     opened = maps(LabelPlan(written(tmp_path, "map.zarr", ids), CLASSES, same_numbers(CLASSES)))
     parts = [Box(0, 0, 30, WIDTH), Box(30, 0, HEIGHT, 40), Box(30, 40, HEIGHT, WIDTH)]
     with pytest.raises(InputError) as refused:
-        refuse_unknown(opened.plan, [one for part in parts for one in opened.unknown(part)])
+        refuse_unknown(opened.plan, [opened.unknown(part) for part in parts])
     assert str(refused.value).startswith(opened.plan.labels)
-    assert "holds 77 at row 3, column 5, and in 2 pixels in all, and 1 more unknown value" in str(refused.value)
-    assert "none of the network's 6 classes" in str(refused.value)
+    told = "holds 77 at row 3, column 5, which stands for none of the network's 6 classes (nor do 4 more pixels)"
+    assert told in str(refused.value)
     with pytest.raises(InputError, match="holds 99"):
         opened.window(0, Box(39, 19, 42, 24))
-    refuse_unknown(opened.plan, opened.unknown(Box(0, 0, 3, WIDTH)))
+    refuse_unknown(opened.plan, [opened.unknown(Box(0, 0, 3, WIDTH))])
     assert [box for box in opened.checks()] == [Box(0, 0, HEIGHT, WIDTH)]
+
+
+def test_of_a_raster_that_is_no_map_no_more_is_told_than_of_one_odd_pixel(tmp_path):
+    heights = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    opened = maps(LabelPlan(written(tmp_path, "map.tif", heights, "uint16"), CLASSES, same_numbers(CLASSES)))
+    found = [opened.unknown(box) for box in (Box(0, 0, 30, WIDTH), Box(30, 0, HEIGHT, WIDTH))]
+    assert found == [Unknown(0, 6, 6, 30 * WIDTH - 6), Unknown(30, 0, 30 * WIDTH, 31 * WIDTH)]
+    with pytest.raises(InputError, match=rf"holds 6 at row 0, column 6.*nor do {HEIGHT * WIDTH - 7} more"):
+        refuse_unknown(opened.plan, reversed(found))
 
 
 # --- what is painted ---

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.commandline import tileloom, written
+from tests.nets import SEMANTIC, weights
 from tests.pipeline import holes, job, restore, root_of, scene
 from tileloom.jobs.compare import JOINT, MSR, compared
 from tileloom.jobs.compile import compile_job
@@ -112,6 +114,19 @@ def test_a_blocks_state_is_that_of_its_arrays(tmp_path, task):
     )
     found = forecast(compiled, survey_image(compiled, Silent())).bill.lockstep.state_bytes
     assert held <= found <= held + 4 * image.bands * 2 * halos
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_a_blocks_state_has_the_labels_that_its_windows_see(tmp_path, edges):
+    tifffile.imwrite(tmp_path / "labels.tif", np.zeros((90, 120), "uint8"))
+    model = {"name": weights(tmp_path, replace(SEMANTIC, edges=edges)), "edges": edges}
+    plain = billed(joint_job(tmp_path, bands=3)).lockstep
+    spec = joint_job(tmp_path, bands=3, model=model, labels=str(tmp_path / "labels.tif"))
+    image = compile_job(spec).image
+    access = ImageAccess(replace(image, root=str(tmp_path / "root")), ChunkCache(2**20))
+    shown = [access.block(tile).labels for tile in image.plan.tiles(0)]
+    held = sum(array.nbytes for window in shown for _, array in window.arrays())
+    assert billed(spec).lockstep.state_bytes - plain.state_bytes == held > 0
 
 
 def test_saved_steps_lie_beside_the_result(tmp_path):

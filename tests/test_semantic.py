@@ -1,5 +1,6 @@
 """Networks that are told labels: what their tensors tell, what is kept of labels, and how they are guided."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -162,6 +163,19 @@ def test_what_norms_make_of_labels_is_made_once_a_window_where_there_is_room_and
     assert torch.equal(first, denoiser(room=2**30 - room).predict(x, t, told(*shown)))
 
 
+def test_rows_that_are_told_the_same_have_it_made_once_where_nothing_is_kept():
+    x, t = images(3)
+    made = []
+    guided = denoiser(scale=1.5, room=0)
+    norms = [part for part in guided.network.modules() if hasattr(part, "mlp_gamma")]
+    for norm in norms:
+        norm.mlp_gamma.register_forward_hook(lambda *_: made.append(1))
+    answer = guided.predict(x, t, told(window(1), window(2)))
+    # Two windows, of which the last pads the batch, and what is told nothing.
+    assert len(made) == 3 * len(norms)
+    assert torch.equal(answer[:2], denoiser(scale=1.5).predict(x, t, told(window(1), window(2), window(3)))[:2])
+
+
 def test_what_was_kept_of_a_window_goes_with_it():
     x, t = images(1)
     small = denoiser()
@@ -170,6 +184,19 @@ def test_what_was_kept_of_a_window_goes_with_it():
     assert len(small._rows) == 1
     del shown
     assert len(small._rows) == 0
+
+
+def test_of_many_windows_that_live_no_more_are_kept_than_memory_counts():
+    x, t = images(2)
+    shown = [window(seed) for seed in range(8)]
+    kept = denoiser(scale=2.0)
+    lanes = [ThreadPoolExecutor(1) for _ in range(2)]
+    for lane, held in zip(lanes, (3, 6), strict=True):
+        for at in range(0, 8, 2):
+            lane.submit(kept.predict, x, t, told(*shown[at : at + 2])).result()
+        assert len(kept._rows) + len(kept._untold) == held
+    lane = kept.memory((2, 3, 16, 16))[1] - replace(kept, room=0).memory((2, 3, 16, 16))[1]
+    assert held * kept._kept_bytes((16, 16)) == 2 * lane
 
 
 def test_memory_counts_what_is_kept_up_to_the_room():
@@ -181,7 +208,19 @@ def test_memory_counts_what_is_kept_up_to_the_room():
     held = [pair for row in [*kept._rows.values()] for pair in row.made.values()]
     assert len(shown) == 2
     assert sum(tensor.nbytes for pair in held for tensor in pair) == 2 * kept._kept_bytes((16, 16))
-    assert roomy - tight == 3 * kept._kept_bytes((16, 16))
+    assert roomy - tight == 2 * kept._kept_bytes((16, 16))
+
+
+def test_without_guidance_what_is_told_nothing_takes_no_place_of_a_window():
+    x, t = images(2)
+    shown = window(1), window(2)
+    kept = denoiser()
+    kept = replace(kept, room=2 * kept._kept_bytes((16, 16)))
+    kept.predict(x, t, told(None, None))
+    whole = kept.predict(x, t, told(*shown))
+    assert len(kept._rows) == 2
+    assert torch.equal(kept.predict(x, t, told(shown[0]))[:1], whole[:1])
+    assert not kept._untold
 
 
 # --- precision ---

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+import torch
 import zarr
 
 from tests.commandline import tileloom, written
@@ -16,7 +17,9 @@ from tileloom.jobs import run
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.course import Redo
 from tileloom.jobs.spec import from_options
+from tileloom.models.schedule import beta_table
 from tileloom.models.semantic import SpadeNorm
+from tileloom.models.semantic_denoiser import SemanticDenoiser
 from tileloom.tiling.access import ImageAccess
 from tileloom.tiling.box import Box
 from tileloom.tiling.cache import ChunkCache
@@ -69,6 +72,16 @@ def test_the_command_does_what_the_job_file_does(tmp_path, files, capfd):
     assert np.array_equal(result(spec), result(again))
 
 
+def test_the_result_lies_where_its_labels_do_and_takes_over_nothing_else_of_them(tmp_path, files):
+    tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 7.0, 9.0, 0.0), True)]
+    told = tmp_path / "told.tif"
+    tifffile.imwrite(told, files["ids"].astype("uint8"), extratags=[*tags, (42113, "s", 0, "0", True)], iccprofile=b"x")
+    metadata = compile_job(drawn(tmp_path, files, labels=str(told))).source.metadata
+    assert sorted(metadata) == ["geotiff_tags", "transform"]
+    assert metadata["transform"] == [2.0, 0.0, 7.0, 0.0, -2.0, 9.0]
+    assert sorted(metadata["geotiff_tags"]) == ["33550", "33922"]
+
+
 def test_edges_come_from_instances_where_there_are_any(tmp_path, files):
     plain, edged = drawn(tmp_path, files), drawn(tmp_path, files, instances=files["instances"], output="edged.zarr")
     for spec in (plain, edged):
@@ -77,19 +90,50 @@ def test_edges_come_from_instances_where_there_are_any(tmp_path, files):
 
 
 @pytest.mark.parametrize("weave", ["msr", "joint"])
-def test_every_tile_is_told_the_labels_under_it_at_every_level(tmp_path, files, weave):
+def test_every_window_is_told_the_labels_under_it_at_every_level(tmp_path, files, monkeypatch, weave):
+    told, predict = [], SemanticDenoiser.predict
+    monkeypatch.setattr(
+        SemanticDenoiser, "predict", lambda self, x, t, shown: told.extend(shown) or predict(self, x, t, shown)
+    )
     spec = drawn(tmp_path, files, weave=weave, levels=2, steps=1)
     restore(spec)
-    compiled = compile_job(spec)
-    access = ImageAccess(replace(compiled.image, root=str(root_of(spec))), ChunkCache(2**20))
-    for tile in range(compiled.image.plan.count):
-        key = compiled.image.plan.key(tile)
-        inputs = access.block(tile) if weave == "joint" else access.inputs(tile)
-        shown = inputs.labels if weave != "joint" else inputs.labels.crop(inputs.box)
-        assert shown.box == inputs.box
-        ids = files["ids"][:: 2**key.level, :: 2**key.level]
-        inside = inputs.box.intersect(Box(0, 0, *ids.shape))
-        assert np.array_equal(shown.classes[inside.within(inputs.box)], ids[inside.slices])
+    image = compile_job(spec).image
+    sees = [(image.plan.key(tile).level, image.plan.sees(tile)) for tile in range(image.plan.count)]
+    if weave == "joint":
+        grids = [lattice.windows for lattice in image.lattices]
+        sees = [
+            (level, grid.sees(row, col))
+            for level, grid in enumerate(grids)
+            for row, col in np.ndindex(grid.rows.count, grid.cols.count)
+        ]
+    # Whoever tries the network beforehand has no labels.
+    windows = [condition for condition in told if condition.labels]
+    assert sorted((one.level, one.labels.box) for one in windows) == sorted(sees)
+    for one in windows:
+        box, ids = one.labels.box, files["ids"][:: 2**one.level, :: 2**one.level]
+        inside = box.intersect(Box(0, 0, *ids.shape))
+        assert one.labels.classes.shape == (16, 16)
+        assert np.array_equal(one.labels.classes[inside.within(box)], ids[inside.slices])
+
+
+@pytest.mark.parametrize("weave", ["msr", "joint"])
+def test_what_is_drawn_of_labels_lies_where_they_do(tmp_path, files, monkeypatch, weave):
+    """By a network that knows at once what a class looks like, every pixel comes to be what its label says."""
+    signal = (1 - torch.tensor(beta_table("linear", 1000), dtype=torch.float64)).cumprod(0)
+
+    def predict(denoiser, x, t, conditions):
+        eps = torch.zeros(len(x), 6, *x.shape[2:])
+        for row, condition in enumerate(conditions):
+            if condition.labels:
+                kept = signal[int(t[row])]
+                looks = torch.from_numpy(condition.labels.classes.astype("float64") / CLASSES)
+                eps[row, :3] = (x[row] - kept.sqrt() * looks) / (1 - kept).sqrt()
+        return eps
+
+    monkeypatch.setattr(SemanticDenoiser, "predict", predict)
+    spec = drawn(tmp_path, files, weave=weave, dtype="float32", range=(-1.0, 1.0), sampler="ddim")
+    restore(spec)
+    np.testing.assert_allclose(result(spec), np.stack([files["ids"] / CLASSES] * 3), atol=1e-3)
 
 
 def test_known_pixels_stay_beside_labels(tmp_path, files):
@@ -102,13 +146,20 @@ def test_known_pixels_stay_beside_labels(tmp_path, files):
 
 @pytest.mark.parametrize("weave", ["joint", "msr"])
 def test_coarse_levels_settle_what_is_far(tmp_path, files, weave):
-    spec = drawn(tmp_path, files, weave=weave, levels=2, sampler="ddpm")
+    how = {"dtype": "float32", "range": (-1.0, 1.0), "keep_scratch": True}
+    spec = drawn(tmp_path, files, weave=weave, levels=2, sampler="ddpm", **how)
     restore(spec)
-    assert result(spec).std() > 5
+    access = ImageAccess(replace(compile_job(spec).image, root=str(root_of(spec))), ChunkCache(2**20))
+    coarse = access.canvas(1).read(Box(0, 0, HEIGHT // 2, WIDTH // 2))
+    means = result(spec).reshape(3, HEIGHT // 2, 2, WIDTH // 2, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(means, coarse, atol=1e-5)
+    assert coarse.std() > 0.05
 
 
 @pytest.mark.parametrize(("weave", "sampler"), [("msr", "ddpm"), ("joint", "ddim")])
-def test_gains_and_shifts_are_made_once_a_tile(tmp_path, files, monkeypatch, weave, sampler):
+def test_gains_and_shifts_are_made_once_a_tile_of_as_many_as_are_in_a_batch(
+    tmp_path, files, monkeypatch, weave, sampler
+):
     made, make = [], SpadeNorm.modulation
     monkeypatch.setattr(SpadeNorm, "modulation", lambda norm, *given: made.append(norm) or make(norm, *given))
     spec = drawn(
@@ -116,19 +167,23 @@ def test_gains_and_shifts_are_made_once_a_tile(tmp_path, files, monkeypatch, wea
     )
     summary = restore(spec)
     windows = summary.calls // 3
+    # Blocks hold all of their windows from the first step to the last, tiles as many as the network is shown.
+    again = 0 if weave == "msr" else 2 * (windows - 2)
     # Those of a tile that is told nothing are one more.
-    assert len(made) == len(set(made)) * (windows + 1)
+    assert len(made) == len(set(made)) * (windows + again + 1)
 
 
 # --- same bytes ---
 
 
-def test_batches_and_a_second_run_make_no_difference(tmp_path, files):
+def test_lanes_and_a_second_run_make_no_difference_and_batches_none_that_is_seen(tmp_path, files):
     first = drawn(tmp_path, files, sampler="ddpm", model={**files["model"], "guidance_scale": 1.5})
-    again = beside(first, tmp_path / "again")
-    for spec in (first, again):
+    again = beside(first, tmp_path / "again").model_copy(update={"lanes": 2})
+    other = beside(first, tmp_path / "other").model_copy(update={"batch": 3})
+    for spec in (first, again, other):
         restore(spec)
     assert_same_bytes(first, again)
+    assert np.abs(result(first).astype(int) - result(other)).max() <= 1
 
 
 # --- a map that changed ---
@@ -214,7 +269,8 @@ def test_a_label_that_the_network_does_not_know_is_told_before_its_first_call(tm
     tifffile.imwrite("odd.tif", ids.astype("uint8"))
     told = {**files, "labels": "odd.tif"}
     said = refused(capfd, *synthesize(told, "--model-option", "edges=true", "--tile", "16", "--steps", "2"))
-    assert "odd.tif holds 77 at row 9, column 5, and in 3 pixels in all" in said
+    assert "odd.tif holds 77 at row 9, column 5, which stands for none of the network's 5 classes" in said
+    assert "(nor do 2 more pixels)" in said
     assert not (tmp_path / "out.zarr").exists()
 
 
@@ -226,7 +282,7 @@ def test_before_anything_is_loaded_for_a_map_of_unknown_labels_it_is_refused(tmp
     with monkeypatch.context() as patched:
         patched.setattr(run, "executor_of", None)
         with pytest.raises(
-            InputError, match=f"holds 200 at row {HEIGHT - 1}, column {WIDTH - 1}, and in 1 pixel in all"
+            InputError, match=f"holds 200 at row {HEIGHT - 1}, column {WIDTH - 1}, which stands for none"
         ):
             restore(spec)
     # A map may also change later on, or belong to an archive.
@@ -251,9 +307,8 @@ def test_maps_of_another_size_are_refused(tmp_path, files, capfd, monkeypatch):
     [
         (
             ("--classes", "ade20k"),
-            "classes is ade20k, which has 151 classes and no edges, and model net.safetensors is told 6",
+            "has 151 classes, and model net.safetensors is told 6: choose what it was trained with\n",
         ),
-        (("--classes", "celeba"), "19 classes and edges"),
         (("--classes", "7=6"), "classes says that 7 stands for 6, and model net.safetensors has classes 0 to 5"),
         (("--classes", "water"), "--classes must be ade20k, celeba, cityscapes or coco, or a mapping"),
         (("--instances", "labels.tif"), "is told no edges of them"),
@@ -262,12 +317,19 @@ def test_maps_of_another_size_are_refused(tmp_path, files, capfd, monkeypatch):
 )
 def test_what_does_not_suit_the_network_is_refused(tmp_path, files, capfd, monkeypatch, more, says):
     monkeypatch.chdir(tmp_path)
-    assert says in refused(capfd, *synthesize(files, *more))
+    assert says in refused(capfd, *synthesize(files, *more)) + "\n"
 
 
 def test_other_networks_are_told_no_labels(tmp_path, files):
     with pytest.raises(InputError, match=r"but model plain\.pt is told none"):
         compile_job(drawn(tmp_path, files, model=weights(tmp_path, UNET, name="plain.pt")))
+
+
+@pytest.mark.parametrize(("classes", "paint"), [(None, CLASSES), ({0: 1, 21: 2}, 2)])
+def test_what_a_region_is_painted_with_has_to_stand_for_a_class(tmp_path, files, classes, paint):
+    spec = drawn(tmp_path, files, input=picture(), task=f"edit:{paint}", mask=region(), classes=classes)
+    with pytest.raises(InputError, match=rf"^task edit:{paint} paints with {paint}, which stands for none of the 5"):
+        compile_job(spec)
 
 
 def test_a_network_of_labels_needs_some(tmp_path, files):
@@ -286,6 +348,12 @@ def test_a_network_of_labels_needs_some(tmp_path, files):
         ({"task": "sr:2", "classes": "coco"}, "--classes: there are no labels"),
         ({"task": "sr:2", "labels": "l.tif", "classes": {}}, "--classes must be"),
         ({"task": "sr:2", "labels": "l.tif", "classes": {"water": 3}}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "11=2;21=3"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "11=2,21"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "0=-1"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": f"{2**63}=0"}, "--classes must be"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": "1=2,1=3"}, "--classes: 1 is there twice"),
+        ({"task": "sr:2", "labels": "l.tif", "classes": {-1: 2, "-1": 3}}, "--classes: -1 is there twice"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(options, says):
@@ -301,13 +369,25 @@ def test_classes_are_the_same_however_they_are_written(tmp_path, files):
     assert type(written[0]).model_validate_json(written[0].model_dump_json()) == written[0]
 
 
+@pytest.mark.parametrize("told", [{-1: 4, 0: 0}, "-1=4,0=0", "-1=4, 0=0", {"-1": 4, "0": 0}])
+def test_a_value_below_zero_may_stand_for_a_class_and_is_read_back_from_what_was_saved(tmp_path, files, told):
+    spec = drawn(tmp_path, files, classes=told)
+    assert spec.classes == {-1: 4, 0: 0}
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+    assert type(spec).model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+@pytest.mark.parametrize("edges", [False, True])
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_the_table_of_a_network_of_its_classes(tmp_path, files, name):
+def test_a_preset_is_the_table_of_a_network_of_its_classes(tmp_path, files, name, edges):
     preset = PRESETS[name]
-    config = replace(SEMANTIC, num_classes=preset.classes, edges=preset.edges)
-    model = {"name": weights(tmp_path, config), **({"edges": True} if preset.edges else {})}
-    told = compile_job(drawn(tmp_path, files, model=model, classes=name)).image.labels
-    assert (told.classes, told.edges, told.table) == (preset.classes, preset.edges, preset.table)
+    # Whether it is told edges as well is another matter: they are those of classes if need be.
+    model = weights(tmp_path, replace(SEMANTIC, num_classes=preset.classes, edges=edges))
+    told = compile_job(drawn(tmp_path, files, model={"name": model, "edges": edges}, classes=name)).image.labels
+    assert (told.classes, told.edges, told.table) == (preset.classes, edges, preset.table)
+    wrong = drawn(tmp_path, files, model={"name": model, "edges": not edges}, classes=name)
+    with pytest.raises(InputError, match=f"or give the model the option edges={str(edges).lower()}"):
+        compile_job(wrong)
 
 
 # --- archives ---

@@ -182,9 +182,9 @@ class ImageAccess:
         """Boxes that cover the map of labels, if there is one."""
         return list(self._labels.checks()) if self._labels else []
 
-    def unknown_labels(self, box: Box) -> list[Unknown]:
-        """Values of the map that the network knows no class for, in one of these boxes."""
-        return self._labels.unknown(box) if self._labels else []
+    def unknown_labels(self, box: Box) -> Unknown | None:
+        """The first value of the map that the network knows no class for, in one of these boxes."""
+        return self._labels.unknown(box) if self._labels else None
 
     def canvas(self, level: int) -> Canvas:
         """The scratch canvas of a level."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 PIXEL_SCALE, TIEPOINTS, TRANSFORMATION = 33550, 33922, 34264
-KEY_DIRECTORY, GDAL_NODATA = 34735, 42113
-GEOTIFF_TAGS = (PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, KEY_DIRECTORY, 34736, 34737, 42112, GDAL_NODATA)
+KEY_DIRECTORY, GDAL_METADATA, GDAL_NODATA = 34735, 42112, 42113
+GEOTIFF_TAGS = (PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, KEY_DIRECTORY, 34736, 34737, GDAL_METADATA, GDAL_NODATA)
 """The tags that carry a georeference; copied verbatim they georeference an image on the same grid."""
 
 _RASTER_TYPE_KEY, _GEOGRAPHIC_KEY, _PROJECTED_KEY = 1025, 2048, 3072
@@ -35,6 +35,14 @@ def georeference(tags: Mapping[int, Any]) -> dict[str, Any]:
     if code is not None and code != _USER_DEFINED:
         metadata["crs"] = f"EPSG:{code}"
     return metadata
+
+
+def whereabouts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What metadata says of where the pixels lie, without all that it says of their values."""
+    found = {name: metadata[name] for name in ("transform", "crs", "pixel_size", "mpp") if name in metadata}
+    of_values = {str(GDAL_METADATA), str(GDAL_NODATA)}
+    tags = {code: value for code, value in metadata.get("geotiff_tags", {}).items() if code not in of_values}
+    return {**found, "geotiff_tags": tags} if tags else found
 
 
 def nodata_value(stated: object, dtype: np.dtype[Any]) -> float | None:

@@ -24,6 +24,10 @@ class LabelWindow:
     edges: NDArray[np.bool_] | None = None
     _parts: dict[Box, LabelWindow] = field(default_factory=dict, init=False, repr=False)
 
+    def __reduce__(self) -> tuple[type[LabelWindow], tuple[Any, ...]]:
+        """Without its parts, which would be copies of it wherever it goes."""
+        return LabelWindow, (self.box, self.classes, self.edges)
+
     def crop(self, box: Box) -> LabelWindow:
         """A part of it, the same one each time."""
         if box not in self._parts:

@@ -5,7 +5,7 @@ A coarser level shows what the nearest pixel of the finest one shows; edges of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -31,11 +31,10 @@ _PAINTED = np.iinfo(np.int64).min
 
 @dataclass(frozen=True)
 class Preset:
-    """How a published data set numbers what it shows: its classes, their ``table``, and whether it has edges."""
+    """How a published data set numbers what it shows: its classes and their ``table``."""
 
     classes: int
     table: Table
-    edges: bool
 
 
 def same_numbers(classes: int) -> Table:
@@ -45,10 +44,10 @@ def same_numbers(classes: int) -> Table:
 
 PRESETS = {
     # What is no object comes first in the maps and last in the network.
-    "ade20k": Preset(151, ((0, 150), *((value, value - 1) for value in range(1, 151))), edges=False),
-    "celeba": Preset(19, same_numbers(19), edges=True),
-    "cityscapes": Preset(35, same_numbers(35), edges=True),
-    "coco": Preset(183, (*same_numbers(182), (255, 182)), edges=False),
+    "ade20k": Preset(151, ((0, 150), *((value, value - 1) for value in range(1, 151)))),
+    "celeba": Preset(19, same_numbers(19)),
+    "cityscapes": Preset(35, same_numbers(35)),
+    "coco": Preset(183, (*same_numbers(182), (255, 182))),
 }
 
 
@@ -70,7 +69,7 @@ class LabelPlan:
 
 @dataclass(frozen=True, order=True)
 class Unknown:
-    """A value that the table lacks: where it comes first, and how often."""
+    """A value that the table lacks: where the first such pixel lies, and how many there are, of whatever values."""
 
     row: int
     col: int
@@ -106,18 +105,14 @@ class LabelMaps:
         """Boxes that cover the map."""
         return boxes(self.height, self.width, TASK)
 
-    def unknown(self, box: Box) -> list[Unknown]:
-        """The values of a box that no class is known for."""
+    def unknown(self, box: Box) -> Unknown | None:
+        """The first of a box's values that no class is known for; of many there may be as many as pixels."""
         values = self._values(box)
         lacking = ~self._known(values)[1]
         if not lacking.any():
-            return []
-        rows, cols = np.nonzero(lacking)
-        found, first, count = np.unique(values[lacking], return_index=True, return_counts=True)
-        return [
-            Unknown(box.top + int(rows[at]), box.left + int(cols[at]), int(value), int(often))
-            for value, at, often in zip(found, first, count, strict=True)
-        ]
+            return None
+        row, col = np.unravel_index(int(lacking.argmax()), lacking.shape)
+        return Unknown(box.top + int(row), box.left + int(col), int(values[row, col]), int(lacking.sum()))
 
     def _read(self, step: int, values: Read, box: Box) -> NDArray[np.int64]:
         """A window of every ``step``-th pixel, whatever its size by few pixels at a time."""
@@ -172,16 +167,14 @@ def _every(step: int, values: Read, box: Box) -> NDArray[Any]:
     return found
 
 
-def refuse_unknown(plan: LabelPlan, unknown: list[Unknown]) -> None:
-    """Refuse maps for what was found in all of their boxes, if anything was."""
+def refuse_unknown(plan: LabelPlan, found: Iterable[Unknown | None]) -> None:
+    """Refuse maps for what was found in each of their boxes, if anything was."""
+    unknown = [one for one in found if one]
     if not unknown:
         return
-    first = min(unknown)
-    count = sum(one.count for one in unknown if one.value == first.value)
-    others = len({one.value for one in unknown}) - 1
-    more = f", and {others} more unknown value{'s' if others > 1 else ''}" if others else ""
+    first, others = min(unknown), sum(one.count for one in unknown) - 1
+    more = f" (nor do{'es' if others == 1 else ''} {others} more pixel{'s' if others > 1 else ''})" if others else ""
     raise InputError(
-        f"{plan.labels} holds {first.value} at row {first.row}, column {first.col}, and in "
-        f"{count} pixel{'s' if count > 1 else ''} in all{more}: that stands for none of the network's {plan.classes} "
-        "classes; correct the map, or say in classes what its values stand for"
+        f"{plan.labels} holds {first.value} at row {first.row}, column {first.col}, which stands for none of the "
+        f"network's {plan.classes} classes{more}: correct the map, or say in classes what its values stand for"
     )
