@@ -8,14 +8,11 @@ one's noisy pixels alone take.
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,6 +21,7 @@ import numpy as np
 import ray
 import zarr
 
+from benchmarks._alone import alone, peak
 from benchmarks._image import make_image, weave
 from benchmarks._report import Benchmark, Figures
 from benchmarks._sleeper import BlockSleeper, Sleeper
@@ -101,20 +99,14 @@ def restore(folder: Path, height: int, width: int, tile: int, room: int) -> int:
     options = {"task": f"sr:{SCALE}", "tile": tile, "levels": 1, "steps": 2, "batch": 4, "lanes": 2, "weave": "joint"}
     options |= {"model": {"name": "gaussian", "length": 16.0}, "lockstep": {"block": 3 * tile, "memory": room}}
     run_job(from_options({**options, "input": str(folder / "y.zarr"), "output": str(folder / "out.zarr")}), Silent())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def alone(*size: int) -> int:
-    """A job in a process of its own; this one stays small, since a child's peak begins at its parent's size."""
-    with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(restore, Path(folder), *size).result()
+    return peak()
 
 
 def measure(smoke: bool) -> Figures:
     """Memory first, while this process is small; then both ways on the same workers' number."""
     (height, width), tile = ((1024, 512), 64) if smoke else ((4096, 4096), 128)
     room = 4 * BANDS * height * width
-    small, large = alone(height, width, tile, room), alone(4 * height, width, tile, room)
+    small, large = (alone(restore, rows, width, tile, room) for rows in (height, 4 * height))
     side, steps = (8, 3) if smoke else (12, 10)
     told = {"slots": SLOTS, "tile": TILE, "call_seconds": CALL_SECONDS}
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}

@@ -7,17 +7,14 @@ resident memory the system saw it hold. Two per cent of the pixels are to be res
 
 from __future__ import annotations
 
-import resource
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import zarr
 
+from benchmarks._alone import alone, peak
 from benchmarks._report import Benchmark, Figures
 from tileloom.jobs.progress import Silent
 from tileloom.jobs.run import run_job
@@ -68,19 +65,12 @@ def restore(folder: Path, side: int) -> Run:
     make_input(folder, side)
     places = {name: str(folder / f"{name}.zarr") for name in ("mask", "output")}
     summary = run_job(from_options({**JOB, **places, "input": str(folder / "image.zarr")}), Silent())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Run(peak, summary.report.done, sum(summary.bill.tiles))
-
-
-def alone(side: int) -> Run:
-    """A job in a process of its own; this one stays small, since a child's peak begins at its parent's size."""
-    with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(restore, Path(folder), side).result()
+    return Run(peak(), summary.report.done, sum(summary.bill.tiles))
 
 
 def measure(smoke: bool) -> Figures:
     """A large image against a small one, of a sixteenth of its pixels or (smoke) a quarter."""
-    small, large = (alone(side) for side in ((3072, 6144) if smoke else (4096, 16384)))
+    small, large = (alone(restore, side) for side in ((3072, 6144) if smoke else (4096, 16384)))
     return {
         "peak_ratio": large.peak / small.peak,
         "tiles_run": large.ran / large.tiles,
