@@ -56,9 +56,10 @@ def misfit(means: Means) -> float:
     return max((mean.marks.misfit for (_, way), mean in means.items() if mean.calls and way != FEATHERED), default=nan)
 
 
-LIMITS: Mapping[str, Limit] = {"misfit": ("<=", 1e-5)}
-"""What holds for every network."""
+LIMITS: Mapping[str, Limit] = {"misfit": ("<=", 1e-4)}
+"""What holds for every network: one that has learned nothing draws large numbers, which are rounded more."""
 TARGETS: Mapping[str, Limit] = {
+    "misfit": ("<=", 1e-5),
     "sr:4 dB over bicubic": (">=", 1.0),
     "sr:4 dB over published": (">=", 0.0),
     "sr:4 calls of published's": ("<=", 0.99),
