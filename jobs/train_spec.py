@@ -161,7 +161,7 @@ class NetworkSpec(Strict):
             )
         if self.kind == "spatial":
             try:
-                self.filler(bands=1)
+                SpatialConfig(**self.shape(bands=1))
             except InputError as error:
                 raise at_key("network.levels", str(error)) from None
             return self
@@ -181,17 +181,17 @@ class NetworkSpec(Strict):
             raise at_key("network.classes", "a semantic network is told the class of each pixel: say how many")
         return self
 
-    def filler(self, bands: int) -> SpatialConfig:
-        """What fills holes of images of so many bands."""
-        return SpatialConfig(
-            model_channels=self.width,
-            channel_mult=self.levels,
-            num_res_blocks=self.blocks,
-            attention_resolutions=self.attention,
-            in_channels=bands,
-            num_head_channels=self.head_channels,
-            stem=self.stem,
-        )
+    def shape(self, bands: int) -> dict[str, Any]:
+        """What networks of all kinds are made of, for images of so many bands."""
+        return {
+            "model_channels": self.width,
+            "channel_mult": self.levels,
+            "num_res_blocks": self.blocks,
+            "attention_resolutions": self.attention,
+            "in_channels": bands,
+            "num_head_channels": self.head_channels,
+            "stem": self.stem,
+        }
 
 
 class Workers(Strict):
@@ -341,18 +341,9 @@ class TrainSpec(Strict):
         )
 
     def _config(self, bands: int, images: int) -> Trained | SpatialConfig:
-        told = self.network
-        same: dict[str, Any] = {
-            "model_channels": told.width,
-            "channel_mult": told.levels,
-            "num_res_blocks": told.blocks,
-            "attention_resolutions": told.attention,
-            "in_channels": bands,
-            "num_head_channels": told.head_channels,
-            "stem": told.stem,
-        }
+        told, same = self.network, self.network.shape(bands)
         if told.kind == "spatial":
-            return told.filler(bands)
+            return SpatialConfig(**same)
         drawn = bands * (2 if told.variance == "learned" else 1)
         if told.kind == "classifier":
             size = self.crop if told.pool == "attention" else None
