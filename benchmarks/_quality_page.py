@@ -12,6 +12,7 @@ from benchmarks._damage import SEEDS, Image
 from benchmarks._report import Limit
 from benchmarks._study import LOW_NOISE, NAIVE, OURS, PICTURED, PUBLISHED, SAMPLE, WHOLE, Study
 from benchmarks._verdict import Mean, Means, standing
+from docs.sections import put_section
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PICTURE = DOCS / "quality.md", DOCS / "images" / "quality.jpg"
@@ -24,7 +25,7 @@ def write_page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole
     rows = [_strip(study, task, ways) for task, ways in _pictured().items() if (task, OURS) in means]
     if rows:
         PICTURE.write_bytes(imagecodecs.jpeg8_encode(np.concatenate(rows), level=88))
-    PAGE.write_text(page(study, means, limits, whole=whole), encoding="utf-8")
+    put_section(PAGE, "python -m benchmarks.quality", page(study, means, limits, whole=whole))
 
 
 def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool) -> str:
@@ -35,10 +36,10 @@ def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
-    parts += ["## What is aimed at", "", *_targets(means, limits), "", AFTER_TARGETS]
+    parts += ["### What is aimed at", "", *_targets(means, limits), "", AFTER_TARGETS]
     for task in dict.fromkeys(task for task, _ in means):
         found = {way: mean for (name, way), mean in means.items() if name == task}
-        parts += [f"## {task}", "", TOLD[task], "", *_table(found), ""]
+        parts += [f"### {task}", "", TOLD[task], "", *_table(found), ""]
     return "\n".join(parts)
 
 
@@ -95,9 +96,7 @@ def _listed(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values[:-1])) + f" and {values[-1]}"
 
 
-ABOUT = """# Quality
-
-<!-- Written by `python -m benchmarks.quality`: change the words in benchmarks/_quality_page.py. -->
+ABOUT = """## Restoration
 
 How near restored pictures come to the truth, and what tiles leave in them: {scenes} scenes of {side} x {side} pixels
 with four bands, seeds {seeds} of `tileloom terra`, none of which `terra` was

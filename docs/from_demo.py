@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
+
+from docs.sections import put_section
 
 ROOT = Path(__file__).parents[1]
 WAYS = ("naive tiles", "published MSR", "tileloom")
@@ -26,11 +27,8 @@ def main(words: Sequence[str]) -> None:
 
 def put(demo: Path, root: Path) -> None:
     """The same for any copy of the project."""
-    readme = root / "README.md"
     rows = json.loads((demo / "figures.json").read_text(encoding="utf-8"))["rows"]
-    table = "\n".join(["<!-- figures of make demo -->", *table_of(rows), "<!-- end -->"])
-    text = re.sub(r"<!-- figures of make demo -->.*?<!-- end -->", table, readme.read_text("utf-8"), flags=re.DOTALL)
-    readme.write_text(text, encoding="utf-8")
+    put_section(root / "README.md", "make demo", "\n".join(table_of(rows)))
     copyfile(demo / "comparison.jpg", root / "docs" / "images" / "demo.jpg")
 
 

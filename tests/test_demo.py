@@ -84,7 +84,7 @@ def test_the_readme_takes_over_the_picture_and_the_figures(left, tmp_path):
     before, after = ((root / "README.md").read_text() for root in (ROOT, tmp_path))
     seams = {row["way"]: row.get("seam excess") for row in json.loads((left / "figures.json").read_text())["rows"][:3]}
     assert "| {:.2f} | {:.2f} | {:.2f} |".format(*seams.values()) in after
-    marks = re.compile(r"(<!-- figures of make demo -->).*(<!-- end -->)", flags=re.DOTALL)
+    marks = re.compile(r"(<!-- written by `make demo` -->).*(<!-- end -->)", flags=re.DOTALL)
     assert marks.sub("", after) == marks.sub("", before)
     picture = imagecodecs.jpeg8_decode((tmp_path / "docs" / "images" / "demo.jpg").read_bytes())
     assert picture.shape[1] > 6 * 96
@@ -118,7 +118,7 @@ def test_a_size_that_its_windows_do_not_fit_is_refused(size, tmp_path, capsys):
 
 
 def test_the_readme_shows_the_figures_of_a_demo():
-    rows = re.search(r"<!-- figures of make demo -->\n(.*?)<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    rows = re.search(r"<!-- written by `make demo` -->\n(.*?)<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = rows[1].splitlines()
     assert len(lines) == 4, "run make demo, then python -m docs.from_demo demo"
 
