@@ -34,6 +34,7 @@ _KINDS_OF = {
     "predicts": {"unet", "patches", "semantic"},
     "classes": {"unet", "classifier", "semantic"},
     "edges": {"semantic"},
+    "detail": {"unet", "patches", "semantic", "spatial"},
     "pool": {"classifier"},
     "patch": {"patches"},
     "positions": {"patches"},
@@ -116,6 +117,10 @@ class NetworkSpec(Strict):
     stem: Count = Field(
         default=1, description="Pixels along a side that are folded into channels first: 2 or 4 make it much faster."
     )
+    detail: Whole = Field(
+        default=0,
+        description="Channels of every single pixel beside a stem, which draw what it blurs: 32 cost little; 0: none.",
+    )
     variance: Annotated[Literal["learned", "fixed"], Meant("learned or fixed")] = Field(
         default="learned", description="Whether a U-Net learns the variance of a step, too."
     )
@@ -191,6 +196,7 @@ class NetworkSpec(Strict):
             "in_channels": bands,
             "num_head_channels": self.head_channels,
             "stem": self.stem,
+            "detail": self.detail,
         }
 
 
@@ -217,6 +223,11 @@ class TrainSpec(Strict):
     )
     flips: Flag = Field(default=False, description="Mirror half of the crops: true where left is as good as right.")
     turns: Flag = Field(default=False, description="Turn crops by quarters: true where no side is up.")
+    coarse: Below = Field(
+        default=0.0,
+        description="Share of the crops that are seen from twice as far, of these the same share from twice as far "
+        "again, and so on: such are the coarse levels of hierarchical jobs.",
+    )
     range: Ranges | None = Field(
         default=None,
         description="Values that become -1 and 1, for all bands or for each, or measure to find them; "
@@ -240,6 +251,7 @@ class TrainSpec(Strict):
     batch: Count = Field(default=16, description="Crops of a step.")
     rate: Positive = Field(default=1e-4, description="Learning rate of AdamW.")
     warmup: Whole = Field(default=500, description="Steps in which the rate rises to it.")
+    halving: Whole = Field(default=0, description="Steps in which the rate halves after that; 0: it stays.")
     weight_decay: Share = Field(default=0.0, description="AdamW's weight decay.")
     clip: Positive = Field(default=1.0, description="Length that gradients are shortened to.")
     ema: Below = Field(
@@ -312,12 +324,12 @@ class TrainSpec(Strict):
         """How crops are cut."""
         told, mapped = self.network, self.network.kind == "semantic"
         how = (self.crop, self.seed, self.held_out, self.flips, self.turns, self.range, told.classes)
-        return Cutting(*how, mapped=mapped, edges=bool(told.edges))
+        return Cutting(*how, mapped=mapped, edges=bool(told.edges), coarse=self.coarse)
 
     @property
     def learning(self) -> Learning:
         """How it learns."""
-        names = ("rate", "warmup", "weight_decay", "clip", "ema", "precision", "recompute")
+        names = ("rate", "warmup", "halving", "weight_decay", "clip", "ema", "precision", "recompute")
         learning = Learning(**{name: getattr(self, name) for name in names})
         return replace(learning, betas=_CONTEST_BETAS) if self.network.kind == "spatial" else learning
 

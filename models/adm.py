@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError
 from .adm_blocks import (
     AttentionPool,
+    Detail,
     MakeBlock,
     Norm,
     ResBlock,
@@ -41,7 +42,7 @@ class Torso(nn.Module):
         """With PyTorch's own random weights; the middle is made of other blocks where it is told more."""
         super().__init__()
         self.model_channels = config.model_channels
-        self.stem = config.stem
+        self.stem, self.detailed = config.stem, config.detail > 0
         self.precision: Precision = "fp32"
         self.channels_last = False
         self.time_embed = time_embed
@@ -51,16 +52,20 @@ class Torso(nn.Module):
     def set_precision(self, precision: Precision) -> None:
         """Hold and run the convolutions below ``out`` in a precision; all else, norms too, stays in float32."""
         self.precision = precision
-        for name, part in self.named_children():
-            if name in ("input_blocks", "middle_block", "output_blocks"):
-                for module in part.modules():
-                    if isinstance(module, nn.Conv1d | nn.Conv2d):
-                        module.to(self.torso_dtype)
+        for part in self.inner:
+            for module in part.modules():
+                if isinstance(module, nn.Conv1d | nn.Conv2d):
+                    module.to(self.torso_dtype)
 
     def set_channels_last(self) -> None:
         """Lay the numbers between the convolutions out channels last, which their weights decide."""
         self.channels_last = True
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own types leave it out
+
+    @property
+    def inner(self) -> Sequence[nn.Module]:
+        """All blocks below ``out``."""
+        return (self.input_blocks, self.middle_block)
 
     @property
     def numerics(self) -> dict[str, str]:
@@ -79,10 +84,11 @@ class Torso(nn.Module):
         return self.middle_block(h_BCHW, *told), skips
 
     def down_to_the_middle(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The way down alone: what the middle is given, and every block's output."""
+        """The way down alone: what the middle is given, and every block's output; of details the pixels, before all."""
+        skips = [x_BCHW] if self.detailed else []
         if self.stem > 1:
             x_BCHW = F.pixel_unshuffle(x_BCHW, self.stem)
-        h_BCHW, skips = x_BCHW.to(self.torso_dtype), []
+        h_BCHW = x_BCHW.to(self.torso_dtype)
         for stage in self.input_blocks:
             h_BCHW = stage(h_BCHW, *told)
             skips.append(h_BCHW)
@@ -95,15 +101,46 @@ class UNet(Torso):
     output_blocks: nn.ModuleList
     out: nn.Sequential
 
-    def way_up(self, h_BCHW: Tensor, skips: Sequence[Tensor], *told: object) -> Tensor:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        time_embed: nn.Module,
+        block: MakeBlock = ResBlock,
+        decoder: MakeBlock | None = None,
+    ) -> None:
+        """With PyTorch's own random weights; from the middle on it is made of other blocks where it is told more."""
+        super().__init__(config, time_embed, block, decoder)
+        self.output_blocks = decoder_blocks(config, self.skip_widths, decoder or block)
+        self.out = noise_head(config)
+        if config.detail:
+            self.detail = Detail(config)
+
+    @property
+    def inner(self) -> Sequence[nn.Module]:
+        """All blocks below ``out``, and the finest ones."""
+        return (*super().inner, self.output_blocks, *([self.detail.layers] if self.detailed else []))
+
+    @property
+    def last(self) -> nn.Module:
+        """The layer whose output is the network's."""
+        return self.detail.out if self.detailed else self.out[-1]
+
+    def way_up(self, h_BCHW: Tensor, skips: Sequence[Tensor], emb_BE: Tensor, *told: object) -> Tensor:
         """From features of :meth:`way_down`, rearranged or not, to the output in float32."""
         left = list(skips)
         for stage in self.output_blocks:
-            h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), *told)
+            h_BCHW = stage(torch.cat([h_BCHW, left.pop()], dim=1), emb_BE, *told)
         predicted: Tensor = self.out(h_BCHW.float())
         if self.stem > 1:
             predicted = F.pixel_shuffle(predicted, self.stem)
+        if self.detailed:
+            predicted = self.finest(left.pop(), predicted, emb_BE, *told)
         return predicted.contiguous()
+
+    def finest(self, x_BCHW: Tensor, unfolded_BCHW: Tensor, emb_BE: Tensor, *_: object) -> Tensor:
+        """The output of what comes out of the fold, beside the pixels that went in."""
+        made: Tensor = self.detail(x_BCHW, unfolded_BCHW, emb_BE)
+        return made
 
 
 def embed_time(config: EncoderConfig) -> nn.Module:
@@ -123,8 +160,6 @@ class AdmUNet(UNet):
         self.config = config
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes, 4 * config.model_channels)
-        self.output_blocks = decoder_blocks(config, self.skip_widths)
-        self.out = noise_head(config)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None = None) -> Tensor:
         """Float32 (batch, out channel, row, column) from images in [-1, 1], original timesteps, class labels."""

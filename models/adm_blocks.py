@@ -134,7 +134,35 @@ class AttentionBlock(nn.Module):
 def noise_head(config: EncoderConfig) -> nn.Sequential:
     """What a U-Net ends with."""
     width = config.widths[0]
-    return nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.out_channels * config.stem**2))
+    return nn.Sequential(Norm(width), nn.SiLU(), conv3(width, config.unfolded * config.stem**2))
+
+
+class Detail(nn.Module):
+    """The finest level of a U-Net with a stem: what comes out of the fold, beside the pixels that went in.
+
+    What a stem folds must pass through the torso's few channels, in which fine noise does not fit. Here the way around
+    is short, and costs little: no norm, and no more channels than a pixel needs.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """With PyTorch's own random weights."""
+        super().__init__()
+        wide = config.detail
+        self.layers = nn.ModuleList([conv3(config.in_channels + config.unfolded, wide), conv3(wide, wide)])
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.told_width, 2 * wide * len(self.layers)))
+        self.out = conv3(wide, config.out_channels)
+
+    def forward(self, x_BCHW: Tensor, unfolded_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
+        """``out(silu(conv(...) (1 + scale) + shift))``, every convolution told the timestep."""
+        h_BCHW = torch.cat([x_BCHW, unfolded_BCHW], dim=1)
+        told = iter(self.emb_layers(emb_BE).chunk(2 * len(self.layers), dim=1))
+        dtype = next(self.layers.parameters()).dtype
+        for layer in self.layers:
+            h_BCHW = layer(h_BCHW.to(dtype))
+            scale, shift = spread(next(told), h_BCHW), spread(next(told), h_BCHW)
+            h_BCHW = F.silu(h_BCHW * (1 + scale) + shift)
+        made: Tensor = self.out(h_BCHW.float())
+        return made
 
 
 def mean_head(config: EncoderConfig) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
 from typing import Literal
 
@@ -21,7 +22,8 @@ class EncoderConfig:
     A head has ``num_head_channels`` channels, or where that is -1 there are ``num_heads``.
     The new attention order splits q, k and v before the heads, the legacy order after.
     A ``stem`` of s folds every s x s pixels into the channels of one before the first convolution (pixel unshuffle);
-    channels of the image are counted without that.
+    channels of the image are counted without that. What a U-Net with a stem predicts passes through ``detail``
+    channels of every single pixel before it comes out, beside the noisy pixels themselves; 0: through none.
     """
 
     model_channels: int
@@ -36,6 +38,7 @@ class EncoderConfig:
     resblock_updown: bool = True
     use_new_attention_order: bool = False
     stem: int = 1
+    detail: int = 0
 
     def __post_init__(self) -> None:
         """Refuse widths that the norms or the heads cannot divide."""
@@ -58,6 +61,11 @@ class EncoderConfig:
     def told_width(self) -> int:
         """Channels of what every residual block is told."""
         return 4 * self.model_channels
+
+    @property
+    def unfolded(self) -> int:
+        """Channels that the way up makes of every single pixel: the output's, or what its details are drawn from."""
+        return self.detail // 2 or self.out_channels
 
     @property
     def size_multiple(self) -> int:
@@ -114,6 +122,10 @@ def effort(config: AdmConfig) -> tuple[float, float]:
         nonlocal linear
         linear += 2 * taps * width * wide * sizes[level]
 
+    def refine(*widths: int) -> None:
+        nonlocal linear
+        linear += sum(2 * 9 * width * wide for width, wide in pairwise(widths))
+
     def block(width: int, wide: int, level: int) -> None:
         convolve(width, wide, level)
         convolve(wide, wide, level)
@@ -154,5 +166,7 @@ def effort(config: AdmConfig) -> tuple[float, float]:
                 attend(wide, level)
         if level:
             resample(wide, level - 1)
-    convolve(width, config.out_channels * folded, 0)
+    convolve(width, config.unfolded * folded, 0)
+    if config.detail:
+        refine(config.in_channels + config.unfolded, config.detail, config.detail, config.out_channels)
     return linear, quadratic

@@ -21,6 +21,8 @@ from .weights import digest_of, read_weights, shipped, title_of
 # and convolutions make of them in float32, with room for working memory. With 16 of them, measured peaks were up to
 # 1.4 times the estimate.
 LIVE_MAPS = 24
+# Of what draws the details of single pixels: fewer, since no norms work in float32 there.
+LIVE_DETAILS = 6
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Covariance = Literal["exponential", "matern32", "matern52"]
@@ -309,7 +311,7 @@ def _of_holes(file: str, reading: SpatialReading) -> Contract:
         smallest_tile=config.size_multiple,
         conditions=("known", "uncertainty"),
         weight_bytes=Path(file).stat().st_size,
-        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
         holes=True,
         steps=ITERATIONS,
         **_learned(reading),
@@ -339,7 +341,7 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         betas=reading.betas,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
-        live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
         **_learned(reading),
     )
 
@@ -371,16 +373,17 @@ def _of_windows(file: str, reading: Reading, asked: NetworkOptions) -> Contract:
         label_classes=config.num_classes if labelled else None,
         label_edges=isinstance(config, SemanticConfig) and config.edges,
         weight_bytes=Path(file).stat().st_size,
-        live_channels=ways * live_channels(config.widths, config.num_res_blocks, stem=config.stem),
+        live_channels=ways
+        * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
         effort=effort(config) if isinstance(config, AdmConfig) else None,
         **_learned(reading),
     )
 
 
-def live_channels(widths: Sequence[int], blocks: int, *, stem: int = 1) -> int:
+def live_channels(widths: Sequence[int], blocks: int, *, stem: int = 1, detail: int = 0) -> int:
     """Numbers a pixel of the window: a U-Net's outputs on the way down, all kept for the way up, and a block's own."""
     maps: list[int] = [-(-wide // (stem**2 * 4**level)) for level, wide in enumerate(widths)]
-    return sum(maps) * (blocks + 1) + LIVE_MAPS * max(maps)
+    return sum(maps) * (blocks + 1) + max(LIVE_MAPS * max(maps), LIVE_DETAILS * detail)
 
 
 def check_label(file: str, classes: int | None, label: int | None) -> None:

@@ -36,15 +36,22 @@ class Critic(nn.Module):
         """Random weights."""
         super().__init__()
         self.stem, widths = config.stem, config.widths
-        self.fold = ConvLayer((config.in_channels + 1) * config.stem**2, widths[0], 1)
+        shown, unfolded = config.in_channels + 1, config.unfolded
+        # Folded pixels must fit into few channels: what is fine in them would not be seen.
+        self.look = ConvLayer(shown, unfolded) if config.detail else None
+        self.fold = ConvLayer((unfolded or shown) * config.stem**2, widths[0], 1)
         self.stages = nn.ModuleList(Stage(wide, wider) for wide, wider in pairwise(widths))
         self.last = ConvLayer(widths[-1], widths[-1])
         self.judge = ScaledConv(widths[-1], 1, 1)
 
     def forward(self, x_BCHW: Tensor, known_B1HW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """How real each picture looks, the mean of all places of it; and the features of every level."""
-        h = self.fold(F.pixel_unshuffle(torch.cat([x_BCHW, known_B1HW], dim=1), self.stem))
-        features = [h]
+        h, features = torch.cat([x_BCHW, known_B1HW], dim=1), []
+        if self.look is not None:
+            h = self.look(h)
+            features.append(h)
+        h = self.fold(F.pixel_unshuffle(h, self.stem))
+        features.append(h)
         for stage in self.stages:
             h = stage(h)
             features.append(h)

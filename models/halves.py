@@ -174,7 +174,12 @@ class Halves:
 def memory_of_halves(network: PatchUNet, *, batch: int, lanes: int, patches: int) -> int:
     """Bytes of the weights, of the passes side by side, and of the features of so many patches around theirs."""
     config = network.config
-    passing = lanes * batch * config.patch**2 * live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+    passing = (
+        lanes
+        * batch
+        * config.patch**2
+        * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
+    )
     return bytes_of(network.parameters()) + 4 * (passing + 4 * patches * config.feature_values)
 
 

@@ -50,7 +50,7 @@ class HoleFiller:
         """The weights; then the way down's features, all kept for the way up, and a level's own maps."""
         batch, _, height, width = batch_shape
         config = self.network.config
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
         return bytes_of(self.network.parameters()), 4 * batch * height * width * live
 
 

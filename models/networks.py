@@ -75,7 +75,7 @@ class AdmDenoiser:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
         batch, _, height, width = batch_shape
         config = self.network.config
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
         return weights, 4 * batch * height * width * live
 
 

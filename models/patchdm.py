@@ -19,12 +19,10 @@ from .adm_blocks import (
     Resample,
     ResBlock,
     conv3,
-    decoder_blocks,
     encoder_blocks,
     first_half,
     mean_head,
     middle_stage,
-    noise_head,
     shortcut,
     spread,
     timestep_embedding,
@@ -144,8 +142,6 @@ class PatchUNet(UNet):
         block = StyledBlock if config.style_channels else ResBlock
         super().__init__(config, _Conditions(config), block)
         self.config = config
-        self.output_blocks = decoder_blocks(config, self.skip_widths, block)
-        self.out = noise_head(config)
         if config.codes is not None:
             self.encoder: StyleTable | StyleEncoder = StyleTable(config.codes, config.style_channels)
         elif config.encoder is not None:

@@ -101,9 +101,10 @@ class PatchConfig(_FewChannels):
 
     @property
     def features(self) -> tuple[FeatureShape, ...]:
-        """What the encoder half makes of a patch: every input block's output, and the middle's."""
+        """What the encoder half makes of a patch: every input block's output, and the middle's; details need pixels."""
         side = self.patch // self.stem
-        shapes: list[FeatureShape] = [FeatureShape(self.widths[0], side)]
+        pixels = [FeatureShape(self.in_channels, self.patch)] if self.detail else []
+        shapes = [*pixels, FeatureShape(self.widths[0], side)]
         for level, width in enumerate(self.widths):
             shapes += [FeatureShape(width, side >> level)] * self.num_res_blocks
             if level + 1 < len(self.widths):

@@ -111,7 +111,11 @@ class PatchDenoiser:
         config = self.network.config
         grid = PatchGrid.of(height, width, config.patch)
         features = batch * (grid.encoder_count + grid.decoder_count) * config.feature_values
-        passing = self.cells * config.patch**2 * live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        passing = (
+            self.cells
+            * config.patch**2
+            * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
+        )
         images = 8 * batch * config.in_channels * height * width
         return bytes_of(self.network.parameters()), 4 * (features + passing + images)
 

@@ -6,7 +6,7 @@ pixel, which it makes of the labels there (SPADE, Park et al., 2019).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -22,8 +22,6 @@ from .adm_blocks import (
     Resample,
     ToldBlock,
     conv3,
-    decoder_blocks,
-    noise_head,
     shortcut,
     spread,
     timestep_embedding,
@@ -38,7 +36,7 @@ Modulation = tuple[Tensor, Tensor]
 class Labels(Protocol):
     """What a batch shows, as the norms ask for it."""
 
-    def modulation(self, norm: SpadeNorm, size: torch.Size) -> Modulation:
+    def modulation(self, norm: SpadeNorm | Gains, size: torch.Size) -> Modulation:
         """What a norm makes of the labels at some (rows, columns)."""
         ...
 
@@ -49,7 +47,7 @@ class Together(Labels):
 
     y_BLHW: Tensor
 
-    def modulation(self, norm: SpadeNorm, size: torch.Size) -> Modulation:
+    def modulation(self, norm: SpadeNorm | Gains, size: torch.Size) -> Modulation:
         """Made of the nearest labels, each time that it is asked for."""
         return norm.modulation(self.y_BLHW, size)
 
@@ -74,9 +72,28 @@ class SpadeNorm(nn.Module):
 
     def modulation(self, y_BLHW: Tensor, size: torch.Size) -> Modulation:
         """Gains and shifts at (rows, columns), from labels of any size."""
-        near_BLHW = y_BLHW if y_BLHW.shape[-2:] == size else F.interpolate(y_BLHW, size=size, mode="nearest")
-        shared = self.mlp_shared(near_BLHW.to(self.mlp_gamma.weight.dtype))
+        shared = self.mlp_shared(_near(y_BLHW, size).to(self.mlp_gamma.weight.dtype))
         return self.mlp_gamma(shared), self.mlp_beta(shared)
+
+
+class Gains(nn.Module):
+    """Gains and shifts of what a stem unfolds, by the labels of every single pixel, without a layer between."""
+
+    def __init__(self, channels: int, label_channels: int) -> None:
+        """For a number of channels."""
+        super().__init__()
+        self.channels = channels
+        self.conv = conv3(label_channels, 2 * channels)
+
+    def modulation(self, y_BLHW: Tensor, size: torch.Size) -> Modulation:
+        """Gains and shifts at (rows, columns), from labels of any size."""
+        gamma_BCHW, beta_BCHW = self.conv(_near(y_BLHW, size).to(self.conv.weight.dtype)).chunk(2, dim=1)
+        return gamma_BCHW, beta_BCHW
+
+
+def _near(y_BLHW: Tensor, size: torch.Size) -> Tensor:
+    """The nearest labels at (rows, columns)."""
+    return y_BLHW if y_BLHW.shape[-2:] == size else F.interpolate(y_BLHW, size=size, mode="nearest")
 
 
 class SpadeBlock(ToldBlock):
@@ -112,12 +129,18 @@ class SemanticUNet(UNet):
 
     def __init__(self, config: SemanticConfig) -> None:
         """With PyTorch's own random weights."""
-        super().__init__(config, embed_time(config), middle=SpadeBlock)
+        super().__init__(config, embed_time(config), decoder=SpadeBlock)
         self.config = config
-        self.output_blocks = decoder_blocks(config, self.skip_widths, SpadeBlock)
-        self.out = noise_head(config)
+        if config.detail:
+            self.gains = Gains(config.unfolded, config.label_channels)
         # Gains and shifts of all norms together, in numbers a pixel of the image.
         self.modulated = sum(2 * norm.channels / (config.stem << level) ** 2 for norm, level in self._norms())
+        self.modulated += 2 * config.unfolded if config.detail else 0
+
+    @property
+    def inner(self) -> Sequence[nn.Module]:
+        """All blocks below ``out``, and the finest ones."""
+        return (*super().inner, *([self.gains] if self.detailed else []))
 
     def _norms(self) -> Iterator[tuple[SpadeNorm, int]]:
         """Every norm that is told the labels, and the level it lies on, 0 being the finest."""
@@ -139,6 +162,12 @@ class SemanticUNet(UNet):
         told = Together(labels) if isinstance(labels, Tensor) else labels
         h_BCHW, skips = self.down_to_the_middle(x_BCHW, emb_BE)
         return self.way_up(self.middle_block(h_BCHW, emb_BE, told), skips, emb_BE, told)
+
+    def finest(self, x_BCHW: Tensor, unfolded_BCHW: Tensor, emb_BE: Tensor, *told: object) -> Tensor:
+        """Of what comes out of the fold as the labels of every single pixel change it."""
+        [labels] = cast(tuple[Labels], told)
+        gamma_BCHW, beta_BCHW = labels.modulation(self.gains, unfolded_BCHW.shape[-2:])
+        return super().finest(x_BCHW, unfolded_BCHW * (1 + gamma_BCHW) + beta_BCHW, emb_BE)
 
 
 def one_hot(classes_BHW: Tensor, edges_BHW: Tensor | None, config: SemanticConfig) -> Tensor:

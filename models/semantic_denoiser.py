@@ -16,7 +16,7 @@ from .adapted import bytes_of
 from .contract import Contract, live_channels
 from .denoiser import Condition
 from .prediction import Prediction
-from .semantic import Labels, Modulation, SemanticUNet, SpadeNorm, one_hot
+from .semantic import Gains, Labels, Modulation, SemanticUNet, SpadeNorm, one_hot
 from .semantic_config import HIDDEN
 
 # What is kept of tiles in flight on a processor, and the share of an accelerator's own memory.
@@ -33,9 +33,9 @@ class _Row:
 
     layers_1NHW: Tensor
     keeps: bool
-    made: dict[SpadeNorm, Modulation] = field(default_factory=dict)
+    made: dict[SpadeNorm | Gains, Modulation] = field(default_factory=dict)
 
-    def modulation(self, norm: SpadeNorm, size: torch.Size, network: SemanticUNet) -> Modulation:
+    def modulation(self, norm: SpadeNorm | Gains, size: torch.Size, network: SemanticUNet) -> Modulation:
         """What a norm makes of it."""
         found = self.made.get(norm)
         if found is None:
@@ -55,7 +55,7 @@ class _Rows(Labels):
     network: SemanticUNet
     rows: Sequence[_Row]
 
-    def modulation(self, norm: SpadeNorm, size: torch.Size) -> Modulation:
+    def modulation(self, norm: SpadeNorm | Gains, size: torch.Size) -> Modulation:
         """Of each row by itself, once for those that are told the same."""
         made = {row: row.modulation(norm, size, self.network) for row in dict.fromkeys(self.rows)}
         gammas, betas = zip(*(made[row] for row in self.rows), strict=True)
@@ -111,7 +111,7 @@ class SemanticDenoiser:
         batch, _, height, width = batch_shape
         config = self.network.config
         rows = batch * (2 if self.scale > 1 else 1)
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
         passing = 4 * height * width * (rows * live + HIDDEN + 2 * config.label_channels)
         kept = min(self.room, self._lane_places(batch) * self._kept_bytes((height, width)))
         return bytes_of(self.network.parameters()), passing + kept

@@ -241,6 +241,7 @@ class Reading:
             "image_size": self.image_size,
             **({"edges": "yes" if config.edges else "no"} if isinstance(config, SemanticConfig) else {}),
             **({"stem": config.stem} if config.stem > 1 else {}),
+            **({"detail": config.detail} if config.detail else {}),
             **({"predicts": self.predicts} if self.predicts != EPS else {}),
         }.items():
             yield name, str(value), self.origins.get(name, SHAPES)
@@ -262,7 +263,8 @@ def read(shapes: Shapes, told: Told | None = None, described: Description | None
     assert not isinstance(bare, PatchConfig)
     known = None if described else _known(bare)
     origin = DESCRIBED if described else TABLE if known else ASSUMED
-    origins = dict.fromkeys(("heads", "attention_order", "betas", "image_size", "stem", "predicts", "edges"), origin)
+    facts = ("heads", "attention_order", "betas", "image_size", "stem", "detail", "predicts", "edges")
+    origins = dict.fromkeys(facts, origin)
     config = known.config if known else bare
     if told.heads is not None:
         config, origins["heads"] = replace(config, num_head_channels=-1, num_heads=told.heads), OPTION

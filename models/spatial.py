@@ -94,6 +94,27 @@ class Level(nn.Module):
         return h
 
 
+class Finest(nn.Module):
+    """What is drawn of every single pixel, whose stem is folded: by its features, itself and what is pulled over it."""
+
+    def __init__(self, config: SpatialConfig) -> None:
+        """Random weights."""
+        super().__init__()
+        self.stem, wide, bands = config.stem, config.detail, config.in_channels
+        self.unfold = ScaledConv(config.widths[0], config.unfolded * self.stem**2, 1)
+        self.layers = nn.ModuleList(
+            [ConvLayer(2 * bands + PLANES + config.unfolded, wide), ConvLayer(wide, wide)],
+        )
+        self.mean, self.variance = (ScaledConv(wide, bands) for _ in range(2))
+
+    def forward(self, h: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and the logarithm of the variance, as they are added to those of coarser levels."""
+        h = torch.cat([seen, F.pixel_shuffle(self.unfold(h), self.stem)], dim=1)
+        for layer in self.layers:
+            h = layer(h)
+        return self.mean(h), self.variance(h.detach())
+
+
 class SpatialNet(nn.Module):
     """f(x, m, u) -> (mean, log variance) of every pixel, for windows whose sides are multiples of the total stride."""
 
@@ -109,14 +130,20 @@ class SpatialNet(nn.Module):
         self.map = ScaledLinear(style, style)
         self.decoder = nn.ModuleList(Level(config, level, styled=True) for level in range(len(widths)))
         self.up = nn.ModuleList(StyleLayer(wider, wide, style, resample="up") for wide, wider in pairwise(widths))
+        # With details the finest level draws in a way of its own.
         self.means, self.variances = (
             nn.ModuleList(
                 ToImage(width, config.in_channels * (1 if level else folded), style)
                 for level, width in enumerate(widths)
+                if level or not config.detail
             )
             for _ in range(2)
         )
-        for head in (*self.means.modules(), *self.variances.modules()):
+        self.finest = Finest(config) if config.detail else None
+        heads = [*self.means.modules(), *self.variances.modules()]
+        if self.finest is not None:
+            heads += [self.finest.mean, self.finest.variance]
+        for head in heads:
             if isinstance(head, ScaledConv):
                 nn.init.zeros_(head.weight)
 
@@ -134,31 +161,40 @@ class SpatialNet(nn.Module):
             h = stage(self.down[level - 1](h) if level else h, u)
             skips.append(h)
         style = activate(self.map(activate(self.see(h.mean(dim=(2, 3))))))
+        smooth = pulled(x[:, :bands], known)
         mean: Tensor | None = None
         log_variance: Tensor | None = None
         for level in reversed(range(len(skips))):
             if level + 1 < len(skips):
                 h = (self.up[level](h, style) + skips[level]) / sqrt(2)
             h = self.decoder[level](h, u, style)
-            mean = self._grown(self.means[level], h, style, mean, finest=not level)
             # What is learned of the variance must not draw features away from what fills holes well.
-            log_variance = self._grown(
-                self.variances[level], h.detach(), style.detach(), log_variance, finest=not level
-            )
+            if level or self.finest is None:
+                head = level if self.finest is None else level - 1
+                mean = self._grown(self.means[head], h, style, mean, finest=not level)
+                told = h.detach(), style.detach()
+                log_variance = self._grown(self.variances[head], *told, log_variance, finest=not level)
+            else:
+                drawn = self.finest(h, torch.cat([x, smooth], dim=1))
+                mean, log_variance = _with(drawn[0], mean), _with(drawn[1], log_variance)
         assert mean is not None
         assert log_variance is not None
-        mean = pulled(x[:, :bands], known) + mean.float()
-        return torch.cat([mean, _LOG_VARIANCE * torch.tanh(log_variance.float() / _LOG_VARIANCE)], dim=1)
+        return torch.cat(
+            [smooth + mean.float(), _LOG_VARIANCE * torch.tanh(log_variance.float() / _LOG_VARIANCE)], dim=1
+        )
 
     def _grown(self, head: nn.Module, h: Tensor, style: Tensor, coarser: Tensor | None, *, finest: bool) -> Tensor:
         """The image of a level, with that of the coarser one in it; the finest is unfolded."""
-        made: Tensor
-        if not finest or self.config.stem == 1:
-            made = head(h, style, coarser)
-            return made
-        made = F.pixel_shuffle(head(h, style), self.config.stem)
-        if coarser is None:
-            return made
-        while coarser.shape[-1] < made.shape[-1]:
-            coarser = twice(coarser)
-        return made + coarser
+        if finest and self.config.stem > 1:
+            return _with(F.pixel_shuffle(head(h, style), self.config.stem), coarser)
+        made: Tensor = head(h, style, coarser)
+        return made
+
+
+def _with(made: Tensor, coarser: Tensor | None) -> Tensor:
+    """An image, and a coarser one in it."""
+    if coarser is None:
+        return made
+    while coarser.shape[-1] < made.shape[-1]:
+        coarser = twice(coarser)
+    return made + coarser

@@ -26,7 +26,8 @@ class SpatialConfig:
     ``channel_mult`` has a level's width in units of ``model_channels``, finest level first; a level has
     ``num_res_blocks`` convolutions on either way. ``attention_resolutions`` are the factors by which a level with
     attention is coarser than the first, in heads of ``num_head_channels``. A ``stem`` of s folds every s x s pixels
-    into the channels of one. A style of ``style_channels`` values modulates the way up.
+    into the channels of one, and ``detail`` channels of every single pixel draw what that blurs; 0: none do. A style of
+    ``style_channels`` values modulates the way up.
     """
 
     model_channels: int
@@ -36,6 +37,7 @@ class SpatialConfig:
     in_channels: int = 3
     num_head_channels: int = 32
     stem: int = 1
+    detail: int = 0
     style_channels: int = 128
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class SpatialConfig:
                     f"there is attention at factor {factor}, and levels are coarser by {', '.join(map(str, factors))}: "
                     "choose one of these, or leave that attention out"
                 )
+        if self.detail < 0:
+            raise InputError(f"detail is {self.detail}; a network that fills holes takes 0, for none, and up")
         if self.stem < 1 or self.stem & (self.stem - 1):
             raise InputError(f"stem is {self.stem}; a network that fills holes takes 1, 2, 4 and so on")
         for level, width in enumerate(self.widths):
@@ -67,6 +71,11 @@ class SpatialConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, finest first."""
         return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
+
+    @property
+    def unfolded(self) -> int:
+        """Channels that the way up makes of every single pixel, for its details."""
+        return -(-self.detail // 2)
 
     @property
     def size_multiple(self) -> int:
@@ -134,6 +143,7 @@ class SpatialReading:
             "attention at factors": ", ".join(map(str, config.attention_resolutions)) or "none",
             "channels of a head": config.num_head_channels,
             "stem": config.stem,
+            **({"detail": config.detail} if config.detail else {}),
             "total stride": config.size_multiple,
             "style channels": config.style_channels,
             "image_size": self.image_size,

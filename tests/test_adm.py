@@ -31,7 +31,11 @@ def labels(config, count=2):
     return None if config.num_classes is None else torch.arange(count)
 
 
-@pytest.mark.parametrize("config", [*VARIANTS.values(), replace(UNET, stem=2)], ids=[*VARIANTS, "with a stem"])
+@pytest.mark.parametrize(
+    "config",
+    [*VARIANTS.values(), replace(UNET, stem=2), replace(UNET, stem=2, detail=16)],
+    ids=[*VARIANTS, "with a stem", "with details"],
+)
 def test_the_effort_of_a_call_is_what_torch_counts(config):
     pixels = 32**2
     # Of the fused kernels torch counts nothing.
@@ -288,6 +292,30 @@ def test_a_stem_makes_windows_coarser_and_memory_smaller():
     terms = {stem: network_contract_of(replace(UNET, stem=stem)) for stem in (1, 4)}
     assert terms[4].smallest_tile == 4 * terms[1].smallest_tile
     assert terms[4].live_channels < terms[1].live_channels / 8
+
+
+def test_details_are_drawn_pixel_by_pixel_whatever_a_stem_folds():
+    """What comes out of the fold aside, a pixel tells of itself and of those that three convolutions reach."""
+    net = network(replace(STEMMED, detail=8))
+    with torch.no_grad():
+        for parameter in net.out[-1].parameters():
+            parameter.zero_()
+    x, t = torch.randn(1, 4, 32, 32), torch.tensor([300.0])
+    changed = x.clone()
+    changed[..., 13, 18] += 1
+    moved = (net(changed, t) - net(x, t)).abs().sum(dim=(0, 1)) > 0
+    assert moved[13, 18]
+    moved[10:17, 15:22] = False
+    assert not moved.any()
+    assert (net(x, t) - net(x, torch.tensor([900.0]))).abs().min() > 0
+
+
+def test_details_are_of_the_torsos_precision_but_for_what_comes_out():
+    net = network(replace(STEMMED, detail=8))
+    net.set_precision("bf16")
+    assert {layer.weight.dtype for layer in net.detail.layers} == {torch.bfloat16}
+    assert net.last.weight.dtype == torch.float32
+    assert net(torch.randn(1, 4, 32, 32), torch.tensor([3.0])).dtype == torch.float32
 
 
 def network_contract_of(config):

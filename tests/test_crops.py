@@ -1,6 +1,8 @@
 """Crops of an archive: which may be taken, how likely each is, and that a number always means the same crop."""
 
+import re
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from hypothesis import strategies as st
 
 from tests.images import noise, write_tiff, write_zarr
 from tileloom.tiling import crops as module
+from tileloom.tiling.box import Box
+from tileloom.tiling.cache import ChunkCache
 from tileloom.tiling.crops import Crops, Cutting, Scene
 from tileloom.tiling.errors import InputError
+from tileloom.tiling.labels import LabelMaps, LabelPlan, same_numbers
 
 AS_IS = ((0.0, 2.0), (0.0, 2.0))
 """A range by which model range is the pixel's value less 1."""
@@ -259,3 +264,59 @@ def test_the_type_of_the_values_is_that_of_all_images(tmp_path):
     images = [Scene(str(write_zarr(tmp_path / f"{kind}.zarr", noise(2, dtype=kind)))) for kind in ("uint8", "uint16")]
     assert Crops(images[:1], Cutting(8)).dtype == "uint8"
     assert Crops(images, Cutting(8, spans=AS_IS)).dtype is None
+
+
+# --- from further away ---
+
+
+def test_a_share_of_the_crops_is_seen_from_further_away(tmp_path):
+    picture = places(160, 200)
+    crops = Crops([Scene(str(write_zarr(tmp_path / "a.zarr", picture)))], Cutting(8, spans=AS_IS, coarse=0.5))
+    found = [crops.take("train", number) for number in range(400)]
+    factors = Counter(int(crop.pixels[0, 1, 0] - crop.pixels[0, 0, 0]) for crop in found)
+    assert set(factors) == {1, 2, 4, 8}
+    assert factors[1] == pytest.approx(200, abs=50)
+    assert factors[2] == pytest.approx(100, abs=40)
+    for crop in found:
+        factor = int(crop.pixels[0, 1, 0] - crop.pixels[0, 0, 0])
+        row, col = (round(float(first) + 1 - (factor - 1) / 2) for first in crop.pixels[:, 0, 0])
+        assert not row % factor
+        assert not col % factor
+        covered = picture[:, row : row + 8 * factor, col : col + 8 * factor].astype(np.float64)
+        means = covered.reshape(2, 8, factor, 8, factor).mean(axis=(2, 4))
+        np.testing.assert_allclose(crop.pixels + 1, means, rtol=1e-6)
+        assert f"rows {row}:{row + 8 * factor}," in crop.where
+
+
+def test_small_images_are_seen_from_as_far_as_they_go(tmp_path):
+    crops = Crops([Scene(str(write_zarr(tmp_path / "a.zarr", places(16, 40))))], Cutting(8, spans=AS_IS, coarse=0.9))
+    found = [crops.take("train", number) for number in range(100)]
+    assert {int(crop.pixels[0, 1, 0] - crop.pixels[0, 0, 0]) for crop in found} == {1, 2}
+
+
+def test_what_is_held_out_is_seen_as_it_is_and_never_from_further_away(tmp_path):
+    cutting = Cutting(10, held_out=0.2, spans=AS_IS, coarse=0.5)
+    crops = Crops([Scene(str(write_zarr(tmp_path / "a.zarr", places(200, 200))))], cutting)
+    held = {(row // 40, col // 40) for row, col in taken(crops, 200, "check")}
+    for number in range(200):
+        rows, cols = re.findall(r"(\d+):(\d+)", crops.take("train", number).where)
+        squares = product(*(range(int(low) // 40, (int(high) - 1) // 40 + 1) for low, high in (rows, cols)))
+        assert held.isdisjoint(squares)
+
+
+def test_labels_of_a_crop_from_further_away_are_those_of_the_nearest_pixels(tmp_path):
+    picture, classes = places(64, 64), np.random.default_rng(0).integers(0, 5, (1, 64, 64)).astype(np.uint8)
+    image, zones = (str(write_zarr(tmp_path / f"{len(one)}.zarr", one)) for one in (picture, classes))
+    scene = Scene(image, classes=zones)
+    crops = Crops([scene], Cutting(8, spans=AS_IS, classes=5, mapped=True, coarse=0.9))
+    levels = LabelMaps(LabelPlan(scene.classes, 5, same_numbers(5)), cache=ChunkCache(2**20))
+    seen = set()
+    for number in range(20):
+        crop = crops.take("train", number)
+        rows, cols = ([int(end) for end in ends] for ends in re.findall(r"(\d+):(\d+)", crop.where))
+        factor = (rows[1] - rows[0]) // 8
+        box = Box(rows[0] // factor, cols[0] // factor, rows[1] // factor, cols[1] // factor)
+        expected = levels.window(factor.bit_length() - 1, box)
+        np.testing.assert_array_equal(crop.labels.classes, expected.classes)
+        seen.add(factor)
+    assert len(seen) > 2

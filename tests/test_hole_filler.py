@@ -56,8 +56,10 @@ def test_a_network_refuses_other_sizes(size):
 
 @pytest.mark.parametrize("stem", [1, 4])
 @pytest.mark.parametrize("bands", [1, 5])
-def test_bands_levels_and_stride_are_the_configs(stem, bands):
-    config = replace(HOLES, stem=stem, in_channels=bands, channel_mult=(1, 1, 2), attention_resolutions=())
+@pytest.mark.parametrize("detail", [0, 6])
+def test_bands_levels_and_stride_are_the_configs(stem, bands, detail):
+    shape = {"stem": stem, "in_channels": bands, "detail": detail}
+    config = replace(HOLES, **shape, channel_mult=(1, 1, 2), attention_resolutions=())
     with torch.inference_mode():
         assert SpatialNet(config).eval()(torch.zeros((1, bands + 2, 4 * stem, 8 * stem))).shape[1] == 2 * bands
     assert config.size_multiple == 4 * stem
@@ -96,13 +98,15 @@ def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
         assert torch.equal(network()(x), told)
 
 
-def test_a_network_that_has_learned_nothing_pulls_what_is_known_over_the_hole():
+@pytest.mark.parametrize("detail", [0, 6])
+def test_a_network_that_has_learned_nothing_pulls_what_is_known_over_the_hole(detail):
     known = torch.zeros((2, 1, 8, 8))
     known[:, :, :, :3] = 1
     x = torch.cat([torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known, known, 1 - known], dim=1)
     with torch.inference_mode():
-        mean, log_variance = SpatialNet(HOLES).eval()(x).chunk(2, dim=1)
-        nothing = SpatialNet(HOLES).eval()(torch.zeros((1, 4, 8, 8)))
+        fresh = SpatialNet(replace(HOLES, detail=detail)).eval()
+        mean, log_variance = fresh(x).chunk(2, dim=1)
+        nothing = fresh(torch.zeros((1, 4, 8, 8)))
     torch.testing.assert_close(mean, torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8))
     assert not log_variance.any()
     assert not nothing.any()

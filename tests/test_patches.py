@@ -129,15 +129,16 @@ def test_blocks_make_the_image_of_passes_over_all_of_it(kind, guidance, style):
         np.testing.assert_allclose(found, together, atol=1e-5)
 
 
-STEMMED = nets.network(replace(nets.PATCHES, codes=None, style_channels=0, channel_mult=(1,), stem=2, in_channels=3))
+STEMMED = replace(nets.PATCHES, codes=None, style_channels=0, channel_mult=(1,), stem=2, in_channels=3)
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5])
-def test_patches_are_drawn_alike_by_a_network_of_our_own(guidance):
-    """One with a stem and without styles, which predicts v."""
-    own = {"network": STEMMED, "prediction": Prediction("v", tuple(beta_table("linear", 1000))), "style": None}
+@pytest.mark.parametrize(("guidance", "detail"), [(0.0, 0), (0.5, 8)])
+def test_patches_are_drawn_alike_by_a_network_of_our_own(guidance, detail):
+    """One with a stem and without styles, which predicts v; with details pixels are handed over, too."""
+    network = nets.network(replace(STEMMED, detail=detail))
+    own = {"network": network, "prediction": Prediction("v", tuple(beta_table("linear", 1000))), "style": None}
     together = at_once(guidance, Ddim, **own)
-    assert np.abs(together - at_once(guidance, Ddim, network=STEMMED, style=None)).mean() > 0.01
+    assert np.abs(together - at_once(guidance, Ddim, network=network, style=None)).mean() > 0.01
     images = [drawn(work(exchange, guidance, **own), lattice(2 * P)) for exchange in ("pixels", "features")]
     np.testing.assert_allclose(images[0], together, atol=1e-5)
     assert np.array_equal(*images)

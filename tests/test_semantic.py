@@ -163,6 +163,19 @@ def test_what_norms_make_of_labels_is_made_once_a_window_where_there_is_room_and
     assert torch.equal(first, denoiser(room=2**30 - room).predict(x, t, told(*shown)))
 
 
+@pytest.mark.parametrize("detail", [0, 8])
+def test_the_labels_of_single_pixels_count_where_a_stem_folds_them_if_there_are_details(detail):
+    x, t = images(1, size=(32, 32))
+    shown = window(size=32)
+    classes = shown.classes.copy()
+    classes[5, 7] = (classes[5, 7] + 1) % 5
+    other = LabelWindow(shown.box, classes, shown.edges)
+    ours = denoiser(replace(SEMANTIC, stem=2, detail=detail))
+    first, second = (ours.predict(x, t, told(one)) for one in (shown, other))
+    assert torch.equal(first, second) == (not detail)
+    assert torch.equal(ours.predict(x, t, told(shown)), first)
+
+
 def test_rows_that_are_told_the_same_have_it_made_once_where_nothing_is_kept():
     x, t = images(3)
     made = []

@@ -319,7 +319,7 @@ def test_each_row_of_a_list_names_the_map_of_its_image(folder):
     ("kind", "keys"),
     {
         "unet": {"edges", "pool", "patch", "positions", "style"},
-        "classifier": {"variance", "predicts", "edges", "patch", "positions", "style"},
+        "classifier": {"variance", "predicts", "edges", "detail", "patch", "positions", "style"},
         "patches": {"variance", "classes", "edges", "pool"},
         "semantic": {"pool", "patch", "positions", "style"},
         "spatial": {"variance", "predicts", "classes", "edges", "pool", "patch", "positions", "style"},
@@ -376,7 +376,7 @@ def test_the_examples_of_the_page_are_jobs(folder):
         assert load_training(written(folder, f"{number}.yaml", **told)).data, block
 
 
-@pytest.mark.parametrize("recipe", ["train.yaml", "patches.yaml"])
+@pytest.mark.parametrize("recipe", ["train.yaml", "patches.yaml", "semantic.yaml"])
 def test_the_recipes_of_shipped_models_are_jobs(recipe):
     spec = load_training(ROOT / "examples" / "terra" / recipe)
     assert spec.half

@@ -25,7 +25,7 @@ from tileloom.models.networks import load_classifier, load_denoiser
 from tileloom.models.training.checkpoints import STATE, Checkpoints
 from tileloom.models.training.loop import CHECKPOINTS, CURVE, HELD_OUT, LOG, MODEL, SHEETS, TrainingFailed, train
 from tileloom.models.training.objective import LOSS, Batch, Draws
-from tileloom.models.training.recipe import Course
+from tileloom.models.training.recipe import Course, Learning
 from tileloom.models.training.sheets import curve, sheet
 from tileloom.models.weights import description_of
 from tileloom.tiling.box import Box
@@ -354,9 +354,16 @@ def test_the_rate_rises_for_as_long_as_it_is_told_to(image):
     assert moved[1] == pytest.approx(1e-4, rel=1e-2)
 
 
-def test_a_network_begins_as_nothing(image):
+def test_the_rate_halves_from_then_on_however_many_steps_there_will_be():
+    learning = Learning(rate=8e-4, warmup=4, halving=10)
+    assert [learning.rate_at(step) for step in (0, 3, 4, 14, 34)] == pytest.approx([2e-4, 8e-4, 8e-4, 4e-4, 1e-4])
+    assert replace(learning, halving=0).rate_at(10**6) == 8e-4
+
+
+@pytest.mark.parametrize("detail", [0, 8])
+def test_a_network_begins_as_nothing(image, detail):
     crops = crops_of(image)
-    network = learner(crops).objective.network
+    network = learner(crops, replace(UNET, detail=detail)).objective.network
     assert not network(torch.randn(1, 3, 16, 16), torch.tensor([3])).any()
 
 

@@ -37,6 +37,8 @@ _BLOCK = 256
 _SQUARE = 4
 """A square that is held out has so many crops along a side."""
 _TRIES = 5000
+_COARSEST = 3
+"""How often a crop may be coarsened by 2."""
 _OPEN = 32
 _CACHE = 256 * 2**20
 _PROBES = 16
@@ -80,6 +82,8 @@ class Cutting:
     A share of the archive is ``held_out``: training never sees a pixel of it. ``spans`` are the values of each band
     that become -1 and 1, or of all bands where there is one; "measure" finds them, None takes those of the type. Of a
     number of ``classes`` every crop shows one, or where it is ``mapped`` every pixel of it, with ``edges`` or without.
+    A share of the crops is ``coarse``: seen from twice as far, the same share of these from twice as far again, and so
+    on as far as the image goes, up to eight times. What is held out is seen as it is.
     """
 
     size: int
@@ -92,6 +96,7 @@ class Cutting:
     # Trainings that know no maps are known as they were before there were any.
     mapped: bool = field(default=False, repr=False)
     edges: bool = field(default=False, repr=False)
+    coarse: float = field(default=0.0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -228,16 +233,17 @@ class Crops:
         scene, box, word = self._place(use, number)
         opened = self._opened(scene)
         pixels = opened.image.read(box)
+        level = (box.height // self.cutting.size).bit_length() - 1
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise InputError(f"{self.scenes[scene].image}: holds values that are no numbers within {box}")
-        scaled = Scaling.of(self.spans).to_model(pixels)
+        scaled = _coarser(Scaling.of(self.spans).to_model(pixels), 2**level)
         quarters = int(unit(word, 1)[0] * 4) if self.cutting.turns else 0
         mirrored = self.cutting.flips and bool(unit(word, 2)[0] < 0.5)
         turned = np.rot90(scaled[:, :, ::-1] if mirrored else scaled, quarters, axes=(1, 2))
         where = f"{self.scenes[scene].image} {box}"
         if opened.maps is None:
             return Crop(np.ascontiguousarray(turned), self._label(scene, opened, box), where, scene)
-        labels = opened.maps.window(0, box).turned(quarters, mirrored=mirrored)
+        labels = opened.maps.window(level, box.coarsen(2**level)).turned(quarters, mirrored=mirrored)
         return Crop(np.ascontiguousarray(turned), None, where, scene, labels)
 
     @cached_property
@@ -321,18 +327,30 @@ class Crops:
         for attempt in range(_TRIES if len(places) else 0):
             word = words(self._starts[use], np.array([number]), np.array([attempt]))
             scene, top, left = places[int(word[0]) % len(places)]
+            opened = self._opened(scene)
             box = Box(top, left, top + size, left + size)
+            if use == "train" and self.cutting.coarse:
+                box = self._widened(box, opened.image, float(unit(word, 3)[0]))
             squares = box.coarsen(side)
             rows, cols = np.ogrid[squares.top : squares.bottom, squares.left : squares.right]
             if use == "train" and (self._draw(scene, rows, cols) < self._share).any():
                 continue
-            opened = self._opened(scene)
             if (opened.whole and opened.image.dtype.kind != "f") or opened.valid(box).all():
                 return scene, box, word
         raise InputError(
             f"none of {_TRIES} places has {size}x{size} valid pixels to {use} on: make crops smaller, "
             "hold out less, or give images with fewer gaps"
         )
+
+    def _widened(self, box: Box, image: Source, drawn: float) -> Box:
+        """What a crop from further away covers, on the grid of the pixels of its level."""
+        size = self.cutting.size
+        for level in range(_COARSEST, 0, -1):
+            far, grid = size << level, 2**level
+            top, left = box.top // grid * grid, box.left // grid * grid
+            if drawn < self.cutting.coarse**level and top + far <= image.height and left + far <= image.width:
+                return Box(top, left, top + far, left + far)
+        return box
 
     def _label(self, scene: int, opened: _Opened, box: Box) -> int | None:
         told, most = self.scenes[scene], self.cutting.classes
@@ -363,3 +381,13 @@ class Crops:
                     self._open.popitem(last=False)
             self._open.move_to_end(scene)
             return opened
+
+
+def _coarser(pixels: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Means of factor x factor pixels."""
+    if factor == 1:
+        return pixels
+    bands, rows, cols = pixels.shape
+    blocks = pixels.reshape(bands, rows // factor, factor, cols // factor, factor)
+    means: NDArray[np.float32] = blocks.mean(axis=(2, 4), dtype=np.float32)
+    return means

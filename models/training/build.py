@@ -89,7 +89,7 @@ def _filling(subject: Subject, config: SpatialConfig, crops: Crops, provenance: 
 
 def _silence(network: nn.Module) -> None:
     """Let every block begin as its skip, and a U-Net as 0, as ADM does."""
-    last: list[nn.Module] = [network.out[-1]] if isinstance(network, UNet) else []
+    last: list[nn.Module] = [network.last] if isinstance(network, UNet) else []
     for part in network.modules():
         if isinstance(part, ResBlock | SpadeBlock):
             last.append(part.out_layers[-1])

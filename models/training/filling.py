@@ -50,7 +50,8 @@ class Unrolled:
 class Filling:
     """A spatial diffusion network and the critic that it learns against.
 
-    Pictures are compared by the features of a ``trunk``, or where there is none by the critic's.
+    Pictures are compared by the features of a ``trunk``; where there is none by the critic's, and pixel by pixel, since
+    a critic that has learned little heeds little.
     """
 
     network: SpatialNet
@@ -159,7 +160,9 @@ class Filling:
 
     def _unlike(self, filled: Sequence[Tensor], x: Tensor, seen: list[Tensor], known: list[Tensor]) -> Tensor:
         """The squared distance of features, added up over layers and iterations."""
-        if self.trunk is not None:
+        if self.trunk is None:
+            seen, known = [torch.cat(list(filled)), *seen], [x, *known]
+        else:
             trunk = self.trunk.to(x.device)
             seen = trunk(torch.cat(list(filled)))
             with torch.no_grad():

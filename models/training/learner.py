@@ -88,7 +88,7 @@ class Learner:
         learning = self.learning
         for player in self._players:
             for group in player.optimizer.param_groups:
-                group["lr"] = learning.rate * min(1.0, (step + 1) / max(1, learning.warmup))
+                group["lr"] = learning.rate_at(step)
         batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)

@@ -30,19 +30,26 @@ class Subject:
 class Learning:
     """How networks learn: AdamW's ``rate``, reached after ``warmup`` steps, and its ``weight_decay``.
 
-    Its ``betas`` are what its two means keep of a step. Gradients longer than ``clip`` are shortened to it; ``ema`` is
-    how much of the running mean of weights a step keeps. ``precision`` is that of the convolutions; ``recompute``
-    computes what lies inside stages again when gradients need it, which takes a third more time and far less memory.
+    From then on the rate halves in every ``halving`` steps; 0: it stays. AdamW's ``betas`` are what its two means keep
+    of a step. Gradients longer than ``clip`` are shortened to it; ``ema`` is how much of the running mean of weights a
+    step keeps. ``precision`` is that of the convolutions; ``recompute`` computes what lies inside stages again when
+    gradients need it, which takes a third more time and far less memory.
     """
 
     rate: float = 1e-4
     warmup: int = 500
+    halving: int = 0
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.9999
     precision: Precision = "fp32"
     recompute: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, which does not depend on how many there will be."""
+        risen = self.rate * min(1.0, (step + 1) / max(1, self.warmup))
+        return risen * 0.5 ** (max(0, step - self.warmup) / self.halving) if self.halving else risen
 
 
 @dataclass(frozen=True, kw_only=True)
