@@ -36,15 +36,15 @@ def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
-    parts += ["### What is aimed at", "", *_targets(means, limits), "", AFTER_TARGETS]
+    parts += ["### What is aimed at", "", *targets_table(dict(standing(means)), limits), "", AFTER_TARGETS]
     for task in dict.fromkeys(task for task, _ in means):
         found = {way: mean for (name, way), mean in means.items() if name == task}
         parts += [f"### {task}", "", TOLD[task], "", *_table(found), ""]
     return "\n".join(parts)
 
 
-def _targets(means: Means, limits: Mapping[str, Limit]) -> Iterator[str]:
-    found = dict(standing(means))
+def targets_table(found: Mapping[str, float], limits: Mapping[str, Limit]) -> Iterator[str]:
+    """How what was found stands to what is aimed at."""
     yield "| figure | measured | aimed at | |"
     yield "|---|---|---|---|"
     for name, (sense, bound) in limits.items():
