@@ -30,9 +30,9 @@ def write_page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole
 
 def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool) -> str:
     """The page's text."""
-    told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": _listed(SEEDS)}
+    told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": listed(SEEDS)}
     told |= {"model": study.model["name"], "precision": study.model.get("precision", "fp32")}
-    told |= {"low": _options(LOW_NOISE), "sample": _options(SAMPLE)}
+    told |= {"low": options_text(LOW_NOISE), "sample": options_text(SAMPLE)}
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
@@ -88,11 +88,13 @@ def _strip(study: Study, task: str, names: tuple[str, ...]) -> Image:
     return np.concatenate([one[low : low + _SHOWN, low : low + _SHOWN] for one in shown], axis=1)
 
 
-def _options(options: Mapping[str, object]) -> str:
+def options_text(options: Mapping[str, object]) -> str:
+    """Options as a job has them, in a line."""
     return ", ".join(f"{name}: {value}" for name, value in options.items())
 
 
-def _listed(values: tuple[int, ...]) -> str:
+def listed(values: tuple[int, ...]) -> str:
+    """Numbers as a sentence has them."""
     return ", ".join(map(str, values[:-1])) + f" and {values[-1]}"
 
 
