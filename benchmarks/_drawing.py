@@ -87,7 +87,8 @@ class Drawings:
             return Way(options, self.size.seeds, round(self.size.side * self.tile))
 
         scales = {scale_name(scale): way(model={**self.model, "guidance_scale": scale}) for scale in SCALES[1:]}
-        return {BASE: way(), **scales, SHUFFLED: way(classes=SWAPPED), AGAIN: way(seed=1)}
+        others = {ONE_LEVEL: way(levels=1), AGAIN: way(seed=1), SHUFFLED: way(classes=SWAPPED)}
+        return {BASE: way(), **scales, **others}
 
     def weaves(self) -> dict[str, Way]:
         """Of one large scene, all ways that tiles lie."""

@@ -13,7 +13,7 @@ from benchmarks._drawing import AGAIN, BASE, SCALES, SHUFFLED, Drawings, scale_n
 from benchmarks._findings import OTHERS, TRUE, Findings, standing
 from benchmarks._quality_page import DOCS, PAGE, listed, options_text, targets_table
 from benchmarks._report import Limit
-from benchmarks._study import NAIVE, OURS, SAMPLE
+from benchmarks._study import NAIVE, ONE_LEVEL, OURS, SAMPLE
 from docs.sections import put_section
 from tileloom.tiling.terra.land import Kinds, Use
 
@@ -79,16 +79,15 @@ def _rgb(pictures: Image) -> NDArray[np.uint8]:
 def _readings(found: Findings) -> Iterator[str]:
     yield "| pictures | mIoU | texture | variety | calls |"
     yield "|---|---|---|---|---|"
-    for name in (TRUE, *SCALED, AGAIN, SHUFFLED, OTHERS):
+    for name in (TRUE, *SCALED, ONE_LEVEL, AGAIN, SHUFFLED, OTHERS):
         one = found.readings[name]
         cells = f"{one.miou:.3f} | {one.texture:.2f} | {one.variety:.2f} | {one.calls or ''}"
         yield f"| {_called(name)} | {cells} |"
 
 
 def _called(name: str) -> str:
-    if name == OTHERS:
-        return f"{BASE}, beside other scenes' maps"
-    return f"{BASE}, {name}" if name in (AGAIN, SHUFFLED) else name
+    told = {ONE_LEVEL: "one level", AGAIN: AGAIN, SHUFFLED: SHUFFLED, OTHERS: "beside other scenes' maps"}
+    return f"{BASE}, {told[name]}" if name in told else name
 
 
 def _classes(found: Findings) -> Iterator[str]:
@@ -131,6 +130,9 @@ ways: pictures of the same outlines from shuffled labels, where each class is dr
 as wood, crops as roofs), read beside the map as it was; and pictures read beside the map of another scene. One that
 shows what it is told comes to less from shuffled labels than beside a map of elsewhere, and one that ignores classes to
 as much as from true ones.
+
+With one level, tiles are drawn of the map as it is. With several, as jobs have them unless they say otherwise, each
+fixes what the finer one comes to on average, and the coarser ones see every other pixel of the map alone.
 
 `texture` is that of restored scenes: how many dB local contrast is off, beside the scene of the same map. `variety` is
 how far the values of pixels of one class spread over all scenes, of how far they do in true scenes: below 1 pictures

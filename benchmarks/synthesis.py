@@ -26,7 +26,7 @@ from benchmarks.denoising import LEARNED_FROM
 from tests.nets import SEMANTIC, weights
 
 FULL, COURSE = Size(), Course(LEARNED_FROM)
-SMALL = Size(side=2.5, large=3.0, steps=2, seeds=FULL.seeds[:3])
+SMALL = Size(side=2.5, large=3.0, steps=2, seeds=FULL.seeds[:2])
 SHORT = Course(LEARNED_FROM, places=2, steps=30, width=16)
 _SMALL_NET = replace(
     SEMANTIC, in_channels=BANDS, out_channels=BANDS, num_classes=CLASSES, edges=False, channel_mult=(1,)
