@@ -41,7 +41,7 @@ class Course:
     seeds: tuple[int, ...]
     places: int = 8
     window: int = 128
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 8
     crop: int = 64
     rate: float = 3e-3

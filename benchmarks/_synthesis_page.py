@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks._damage import Image
 from benchmarks._drawing import AGAIN, BASE, SCALES, SHUFFLED, Drawings, scale_name, scenes
-from benchmarks._findings import OTHERS, TRUE, Findings, standing
+from benchmarks._findings import OTHERS, ROUNDED, TRUE, Findings, standing
 from benchmarks._quality_page import DOCS, PAGE, listed, options_text, targets_table
 from benchmarks._report import Limit
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, SAMPLE
@@ -51,7 +51,7 @@ def section(drawings: Drawings, found: Findings, targets: Mapping[str, Limit]) -
     parts = [ABOUT.format(**told), *targets_table(dict(standing(found)), targets), ""]
     parts += ["### What is read", "", READ, *_readings(found), "", BY_CLASS, *_classes(found), ""]
     parts += ["### What tiles leave", "", WOVEN.format(**told), *_weaves(found), ""]
-    parts += ["### Another seed", "", RESEEDED.format(share=found.reseeded)]
+    parts += ["### Another seed", "", RESEEDED.format(share=found.reseeded, rounded=ROUNDED)]
     return "\n".join(parts)
 
 
@@ -100,12 +100,12 @@ def _classes(found: Findings) -> Iterator[str]:
 
 
 def _weaves(found: Findings) -> Iterator[str]:
-    yield "| way | seam | of naive tiles' | calls |"
-    yield "|---|---|---|---|"
+    yield "| way | seam | of naive tiles' | by chance | calls |"
+    yield "|---|---|---|---|---|"
     naive = abs(found.weaves[NAIVE].seam)
     for name, one in found.weaves.items():
         way = f"**{name}**" if name == OURS else name
-        yield f"| {way} | {one.seam:.3f} | {abs(one.seam) / naive:.2f} | {one.calls} |"
+        yield f"| {way} | {one.seam:.3f} | {abs(one.seam) / naive:.2f} | {one.chance:.3f} | {one.calls} |"
 
 
 ABOUT = """## Synthesis from a map of labels
@@ -146,10 +146,12 @@ Intersection over union by class:
 
 WOVEN = """\
 One scene of {large} x {large} pixels, seed {first}. `seam` is how much steeper the picture is across tiles' borders
-than elsewhere, less the same of the true scene: 0 is no seam. Published MSR has tiles half a tile apart without guard
-bands.
+than elsewhere, less the same of the true scene: 0 is no seam. By chance is the same figure along lines a quarter of a
+tile off, where tiles leave nothing: a seam that is no larger is none. Published MSR has tiles half a tile apart without
+guard bands.
 """
 
 RESEEDED = """\
-Of two pictures that differ in nothing but their seed {share:.1%} of the pixels differ, as a mean over all maps.
+Of pictures that were told the same but for the seed, {share:.1%} of the pixels differ by more than {rounded} of 255 in
+some band.
 """

@@ -51,7 +51,11 @@ def figures_of(found: Findings) -> Figures:
         figures |= {f"{name}: mIoU": reading.miou, f"{name}: texture": reading.texture}
         figures |= {f"{name}: variety": reading.variety, f"{name}: calls": reading.calls}
     for name, woven in found.weaves.items():
-        figures |= {f"{name}: seam": woven.seam, f"{name}: large calls": woven.calls}
+        figures |= {
+            f"{name}: seam": woven.seam,
+            f"{name}: seam by chance": woven.chance,
+            f"{name}: large calls": woven.calls,
+        }
     return figures
 
 
