@@ -33,7 +33,7 @@ class Reading:
     counts: NDArray[np.int64]
     texture: float
     variety: float
-    calls: int = 0
+    calls: int
 
     @property
     def ious(self) -> dict[int, float]:

@@ -3,17 +3,18 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import _drawing, _segmenter
+from benchmarks import _drawing, _segmenter, _synthesis_page
 from benchmarks._damage import BANDS
 from benchmarks._drawing import AGAIN, BASE, CLASSES, SHUFFLED, SWAPPED, Drawings, Drawn, Size, scenes
 from benchmarks._findings import OTHERS, TRUE, Findings, Reading, Seam, changed, find, seam_of, standing, variety
 from benchmarks._segmenter import Course, Segmenter, confusion, ious, learned, mean_iou, segmenter
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, PUBLISHED
-from benchmarks._synthesis_page import COLOURS, PAGE, SCALED, painted, section, strips
+from benchmarks._synthesis_page import COLOURS, SCALED, painted, section, strips, write_page
 from benchmarks.synthesis import COURSE, FULL, LIMITS, TARGETS, figures_of
 from tests.nets import SEMANTIC, weights
 from tileloom.models.schedule import beta_table
@@ -258,8 +259,16 @@ def test_the_section_tells_all_that_was_found(drawings):
     assert "{" not in text
 
 
-def test_the_page_has_one_place_for_the_section():
-    assert PAGE.read_text(encoding="utf-8").count("<!-- written by `python -m benchmarks.synthesis` -->") == 1
+def test_the_page_takes_the_section_and_its_picture(knowing, tmp_path, monkeypatch):
+    page, picture = tmp_path / "quality.md", tmp_path / "synthesis.jpg"
+    page.write_text(_synthesis_page.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(_synthesis_page, "PAGE", page)
+    monkeypatch.setattr(_synthesis_page, "PICTURE", picture)
+    write_page(*knowing, TARGETS)
+    text = page.read_text(encoding="utf-8")
+    assert text.index("## Restoration") < text.index("## Synthesis from a map of labels")
+    assert "(images/synthesis.jpg)" in text
+    assert imagecodecs.jpeg8_decode(picture.read_bytes()).shape == strips(knowing[0]).shape
 
 
 def test_the_picture_has_a_row_for_each_scene_from_its_map_to_its_truth(knowing):
