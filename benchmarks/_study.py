@@ -170,7 +170,7 @@ class Study:
         """Where the picture of a task's scene lies, by the name of a way, or of what was given, or the truth."""
         file = f"{task} {name}.png".replace(":", "").replace(", ", " ").replace(" ", "-")
         # What no network has made is there whichever network is looked at.
-        return self.out / (_digest(self._identity) if name in self.ways(task) else "without") / file
+        return self.out / (digest(self._identity) if name in self.ways(task) else "without") / file
 
     def _run(self, cell: Cell) -> None:
         scenes = [Damaged.of(TASKS[cell.task], seed, self.side) for seed in cell.seeds]
@@ -214,10 +214,11 @@ class Study:
         if cell.options is not None:
             model = cell.options.get("model")
             with_network = [cell.options, identity_of(model) if model else self._identity]
-        return _digest([cell.task, cell.way, seed, self.side, with_network])
+        return digest([cell.task, cell.way, seed, self.side, with_network])
 
 
-def _digest(told: object) -> str:
+def digest(told: object) -> str:
+    """What stands for all that decides a result."""
     return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

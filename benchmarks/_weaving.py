@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from csv import DictReader
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from tileloom.tiling.grid import Axis
 from tileloom.tiling.seam import borders
 
 Options = Mapping[str, Any]
+Row = Mapping[str, str | Image]
 Borders = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -36,19 +36,10 @@ class Woven(NamedTuple):
     calls: int
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What a job is given of one picture."""
-
-    name: str
-    measured: Image
-    hidden: Mask | None
-
-
 def woven(scenes: Sequence[Damaged], options: Options) -> list[Woven]:
     """Scenes of one task, restored by one job."""
-    given = [_Given(scene.name, scene.measured, scene.hidden) for scene in scenes]
-    return _run(given, scenes[0].task, options)
+    rows = [_row(scene.name, scene.measured, scene.hidden) for scene in scenes]
+    return run_images(rows, {**_job_of(scenes[0].task), **options})
 
 
 def feathered(scenes: Sequence[Damaged], options: Options, *, tile: int) -> list[Woven]:
@@ -60,14 +51,14 @@ def feathered(scenes: Sequence[Damaged], options: Options, *, tile: int) -> list
     task, axis = scenes[0].task, usual_axis(scenes[0].truth.shape[-1], tile)
     starts = [axis.start(j) for j in range(axis.count)]
     mosaics = [
-        _Given(
+        _row(
             scene.name,
             _cut(scene.measured, [start // task.scale for start in starts], tile // task.scale),
             None if scene.hidden is None else _cut(scene.hidden[None], starts, tile)[0],
         )
         for scene in scenes
     ]
-    drawn = _run(mosaics, task, {**options, "weave": "naive"})
+    drawn = run_images(mosaics, {**_job_of(task), **options, "weave": "naive"})
     return [
         Woven(_agreeing(_blended(found.image, starts, tile), scene), (borders(axis),) * 2, found.calls)
         for found, scene in zip(drawn, scenes, strict=True)
@@ -107,33 +98,42 @@ def _agreeing(image: Image, scene: Damaged) -> Image:
     return np.where(scene.hidden, image, scene.measured)
 
 
-def _run(given: Sequence[_Given], task: Task, options: Options) -> list[Woven]:
+def _row(name: str, measured: Image, hidden: Mask | None) -> Row:
+    masked = {} if hidden is None else {"mask": hidden[None].astype(np.uint8)}
+    return {"id": name, "input": measured, **masked}
+
+
+def _job_of(task: Task) -> Options:
+    """What a job is told of a task."""
+    return {"task": task.job, "range": [0, 1], **({"bands": BANDS} if task.gray else {})}
+
+
+def run_images(rows: Sequence[Row], options: Options) -> list[Woven]:
+    """The images of one job; a row has an ``id`` and whatever else a manifest lists, as texts or as arrays."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        archive = _archive(folder, given, task, options)
+        archive = _archive(folder, rows, options)
         summary = run_archive(archive, Silent())
         if not summary.whole:
             raise TileloomError(f"{summary.failed + summary.degraded + summary.stopped} were not restored")
         with (folder / "out" / REPORT).open(newline="") as lines:
             calls = {row["id"]: int(row["calls"]) for row in DictReader(lines)}
         manifest = Manifest(archive.manifest)
-        return [_read(archive.job_of(manifest[at]), calls[one.name]) for at, one in enumerate(given)]
+        return [_read(archive.job_of(manifest[at]), calls[str(row["id"])]) for at, row in enumerate(rows)]
 
 
-def _archive(folder: Path, given: Sequence[_Given], task: Task, options: Options) -> Archive:
-    rows = []
-    for one in given:
-        row = {"id": one.name, "input": _written(folder / f"{one.name}.zarr", one.measured)}
-        if one.hidden is not None:
-            row["mask"] = _written(folder / f"{one.name}-mask.zarr", one.hidden[None].astype(np.uint8))
-        rows.append(json.dumps(row))
+def _archive(folder: Path, rows: Sequence[Row], options: Options) -> Archive:
     manifest = folder / "list.jsonl"
-    manifest.write_text("\n".join(rows))
-    masked = {"mask": str(manifest)} if given[0].hidden is not None else {}
-    bands = {"bands": BANDS} if task.gray else {}
-    usual = {"input": str(manifest), "output": str(folder / "out"), "task": task.job, "range": [0, 1], **masked}
-    usual["on_error"] = "stop"
-    return Archive(str(manifest), from_options({**usual, **bands, **options}))
+    files = [{key: _text(value, folder / f"{row['id']}-{key}.zarr") for key, value in row.items()} for row in rows]
+    manifest.write_text("\n".join(map(json.dumps, files)))
+    # What each row has of its own, the job that they share has something in place of.
+    instead = {key: value if isinstance(value, str) else str(manifest) for key, value in rows[0].items() if key != "id"}
+    told = {"output": str(folder / "out"), "on_error": "stop", **instead, **options}
+    return Archive(str(manifest), from_options(told))
+
+
+def _text(value: str | Image, path: Path) -> str:
+    return value if isinstance(value, str) else _written(path, value)
 
 
 def _written(path: Path, image: Image) -> str:
