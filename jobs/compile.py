@@ -12,7 +12,6 @@ import numpy as np
 from ..models.contract import Contract
 from ..models.kinds import contract_of
 from ..models.parity import SVD_COLORS
-from ..models.recipe import spacing_of
 from ..models.schedule import schedule
 from ..tiling.access import ImagePlan
 from ..tiling.blank_source import is_blank
@@ -29,6 +28,7 @@ from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import Source, SourceFacts, open_labels, open_mask, open_source
+from .drawing import Drawing, drawing_of
 from .holes import refuse_unfit
 from .labels import label_plan
 from .spec import JobSpec
@@ -55,6 +55,7 @@ class Compiled:
     calls_per_tile: int
     source: SourceFacts
     resolved: dict[str, Any]
+    drawing: Drawing
     trusted: bool = False
 
     @property
@@ -110,9 +111,9 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "scaling": _scaling(spec, source, contract),
     }
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
-    steps = contract.steps if spec.steps == "auto" else spec.steps
+    drawing = drawing_of(spec, contract)
     resolved = {
-        "steps": steps,
+        **drawing._asdict(),
         "tile": grids[0].tile,
         "stride": grids[0].stride,
         "guard": grids[0].guard,
@@ -124,9 +125,8 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "dtype": image.result.dtype,
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
-    return Compiled(
-        spec, image, contract, _calls(spec, contract, steps), _facts(spec, source, image), resolved, trusted
-    )
+    calls = _calls(spec, contract, drawing)
+    return Compiled(spec, image, contract, calls, _facts(spec, source, image), resolved, drawing, trusted)
 
 
 def _labels(spec: JobSpec, size: tuple[int, int], contract: Contract) -> LabelPlan | None:
@@ -149,18 +149,18 @@ def _facts(spec: JobSpec, source: Source, image: ImagePlan) -> SourceFacts:
     return replace(told, bands=image.measured_shape[0])
 
 
-def _calls(spec: JobSpec, contract: Contract, steps: int) -> int:
+def _calls(spec: JobSpec, contract: Contract, drawing: Drawing) -> int:
     """Network calls of a tile: every iteration is one where holes are filled."""
     if contract.holes:
-        return steps
+        return drawing.steps
     travelled = schedule(
         contract.betas,
-        steps=steps,
+        steps=drawing.steps,
         travel_length=spec.travel.length,
         travel_repeat=spec.travel.repeat,
         total=contract.timesteps,
         jumps=spec.travel.jumps,
-        spacing=spacing_of(contract, spec.sampler),
+        spacing=drawing.spacing,
     )
     return travelled.calls
 

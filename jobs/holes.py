@@ -53,6 +53,8 @@ def _problems(spec: JobSpec, model: str) -> Iterator[str]:
         yield f"sampler is {spec.sampler}, and model {model} draws no noise away but fills holes: leave sampler out"
     if spec.eta is not None:
         yield f"eta is {spec.eta:g}, and model {model} has no noise to draw anew at each step: leave eta out"
+    if spec.spacing != "auto":
+        yield f"spacing is {spec.spacing}, and model {model} has no schedule of noise: leave spacing out"
     if spec.travel != Travel():
         yield f"travel goes back along a schedule of noise, and model {model} has none: leave travel out"
     if spec.weave not in ("auto", "msr", "naive"):

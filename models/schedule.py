@@ -21,7 +21,7 @@ from ..tiling.errors import InputError
 
 Table = NDArray[np.float64]
 Kind = Literal["reverse", "undo"]
-Spacing = Literal["even", "stride"]
+Spacing = Literal["even", "stride", "fine"]
 
 
 def betas(name: str, count: int = 1000, *, start: float | None = None, end: float | None = None) -> Table:
@@ -67,6 +67,15 @@ def space_timesteps(total: int, spec: str | Sequence[int]) -> tuple[int, ...]:
         length = size + (section < longer)
         kept += _section(start, length, count)
         start += length
+    return tuple(kept)
+
+
+def fine_timesteps(total: int, count: int) -> tuple[int, ...]:
+    """The timesteps that are kept, ascending: the first and the last, and between them squares, one apart at least."""
+    kept: list[int] = []
+    for nth in range(count):
+        square = round((total - 1) * (nth / max(1, count - 1)) ** 2)
+        kept.append(max(square, kept[-1] + 1 if kept else 0))
     return tuple(kept)
 
 
@@ -244,8 +253,8 @@ def schedule(
 ) -> Schedule:
     """The usual schedule: ``steps`` of ``total``; betas by name, or all ``total`` of them.
 
-    Steps are spaced evenly from the first to the last of all, or by the one whole "stride" from the first on that
-    keeps as many.
+    Steps are spaced evenly from the first to the last of all, by the one whole "stride" from the first on that keeps
+    as many, or "fine": as the squares of whole numbers are, so that most lie where little noise is left.
 
     Every stretch of ``travel_length`` steps is walked ``travel_repeat`` times (DDNM's time travel; 1 for none).
     ``jumps`` are further parameters of :func:`jump_times`, by name.
@@ -255,6 +264,9 @@ def schedule(
             raise InputError(f"{field} is {value}: it must be at least 1")
     if steps > total:
         raise InputError(f"steps is {steps}, but the model's schedule has {total}: give at most {total}")
-    timesteps = space_timesteps(total, f"ddim{steps}" if spacing == "stride" else [steps])
+    if spacing == "fine":
+        timesteps = fine_timesteps(total, steps)
+    else:
+        timesteps = space_timesteps(total, f"ddim{steps}" if spacing == "stride" else [steps])
     times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
     return Schedule(respace(beta_table(name, total), timesteps), timesteps, times)
