@@ -1,5 +1,7 @@
 """How tiles are drawn where a job leaves it open: few steps and no fresh noise where all was measured in some mean."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,8 +59,8 @@ def test_fine_steps_lie_apart_from_the_first_to_the_last_and_closest_where_littl
     assert list(kept) == sorted(kept)
     if count > 1:
         assert kept[-1] == total - 1
-        gaps = [after - before for before, after in zip(kept, kept[1:], strict=False)]
-        assert all(after >= before - 1 for before, after in zip(gaps, gaps[1:], strict=False))
+        gaps = [after - before for before, after in pairwise(kept)]
+        assert all(after >= before - 1 for before, after in pairwise(gaps))
 
 
 def test_fine_steps_are_squares():

@@ -179,6 +179,7 @@ def test_every_key_can_be_set(tmp_path):
         },
         "sampler": "ddim",
         "eta": 0.5,
+        "spacing": "fine",
         "guidance": {"classifier": "/far/net.pt", "label": 3, "scale": 2.5},
         "parity": {
             **{"carry": False, "released_lambda": False, "released_pinv": True},
@@ -416,6 +417,7 @@ DECIDING = {
     "steps": 49,
     "travel": {"repeat": 2},
     "sampler": "ddpm",
+    "spacing": "fine",
     "guidance": {"scale": 2.0},
     "parity": {"released_pinv": True},
     "seed": 1,
