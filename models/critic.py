@@ -36,10 +36,10 @@ class Critic(nn.Module):
         """Random weights."""
         super().__init__()
         self.stem, widths = config.stem, config.widths
-        shown, unfolded = config.in_channels + 1, config.unfolded
+        shown = config.in_channels + 1
         # Folded pixels must fit into few channels: what is fine in them would not be seen.
-        self.look = ConvLayer(shown, unfolded) if config.detail else None
-        self.fold = ConvLayer((unfolded or shown) * config.stem**2, widths[0], 1)
+        self.look = ConvLayer(shown, config.detail) if config.detail else None
+        self.fold = ConvLayer((config.detail or shown) * config.stem**2, widths[0], 1)
         self.stages = nn.ModuleList(Stage(wide, wider) for wide, wider in pairwise(widths))
         self.last = ConvLayer(widths[-1], widths[-1])
         self.judge = ScaledConv(widths[-1], 1, 1)

@@ -95,21 +95,22 @@ class Level(nn.Module):
 
 
 class Finest(nn.Module):
-    """What is drawn of every single pixel, whose stem is folded: by its features, itself and what is pulled over it."""
+    """What is drawn of every single pixel: by features, itself and what is pulled over it.
+
+    Features are filtered up to its size, and not unfolded: a hole that little is known of would show the fold's grid.
+    """
 
     def __init__(self, config: SpatialConfig) -> None:
         """Random weights."""
         super().__init__()
-        self.stem, wide, bands = config.stem, config.detail, config.in_channels
-        self.unfold = ScaledConv(config.widths[0], config.unfolded * self.stem**2, 1)
-        self.layers = nn.ModuleList(
-            [ConvLayer(2 * bands + PLANES + config.unfolded, wide), ConvLayer(wide, wide)],
-        )
+        wide, bands = config.detail, config.in_channels
+        self.narrow = ScaledConv(config.widths[0], wide, 1)
+        self.layers = nn.ModuleList([ConvLayer(2 * bands + PLANES + wide, wide), ConvLayer(wide, wide)])
         self.mean, self.variance = (ScaledConv(wide, bands) for _ in range(2))
 
     def forward(self, h: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the logarithm of the variance, as they are added to those of coarser levels."""
-        h = torch.cat([seen, F.pixel_shuffle(self.unfold(h), self.stem)], dim=1)
+        h = torch.cat([seen, _grown_to(seen.shape[-1], self.narrow(h))], dim=1)
         for layer in self.layers:
             h = layer(h)
         return self.mean(h), self.variance(h.detach())
@@ -193,8 +194,11 @@ class SpatialNet(nn.Module):
 
 def _with(made: Tensor, coarser: Tensor | None) -> Tensor:
     """An image, and a coarser one in it."""
-    if coarser is None:
-        return made
-    while coarser.shape[-1] < made.shape[-1]:
-        coarser = twice(coarser)
-    return made + coarser
+    return made if coarser is None else made + _grown_to(made.shape[-1], coarser)
+
+
+def _grown_to(width: int, x: Tensor) -> Tensor:
+    """Doubled by the filter until it is so many columns wide."""
+    while x.shape[-1] < width:
+        x = twice(x)
+    return x

@@ -73,11 +73,6 @@ class SpatialConfig:
         return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
 
     @property
-    def unfolded(self) -> int:
-        """Channels that the way up makes of every single pixel, for its details."""
-        return -(-self.detail // 2)
-
-    @property
     def size_multiple(self) -> int:
         """The total stride: rows and columns of every window are a multiple of it."""
         return self.stem << len(self.channel_mult) - 1
