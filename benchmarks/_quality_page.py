@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -30,21 +30,21 @@ def write_page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole
 
 def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool) -> str:
     """The page's text."""
-    told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": _listed(SEEDS)}
+    told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": listed(SEEDS)}
     told |= {"model": study.model["name"], "precision": study.model.get("precision", "fp32")}
-    told |= {"low": _options(LOW_NOISE), "sample": _options(SAMPLE)}
+    told |= {"low": options_told(LOW_NOISE), "sample": options_told(SAMPLE)}
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
-    parts += ["### What is aimed at", "", *_targets(means, limits), "", AFTER_TARGETS]
+    parts += ["### What is aimed at", "", *targets_told(dict(standing(means)), limits), "", AFTER_TARGETS]
     for task in dict.fromkeys(task for task, _ in means):
         found = {way: mean for (name, way), mean in means.items() if name == task}
         parts += [f"### {task}", "", TOLD[task], "", *_table(found), ""]
     return "\n".join(parts)
 
 
-def _targets(means: Means, limits: Mapping[str, Limit]) -> Iterator[str]:
-    found = dict(standing(means))
+def targets_told(found: Mapping[str, float], limits: Mapping[str, Limit]) -> Iterator[str]:
+    """A table of all targets that something was found of."""
     yield "| figure | measured | aimed at | |"
     yield "|---|---|---|---|"
     for name, (sense, bound) in limits.items():
@@ -88,12 +88,15 @@ def _strip(study: Study, task: str, names: tuple[str, ...]) -> Image:
     return np.concatenate([one[low : low + _SHOWN, low : low + _SHOWN] for one in shown], axis=1)
 
 
-def _options(options: Mapping[str, object]) -> str:
+def options_told(options: Mapping[str, object]) -> str:
+    """Options as a job file has them."""
     return ", ".join(f"{name}: {value}" for name, value in options.items())
 
 
-def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values[:-1])) + f" and {values[-1]}"
+def listed(values: Sequence[object]) -> str:
+    """Some things in a sentence."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 ABOUT = """## Restoration

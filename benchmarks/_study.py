@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _classical
-from benchmarks._damage import TASKS, Damaged, Image
+from benchmarks._damage import TASKS, Damaged, Image, rgb8
 from benchmarks._marks import Marks
 from benchmarks._weaving import Woven, feathered, usual_axis, woven
 from tileloom.models.kinds import contract_of, identity_of
@@ -170,7 +170,7 @@ class Study:
         """Where the picture of a task's scene lies, by the name of a way, or of what was given, or the truth."""
         file = f"{task} {name}.png".replace(":", "").replace(", ", " ").replace(" ", "-")
         # What no network has made is there whichever network is looked at.
-        return self.out / (_digest(self._identity) if name in self.ways(task) else "without") / file
+        return self.out / (digest(self._identity) if name in self.ways(task) else "without") / file
 
     def _run(self, cell: Cell) -> None:
         scenes = [Damaged.of(TASKS[cell.task], seed, self.side) for seed in cell.seeds]
@@ -198,10 +198,9 @@ class Study:
         given = scene.measured.repeat(k, axis=1).repeat(k, axis=2)
         shown = given if scene.hidden is None else np.where(scene.hidden, np.float32(1), given)
         for name, pixels in (("truth", scene.truth), ("given", shown), (cell.way, image)):
-            rgb = np.clip(np.rint(pixels[:3] * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
             file = self.picture(cell.task, name)
             file.parent.mkdir(exist_ok=True)
-            write_png(file, np.ascontiguousarray(rgb))
+            write_png(file, rgb8(pixels))
 
     def _note(self, record: Record) -> None:
         with self._file.open("a") as file:
@@ -214,10 +213,11 @@ class Study:
         if cell.options is not None:
             model = cell.options.get("model")
             with_network = [cell.options, identity_of(model) if model else self._identity]
-        return _digest([cell.task, cell.way, seed, self.side, with_network])
+        return digest([cell.task, cell.way, seed, self.side, with_network])
 
 
-def _digest(told: object) -> str:
+def digest(told: object) -> str:
+    """A name for what can be written as JSON."""
     return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
