@@ -17,6 +17,7 @@ from benchmarks._quality_page import DOCS, PAGE, listed, options_told, targets_t
 from benchmarks._report import Limit
 from benchmarks._study import SAMPLE
 from docs.sections import put_section
+from tileloom.models.spatial_config import ITERATIONS
 
 COMMAND = "python -m benchmarks.holes"
 PICTURE = DOCS / "images" / "holes.jpg"
@@ -38,6 +39,7 @@ def section(study: HoleStudy, results: Results, limits: Mapping[str, Limit], *, 
     side, wide = study.cases[0].side, study.cases[-1].side
     told = {"side": side, "wide": wide, "scenes": len(study.cases[0].seeds), "tile": filler, "small": denoiser}
     told |= {"model": study.filler["name"], "denoiser": study.denoiser["name"]}
+    told |= {"iterations": ITERATIONS, "changed": f"{study.changed_outside():g}"}
     told |= {"ddnm": options_told(SAMPLE), "repaint": options_told(JUMPLESS), "apart": f"{study.seeds_apart():.3f}"}
     parts = [ABOUT.format(**told)]
     if not whole:
@@ -101,36 +103,38 @@ def _strip(study: HoleStudy, name: str) -> Image:
 ABOUT = """## Holes filled in few calls
 
 Holes of five kinds, small and large, in {scenes} scenes of {side} x {side} pixels with four bands, and one hole wider
-than a tile in a scene of {wide} x {wide}; scenes are those of the restoration above. They are filled by `{model}`, a network
-of [spatial diffusion](models.md#spatial-diffusion) with tiles of {tile} pixels: as it comes (*tileloom*, four
-iterations), and in one iteration (`steps: 1`). Beside it are *DDNM* (`{ddnm}`) and *RePaint* (`{repaint}`, without jumps), which draw the same holes with `{denoiser}`, a
-denoiser that knows of no holes, tiles of {small} pixels; and the *biharmonic* plate, which has no network. Holes are drawn
-as those that `{model}` learned from, but other ones.
+than a tile in a scene of {wide} x {wide}; the scenes are of those above. They are filled by `{model}`, a network of
+[spatial diffusion](models.md#spatial-diffusion) with tiles of {tile} pixels: as it comes, in {iterations} iterations
+(*tileloom*), and in one (`steps: 1`). Beside it are *DDNM* (`{ddnm}`) and *RePaint*
+(`{repaint}`, without jumps), which fill the same holes with `{denoiser}`, a denoiser with tiles of {small}
+pixels that has learned of no holes; and the *biharmonic* plate, which has no network. Holes are drawn as those that
+`{model}` learned from, but other ones.
 
 ![Large strokes; large clouds; a hole wider than a tile](images/holes.jpg)
 
 *From left to right: what was given; biharmonic; DDNM; one iteration; tileloom; the truth. From above: large strokes,
 large clouds, and at half its size a hole wider than a tile.*
 
-Known pixels come back bit for bit, whatever fills the others. Two seeds of tileloom differ by {apart} of the data range
-inside a hole (root mean square, the least of all scenes that were filled twice) and by nothing outside.
+Known pixels change by {changed} of the data range at most, whatever fills the others. Two seeds of tileloom differ by
+{apart} inside a hole (root mean square, the least of all scenes that were filled twice) and by nothing outside.
 
 | column | what it is, of lost pixels |
 |---|---|
 | PSNR | in dB, of values clipped to the data range |
 | SSIM | structural similarity, windows of standard deviation 1.5, mean over bands |
-| distance | how far patches are from true ones as a whole, in standard deviations of the truth: 0 is equally often the same |
-| seam | how much steeper it is across tiles' borders than elsewhere in holes, less the same of the truth; empty where hardly a border lies in any |
+| distance | of patches to the true ones as a whole, in standard deviations of the truth: 0 is the same as often |
+| seam | how much steeper it is across tiles' borders than elsewhere in holes, less the same of the truth |
 | edge | the same across the edges of holes |
 | calls | network calls of a scene, each of a tile |
 | calls a thousand | network calls for each thousand pixels that were filled |
-| seen | pixels that the network was shown, of all its calls, for each pixel that was filled: tiles of either model differ in size |
+| seen | pixels that the network was shown in all these calls, for each that was filled: tiles differ in size |
 
-`distance` is a sliced Wasserstein distance and asks no network. What each of three halvings of a picture loses, and what
-is left, is looked at in patches of 3 x 3 values around up to 2048 lost pixels of a scene, the same places in the truth.
-They are projected on 64 fixed directions, sorted along each, and the mean difference is taken, over all scenes of a
-table, directions and sizes. So it does not ask what lies where, as PSNR does, which prefers a blur to any texture of
-which it is not certain: it asks whether as much is bright, dark, smooth and sharp as there should be.
+`distance` is a sliced Wasserstein distance and asks no network. What each of three halvings of a picture loses, and
+what is left, is looked at in patches of 3 x 3 values around up to 2048 lost pixels of a scene, the same places in the
+truth. They are projected on 64 fixed directions, sorted along each, and the mean difference is taken, over all scenes
+of a table, directions and sizes. So it does not ask what lies where, as PSNR does, which prefers a blur to any texture
+that is not certain: it asks whether as much is bright, dark, smooth and sharp as there should be. `seam` is empty where
+hardly a border lies in any hole.
 """
 
 AFTER_TARGETS = """Shares are of distances, and of pixels seen, where it is largest.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from math import isnan, nan
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,9 +23,11 @@ from benchmarks._weaving import Options, Woven, usual_axis, woven
 from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 
+Model = Mapping[str, Any]
 BIHARMONIC, DDNM, REPAINT, ONE, FILLED = "biharmonic", "DDNM", "RePaint", "one iteration", "tileloom"
 AGAIN = "tileloom, another seed"
-WAYS = (BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
+WAYS = (Model = Mapping[str, Any]
+BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
 DENOISING = (DDNM, REPAINT)
 JUMPLESS: Options = {"sampler": "repaint", "steps": 25}
 
@@ -63,14 +66,13 @@ class Result:
     """What one way came to in one case: mean marks of its scenes, and ``distance``, of all of them together.
 
     ``calls`` are those of a scene; ``thousand`` so many as come on a thousand pixels that were filled, and ``seen`` how
-    many pixels networks were shown for each of these. ``misfit`` is the largest change of a known pixel.
+    many pixels networks were shown for each of these.
     """
 
     psnr: float
     ssim: float
     seam: float
     edge: float
-    misfit: float
     distance: float
     calls: float
     thousand: float
@@ -89,9 +91,7 @@ def per_pixel(calls: int, tile: int, filled: int) -> tuple[float, float]:
 class HoleStudy:
     """All cases in all ways, for a model that fills holes and one that draws noise away; files lie in ``out``."""
 
-    def __init__(
-        self, filler: Mapping[str, Any], denoiser: Mapping[str, Any], cases: Sequence[Case], out: Path
-    ) -> None:
+    def __init__(self, filler: Model, denoiser: Model, cases: Sequence[Case], out: Path) -> None:
         """What is done is looked for as it is needed."""
         self.filler, self.denoiser, self.cases, self.out = filler, denoiser, cases, out
         out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,12 @@ class HoleStudy:
             if case.twice
             for one, other in zip(self.filled(case, FILLED), self.filled(case, AGAIN), strict=True)
         ]
-        return min(apart, default=float("nan"))
+        return min(apart, default=nan)
+
+    def changed_outside(self) -> float:
+        """The largest change of a known pixel."""
+        done = (self.filled(case, way) for case in self._whole() for way in self._ways(case))
+        return max((one.marks.misfit for scenes in done for one in scenes), default=nan)
 
     def filled(self, case: Case, way: str) -> list[Filled]:
         """A case's scenes, as a way filled them."""
@@ -181,20 +186,20 @@ class HoleStudy:
         scenes = case.scenes()
         truths = [patches(scene.truth, scene.unknown) for scene in scenes]
         lost = sum(int(scene.unknown.sum()) for scene in scenes)
-        for way in self._ways(case):
+        for way in WAYS:
             found = self.filled(case, way)
-            drawn = [patches(one.image(scene), scene.unknown) for one, scene in zip(found, scenes, strict=True)]
+            seen = [np.clip(one.image(scene), 0, 1) for one, scene in zip(found, scenes, strict=True)]
+            drawn = [patches(image, scene.unknown) for image, scene in zip(seen, scenes, strict=True)]
             calls = sum(one.calls for one in found)
-            thousand, seen = per_pixel(calls, self._tile(way), lost)
+            thousand, shown = per_pixel(calls, self._tile(way), lost)
             yield (
                 (case.name, way),
                 Result(
                     *(_mean([getattr(one.marks, mark) for one in found]) for mark in ("psnr", "ssim", "seam", "edge")),
-                    misfit=max(one.marks.misfit for one in found),
                     distance=distance(drawn, truths),
                     calls=calls / len(found),
                     thousand=thousand,
-                    seen=seen,
+                    seen=shown,
                     scenes=len(found),
                 ),
             )
@@ -209,5 +214,5 @@ class HoleStudy:
 
 def _mean(values: Sequence[float]) -> float:
     """The mean of those that are numbers, if any is."""
-    known = [value for value in values if value == value]
-    return float(np.mean(known)) if known else float("nan")
+    known = [value for value in values if not isnan(value)]
+    return float(np.mean(known)) if known else nan

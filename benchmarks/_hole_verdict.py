@@ -41,11 +41,6 @@ def standing(results: Results) -> Iterator[tuple[str, float]]:
         yield "largest seam", max(seams)
 
 
-def changed_outside(results: Results) -> float:
-    """The largest change of a known pixel; no number before any was run."""
-    return max((result.misfit for result in results.values()), default=float("nan"))
-
-
 def better(results: Results, rival: str, by: str) -> list[str]:
     """The cases in which a rival is better than tileloom."""
     mark, sign = BETTER[by]
