@@ -26,8 +26,7 @@ from tileloom.tiling.seam import borders
 Model = Mapping[str, Any]
 BIHARMONIC, DDNM, REPAINT, ONE, FILLED = "biharmonic", "DDNM", "RePaint", "one iteration", "tileloom"
 AGAIN = "tileloom, another seed"
-WAYS = (Model = Mapping[str, Any]
-BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
+WAYS = (BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
 DENOISING = (DDNM, REPAINT)
 JUMPLESS: Options = {"sampler": "repaint", "steps": 25}
 
