@@ -10,12 +10,11 @@ import numpy as np
 
 from benchmarks._damage import Image, rgb8
 from benchmarks._hole_cases import LAKE
-from benchmarks._hole_study import BIHARMONIC, DDNM, FILLED, JUMPLESS, ONE, HoleStudy, Result, Results
+from benchmarks._hole_study import BIHARMONIC, DDNM, FILLED, ONE, REPAINT, HoleStudy, Result, Results
 from benchmarks._hole_verdict import BETTER, RIVALS, better, standing
 from benchmarks._marks import pooled
 from benchmarks._quality_page import DOCS, PAGE, listed, options_told, targets_told
 from benchmarks._report import Limit
-from benchmarks._study import SAMPLE
 from docs.sections import put_section
 from tileloom.models.spatial_config import ITERATIONS
 
@@ -40,7 +39,9 @@ def section(study: HoleStudy, results: Results, limits: Mapping[str, Limit], *, 
     told = {"side": side, "wide": wide, "scenes": len(study.cases[0].seeds), "tile": filler, "small": denoiser}
     told |= {"model": study.filler["name"], "denoiser": study.denoiser["name"]}
     told |= {"iterations": ITERATIONS, "changed": f"{study.changed_outside():g}"}
-    told |= {"ddnm": options_told(SAMPLE), "repaint": options_told(JUMPLESS), "apart": f"{study.seeds_apart():.3f}"}
+    told |= {"apart": f"{study.seeds_apart():.3f}"}
+    for name, way in (("ddnm", DDNM), ("repaint", REPAINT)):
+        told[name] = options_told({key: value for key, value in study.options(way).items() if key != "model"})
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")

@@ -28,7 +28,7 @@ BIHARMONIC, DDNM, REPAINT, ONE, FILLED = "biharmonic", "DDNM", "RePaint", "one i
 AGAIN = "tileloom, another seed"
 WAYS = (BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
 DENOISING = (DDNM, REPAINT)
-JUMPLESS: Options = {"sampler": "repaint", "steps": 25}
+STEPS = 25
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def per_pixel(calls: int, tile: int, filled: int) -> tuple[float, float]:
 class HoleStudy:
     """All cases in all ways, for a model that fills holes and one that draws noise away; files lie in ``out``."""
 
-    def __init__(self, filler: Model, denoiser: Model, cases: Sequence[Case], out: Path) -> None:
-        """What is done is looked for as it is needed."""
+    def __init__(self, filler: Model, denoiser: Model, cases: Sequence[Case], out: Path, *, steps: int = STEPS) -> None:
+        """Where denoisers take so many steps; what is done is looked for as it is needed."""
+        self.steps = steps
         self.filler, self.denoiser, self.cases, self.out = filler, denoiser, cases, out
         out.mkdir(parents=True, exist_ok=True)
 
@@ -108,8 +109,8 @@ class HoleStudy:
     def options(self, way: str) -> Options:
         """What a way's jobs are told."""
         return {
-            DDNM: {"model": self.denoiser, **SAMPLE},
-            REPAINT: {"model": self.denoiser, **JUMPLESS},
+            DDNM: {"model": self.denoiser, **SAMPLE, "steps": self.steps},
+            REPAINT: {"model": self.denoiser, "sampler": "repaint", "steps": self.steps},
             ONE: {"model": self.filler, "steps": 1},
             FILLED: {"model": self.filler},
             AGAIN: {"model": self.filler, "seed": 1},

@@ -47,7 +47,7 @@ def measure(smoke: bool, *, model: str, out: Path, minutes: float) -> Figures:
         with TemporaryDirectory() as name:
             folder = Path(name)
             filler = {"name": file_of(folder, made=replace(HOLES, in_channels=BANDS))}
-            study = HoleStudy(filler, small_net(folder), SMALL, folder / "out")
+            study = HoleStudy(filler, small_net(folder), SMALL, folder / "out", steps=2)
             study.run(until=float("inf"))
             return figures_of(study)
     study = HoleStudy({"name": model}, model_of("terra"), FULL, out)
