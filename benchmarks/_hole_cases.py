@@ -49,8 +49,7 @@ def cases(side: int, wide: int, *, scenes: int) -> list[Case]:
     for kind, (draw, small, large) in KINDS.items():
         for size, share in (("small", small), ("large", large)):
             hides = partial(_hidden, draw, share)
-            twice = (kind, size) == ("strokes", "large")
-            found.append(Case(f"{size} {kind}", hides, side, SEEDS[:scenes], twice=twice))
+            found.append(Case(f"{size} {kind}", hides, side, SEEDS[:scenes], twice=kind == "strokes"))
     return [*found, Case(LAKE, _lake, wide, SEEDS[:1], twice=True)]
 
 

@@ -52,7 +52,8 @@ def measure(smoke: bool, *, model: str, out: Path, minutes: float) -> Figures:
             return figures_of(study)
     study = HoleStudy({"name": model}, model_of("terra"), FULL, out)
     whole = study.run(until=monotonic() + 60 * minutes)
-    write_section(study, study.results(), TARGETS, whole=whole)
+    if results := study.results():
+        write_section(study, results, TARGETS, whole=whole)
     return figures_of(study)
 
 
