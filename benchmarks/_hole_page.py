@@ -80,7 +80,7 @@ def _table(found: Mapping[str, Result]) -> Iterator[str]:
             f"{result.psnr:.2f}",
             f"{result.ssim:.3f}",
             f"{result.distance:.3f}",
-            f"{result.seam:.3f}" if result.calls and isfinite(result.seam) else "",
+            f"{result.seam:.3f}" if isfinite(result.seam) else "",
             f"{result.edge:.3f}",
             *([f"{result.calls:.0f}", f"{result.thousand:.2g}", f"{result.seen:.3g}"] if result.calls else [""] * 3),
             str(result.scenes),
@@ -135,8 +135,9 @@ what is left, is looked at in patches of 3 x 3 values around up to 2048 lost pix
 truth. They are projected on 64 fixed directions, sorted along each, and the mean difference is taken, over all scenes
 of a table, directions and sizes. So it does not ask what lies where, as PSNR does, which prefers a blur to any texture
 that is not certain: it asks whether as much is bright, dark, smooth and sharp as there should be. `seam` is empty where
-hardly a border lies in any hole.
+hardly a border lies in any hole, and below 0 where it is flatter across borders than there. The plate, which has none,
+is looked at where tileloom's are: what it has is chance.
 """
 
-AFTER_TARGETS = """Shares are of distances, and of pixels seen, where it is largest.
+AFTER_TARGETS = """Shares of pixels seen are averaged over all kinds and sizes; the largest seam is that of the case with the most.
 """

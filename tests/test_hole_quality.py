@@ -178,7 +178,7 @@ def told(**changed):
 
 
 def test_every_target_stands_and_no_other():
-    stands = dict(standing(told(one_iteration={"distance": 0.4}, DDNM={"seen": 150}, tileloom={"seam": -0.3})))
+    stands = dict(standing(told(one_iteration={"distance": 0.4}, DDNM={"seen": 150}, tileloom={"seam": 0.3})))
     assert set(stands) == set(TARGETS)
     assert stands["large stripes distance of one iteration's"] == 0.5
     assert stands["pixels seen of DDNM's"] == 0.2
