@@ -139,5 +139,6 @@ hardly a border lies in any hole, and below 0 where it is flatter across borders
 is looked at where tileloom's are: what it has is chance.
 """
 
-AFTER_TARGETS = """Shares of pixels seen are averaged over all kinds and sizes; the largest seam is that of the case with the most.
+AFTER_TARGETS = """Shares of pixels seen are averaged over all kinds and sizes; the largest seam is that of the
+case with the most.
 """
