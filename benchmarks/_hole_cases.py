@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -38,6 +38,7 @@ class Case:
     seeds: tuple[int, ...]
     twice: bool = False
 
+    @cached_property
     def scenes(self) -> list[Damaged]:
         """The scenes, with their holes."""
         return [Damaged.of(Task(self.name, self.hides), seed, self.side) for seed in self.seeds]

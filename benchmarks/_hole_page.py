@@ -91,7 +91,7 @@ def _table(found: Mapping[str, Result]) -> Iterator[str]:
 def _strip(study: HoleStudy, name: str) -> Image:
     """The middle of a case's first scene, in several ways side by side; a wide one at half its size."""
     [case] = (one for one in study.cases if one.name == name)
-    scene = case.scenes()[0]
+    scene = case.scenes[0]
     given = np.where(scene.unknown, np.float32(1), scene.measured)
     ways = [study.filled(case, way)[0].image(scene) for way in (BIHARMONIC, DDNM, ONE, FILLED)]
     shown = [given, *ways, scene.truth]
@@ -135,10 +135,9 @@ what is left, is looked at in patches of 3 x 3 values around up to 2048 lost pix
 truth. They are projected on 64 fixed directions, sorted along each, and the mean difference is taken, over all scenes
 of a table, directions and sizes. So it does not ask what lies where, as PSNR does, which prefers a blur to any texture
 that is not certain: it asks whether as much is bright, dark, smooth and sharp as there should be. `seam` is empty where
-hardly a border lies in any hole, and below 0 where it is flatter across borders than there. The plate, which has none,
-is looked at where tileloom's are: what it has is chance.
+hardly a border lies in any hole, and below 0 where it is flatter across borders than elsewhere. The plate, which has
+none, is looked at where tileloom's are: what it has is chance.
 """
 
-AFTER_TARGETS = """Shares of pixels seen are averaged over all kinds and sizes; the largest seam is that of the
-case with the most.
+AFTER_TARGETS = """Pixels seen, and the seam, are means over all kinds and sizes: of the seam of one, chance has its part.
 """

@@ -122,7 +122,7 @@ class HoleStudy:
             left = [way for way in self._ways(case) if not self._done(case, way)]
             if not left:
                 continue
-            scenes = case.scenes()
+            scenes = case.scenes
             for way in left:
                 if monotonic() > until:
                     return False
@@ -137,7 +137,7 @@ class HoleStudy:
 
     def holes(self) -> dict[str, tuple[float, float]]:
         """Of these cases the mean share that is lost, and how deep within holes lost pixels lie."""
-        lost = {case.name: [scene.unknown for scene in case.scenes()] for case in self._whole()}
+        lost = {case.name: [scene.unknown for scene in case.scenes] for case in self._whole()}
         return {
             name: (float(np.mean([one.mean() for one in found])), float(np.mean([depth(one) for one in found])))
             for name, found in lost.items()
@@ -183,7 +183,7 @@ class HoleStudy:
         return [Woven(fill(one.measured, one.unknown, order=2), (borders(axis),) * 2, 0) for one in scenes]
 
     def _judged(self, case: Case) -> Iterator[tuple[tuple[str, str], Result]]:
-        scenes = case.scenes()
+        scenes = case.scenes
         truths = [patches(scene.truth, scene.unknown) for scene in scenes]
         lost = sum(int(scene.unknown.sum()) for scene in scenes)
         for way in WAYS:

@@ -19,7 +19,7 @@ from time import monotonic
 from benchmarks._damage import BANDS
 from benchmarks._hole_cases import LAKE, cases
 from benchmarks._hole_page import write_section
-from benchmarks._hole_study import HoleStudy
+from benchmarks._hole_study import HoleStudy, Results
 from benchmarks._hole_verdict import LIMITS, TARGETS, standing
 from benchmarks._report import Benchmark, Figures
 from benchmarks._study import model_of
@@ -30,9 +30,8 @@ FULL = cases(256, 384, scenes=4)
 SMALL = [case for case in cases(40, 48, scenes=1) if case.name in ("large strokes", LAKE)]
 
 
-def figures_of(study: HoleStudy) -> Figures:
+def figures_of(study: HoleStudy, results: Results) -> Figures:
     """What always holds, how it stands to what is aimed at, and all marks."""
-    results = study.results()
     figures = {"changed outside": study.changed_outside(), "two seeds apart": study.seeds_apart()}
     figures |= standing(results)
     for (case, way), result in results.items():
@@ -49,12 +48,13 @@ def measure(smoke: bool, *, model: str, out: Path, minutes: float) -> Figures:
             filler = {"name": file_of(folder, made=replace(HOLES, in_channels=BANDS))}
             study = HoleStudy(filler, small_net(folder), SMALL, folder / "out", steps=2)
             study.run(until=float("inf"))
-            return figures_of(study)
+            return figures_of(study, study.results())
     study = HoleStudy({"name": model}, model_of("terra"), FULL, out)
     whole = study.run(until=monotonic() + 60 * minutes)
-    if results := study.results():
+    results = study.results()
+    if results:
         write_section(study, results, TARGETS, whole=whole)
-    return figures_of(study)
+    return figures_of(study, results)
 
 
 BENCHMARK = Benchmark(
