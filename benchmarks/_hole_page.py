@@ -139,5 +139,6 @@ hardly a border lies in any hole, and below 0 where it is flatter across borders
 none, is looked at where tileloom's are: what it has is chance.
 """
 
-AFTER_TARGETS = """Pixels seen, and the seam, are means over all kinds and sizes: of the seam of one, chance has its part.
+AFTER_TARGETS = """Pixels seen, and the seam, are means over all kinds and sizes: in the seam of one, chance has
+its part.
 """
