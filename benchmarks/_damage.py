@@ -27,6 +27,12 @@ MIDDLE = np.float32(0.5)
 _SOME_CLOUDS = 0.15, 0.35
 
 
+def rgb8(picture: Image) -> Image:
+    """The first three bands as they are looked at: (row, column, band), 8 bits."""
+    seen = np.clip(np.rint(picture[:3] * 255), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(seen.transpose(1, 2, 0))
+
+
 def _stripes(seed: int, box: Box) -> Mask:
     return _covered(Cover(seed, stripes=0.15), box)
 

@@ -11,16 +11,20 @@ these cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, log10
+from math import inf, log10, nan
 
 import numpy as np
 
 from benchmarks._damage import Damaged, Image, Mask
 from tileloom.tiling.seam import edge_ratio, seam_excess
 
+Borders = tuple[tuple[int, ...], tuple[int, ...]]
+"""Where tiles meet, along rows and along columns."""
 PHASES = 8
 """Borders are compared with lines of their own phase: the coarsest measurement's block."""
 _OCTAVES, _WINDOW = 3, 8
+_FEWEST = 32
+"""Steps across borders that a seam is measured in at least."""
 _FAINT = 1 / 255
 """What is added to a step: less than one of 8 bits nobody sees."""
 
@@ -29,7 +33,8 @@ _FAINT = 1 / 255
 class Marks:
     """Of the pixels that were to be restored: PSNR in dB, SSIM, texture in dB, excess of seams and of the hole's edge.
 
-    ``edge`` is 0 where there is no hole; ``misfit`` is the largest ``|A x - y|``, of a data range of 1.
+    ``seam`` is no number where too few of the pixels lie at borders; ``edge`` is 0 where there is no hole; ``misfit``
+    is the largest ``|A x - y|``, of a data range of 1.
     """
 
     psnr: float
@@ -40,8 +45,8 @@ class Marks:
     misfit: float
 
     @classmethod
-    def of(cls, image: Image, scene: Damaged, borders: tuple[tuple[int, ...], tuple[int, ...]]) -> Marks:
-        """The marks of a restored scene, its tiles' borders along rows and columns."""
+    def of(cls, image: Image, scene: Damaged, borders: Borders, *, phases: int = PHASES) -> Marks:
+        """The marks of a restored scene, whose borders are compared with lines of their own of so many phases."""
         truth, unknown = scene.truth, scene.unknown
         seen = np.clip(image, 0, 1)
         again = scene.task.measure(image, scene.hidden) - scene.measured
@@ -50,10 +55,18 @@ class Marks:
             psnr=psnr(seen, truth, unknown),
             ssim=ssim(seen, truth, unknown),
             texture=texture(seen, truth, unknown),
-            seam=seam_excess(seen, truth, *borders, block=PHASES, region=unknown),
+            seam=seam_excess(seen, truth, *borders, block=phases, region=unknown) if _seen(borders, unknown) else nan,
             edge=edge_ratio(seen, unknown, block=1) - edge_ratio(truth, unknown, block=1) if holed else 0.0,
             misfit=float(np.abs(again).max()),
         )
+
+
+def _seen(borders: Borders, where: Mask) -> bool:
+    """Whether a seam in these pixels would tell itself from chance."""
+    rows, cols = (list(found) for found in borders)
+    down = where[rows] & where[np.subtract(rows, 1)]
+    along = where[:, cols] & where[:, np.subtract(cols, 1)]
+    return int(down.sum() + along.sum()) >= _FEWEST
 
 
 def psnr(image: Image, truth: Image, where: Mask) -> float:
@@ -80,7 +93,7 @@ def texture(image: Image, truth: Image, where: Mask) -> float:
         for ours, theirs in zip(_contrasts(x), _contrasts(y), strict=True):
             off = np.abs(20 * np.log10((ours + _FAINT) / (theirs + _FAINT))).mean(axis=-1)
             found.append(float((off * share).sum() / (share.sum() * len(off))))
-        x, y, weight = (_pooled(part) for part in (x, y, weight))
+        x, y, weight = (pooled(part) for part in (x, y, weight))
     return float(np.mean(found))
 
 
@@ -100,7 +113,7 @@ def _windows(x: Image) -> Image:
     return cut.swapaxes(2, 3).reshape(bands, down, right, _WINDOW**2)
 
 
-def _pooled(x: Image) -> Image:
+def pooled(x: Image) -> Image:
     """Every 2 x 2 pixels as one."""
     bands, rows, cols = x.shape
     return x.reshape(bands, rows // 2, 2, cols // 2, 2).mean(axis=(2, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -32,19 +32,19 @@ def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool
     """The page's text."""
     told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": listed(SEEDS)}
     told |= {"model": study.model["name"], "precision": study.model.get("precision", "fp32")}
-    told |= {"low": options_text(LOW_NOISE), "sample": options_text(SAMPLE)}
+    told |= {"low": options_told(LOW_NOISE), "sample": options_told(SAMPLE)}
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
-    parts += ["### What is aimed at", "", *targets_table(dict(standing(means)), limits), "", AFTER_TARGETS]
+    parts += ["### What is aimed at", "", *targets_told(dict(standing(means)), limits), "", AFTER_TARGETS]
     for task in dict.fromkeys(task for task, _ in means):
         found = {way: mean for (name, way), mean in means.items() if name == task}
         parts += [f"### {task}", "", TOLD[task], "", *_table(found), ""]
     return "\n".join(parts)
 
 
-def targets_table(found: Mapping[str, float], limits: Mapping[str, Limit]) -> Iterator[str]:
-    """How what was found stands to what is aimed at."""
+def targets_told(found: Mapping[str, float], limits: Mapping[str, Limit]) -> Iterator[str]:
+    """A table of all targets that something was found of."""
     yield "| figure | measured | aimed at | |"
     yield "|---|---|---|---|"
     for name, (sense, bound) in limits.items():
@@ -88,14 +88,15 @@ def _strip(study: Study, task: str, names: tuple[str, ...]) -> Image:
     return np.concatenate([one[low : low + _SHOWN, low : low + _SHOWN] for one in shown], axis=1)
 
 
-def options_text(options: Mapping[str, object]) -> str:
-    """Options as a job has them, in a line."""
+def options_told(options: Mapping[str, object]) -> str:
+    """Options as a job file has them."""
     return ", ".join(f"{name}: {value}" for name, value in options.items())
 
 
-def listed(values: tuple[int, ...]) -> str:
-    """Numbers as a sentence has them."""
-    return ", ".join(map(str, values[:-1])) + f" and {values[-1]}"
+def listed(values: Sequence[object]) -> str:
+    """Some things in a sentence."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 ABOUT = """## Restoration

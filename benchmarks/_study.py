@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _classical
-from benchmarks._damage import TASKS, Damaged, Image
+from benchmarks._damage import TASKS, Damaged, Image, rgb8
 from benchmarks._marks import Marks
 from benchmarks._weaving import Woven, feathered, usual_axis, woven
 from tileloom.models.kinds import contract_of, identity_of
@@ -198,10 +198,9 @@ class Study:
         given = scene.measured.repeat(k, axis=1).repeat(k, axis=2)
         shown = given if scene.hidden is None else np.where(scene.hidden, np.float32(1), given)
         for name, pixels in (("truth", scene.truth), ("given", shown), (cell.way, image)):
-            rgb = np.clip(np.rint(pixels[:3] * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
             file = self.picture(cell.task, name)
             file.parent.mkdir(exist_ok=True)
-            write_png(file, np.ascontiguousarray(rgb))
+            write_png(file, rgb8(pixels))
 
     def _note(self, record: Record) -> None:
         with self._file.open("a") as file:
@@ -218,7 +217,7 @@ class Study:
 
 
 def digest(told: object) -> str:
-    """What stands for all that decides a result."""
+    """A name for what can be written as JSON."""
     return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

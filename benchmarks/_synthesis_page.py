@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks._damage import Image
 from benchmarks._drawing import AGAIN, BASE, SCALES, SHUFFLED, Drawings, scale_name, scenes
 from benchmarks._findings import OTHERS, ROUNDED, TRUE, Findings, standing
-from benchmarks._quality_page import DOCS, PAGE, listed, options_text, targets_table
+from benchmarks._quality_page import DOCS, PAGE, listed, options_told, targets_told
 from benchmarks._report import Limit
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, SAMPLE
 from docs.sections import put_section
@@ -47,8 +47,8 @@ def section(drawings: Drawings, found: Findings, targets: Mapping[str, Limit]) -
     told = {"model": model["name"], "precision": model.get("precision", "fp32"), "tile": tile}
     told |= {"scenes": len(size.seeds), "seeds": listed(size.seeds), "side": round(size.side * tile)}
     told |= {"large": round(size.large * tile), "first": size.seeds[0]}
-    told |= {"sampler": options_text({**SAMPLE, "steps": size.steps})}
-    parts = [ABOUT.format(**told), *targets_table(dict(standing(found)), targets), ""]
+    told |= {"sampler": options_told({**SAMPLE, "steps": size.steps})}
+    parts = [ABOUT.format(**told), *targets_told(dict(standing(found)), targets), ""]
     parts += ["### What is read", "", READ, *_readings(found), "", BY_CLASS, *_classes(found), ""]
     parts += ["### What tiles leave", "", WOVEN.format(**told), *_weaves(found), ""]
     parts += ["### Another seed", "", RESEEDED.format(share=found.reseeded, rounded=ROUNDED)]

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from benchmarks._damage import BANDS, Damaged, Image, Mask, Task
+from benchmarks._marks import Borders
 from tileloom.jobs.archive import REPORT, Archive
 from tileloom.jobs.compile import compile_job
 from tileloom.jobs.manifest import Manifest
@@ -25,7 +26,6 @@ from tileloom.tiling.seam import borders
 
 Options = Mapping[str, Any]
 Row = Mapping[str, str | Image]
-Borders = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Woven(NamedTuple):

@@ -111,6 +111,16 @@ def test_steps_are_four_unless_a_job_says_otherwise(network, tmp_path):
     assert compile_job(job(tmp_path, spec.input, task="sr:2", steps="auto")).calls_per_tile == 50
 
 
+def test_an_image_smaller_than_the_total_stride_is_filled_all_the_same(network, tmp_path):
+    image, mask = IMAGE[:, :3, :2], np.array([[1, 0], [0, 0], [0, 0]], bool)
+    assert max(mask.shape) < HOLES.size_multiple
+    spec = filling(tmp_path, network, image=image, mask=mask)
+    restore(spec)
+    found = result(spec)
+    np.testing.assert_array_equal(found[:, ~mask], image[:, ~mask])
+    assert (found[:, 0, 0] != 0).all()
+
+
 def test_margins_are_filled_like_holes(network, tmp_path):
     spec = filling(tmp_path, network, task="outpaint:8,0,0,6", mask=None)
     restore(spec)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fillers import HOLES, file_of
 from tests.pipeline import assert_same_bytes, beside, committed, holes, job, measure, root_of, scene
 from tests.victim import Ended, Victims
 from tileloom.jobs.compile import compile_job
@@ -19,6 +20,7 @@ SLOTS = BATCH * LANES
 TASKS = ("sr:4", "inpaint")
 MOMENTS = 20
 QUICK = 2
+FILLED_MOMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,28 @@ def wholes(victims, tmp_path_factory):
         spec = job(
             folder, y, task=task, mask=mask, range=[-1, 1], stride=8, guard=4, levels=2, batch=BATCH, publish=publish
         ).model_copy(update={"lanes": LANES})
-        victims.run(beside(spec, folder / "warm-up"), folder)
-        ended = victims.run(spec, folder)
-        assert ended.status == 0
-        assert _finished(spec)
-        found[task] = Whole(spec, ended)
+        found[task] = _run_whole(spec, victims, folder)
     return found
+
+
+@pytest.fixture(scope="module")
+def filled(victims, tmp_path_factory):
+    """A job of a network that fills holes, undisturbed; one hole is larger than a tile."""
+    folder = tmp_path_factory.mktemp("filled")
+    mask = holes(48, 52, share=0.2, seed=2)
+    mask[:30, 10:34] = 1
+    keys = {"range": [-1, 1], "steps": 3, "levels": 2, "batch": BATCH, "publish": {"chunk": 16, "shard": 32}}
+    image = scene(HOLES.in_channels, 48, 52, seed=1)
+    spec = job(folder, image, task="inpaint", mask=mask, model={"name": file_of(folder)}, **keys)
+    return _run_whole(spec.model_copy(update={"lanes": LANES}), victims, folder)
+
+
+def _run_whole(spec, victims, folder):
+    victims.run(beside(spec, folder / "warm-up"), folder)
+    ended = victims.run(spec, folder)
+    assert ended.status == 0
+    assert _finished(spec)
+    return Whole(spec, ended)
 
 
 def _finished(spec):
@@ -93,6 +111,22 @@ def _assert_resumes(spec, whole, killed, victims, folder):
     assert_same_bytes(spec, whole.spec)
 
 
+def _assert_survives(whole, share, victims, folder):
+    """Killed after a share of the time that the whole job takes, it resumes."""
+    seconds = share * whole.ended.seconds
+    for attempt in range(12):
+        place = folder / str(attempt)
+        place.mkdir()
+        spec = beside(whole.spec, place)
+        killed = victims.run(spec, place, seconds=seconds)
+        if not _finished(spec):
+            break
+        # It was faster than the one that was timed.
+        seconds *= 0.7
+    _assert_killed(killed, spec)
+    _assert_resumes(spec, whole, killed, victims, place)
+
+
 @pytest.mark.parametrize(
     "moment",
     [pytest.param(moment, marks=[pytest.mark.slow] * (moment % (MOMENTS // QUICK) > 0)) for moment in range(MOMENTS)],
@@ -100,18 +134,14 @@ def _assert_resumes(spec, whole, killed, victims, folder):
 def test_killed_at_a_random_moment(moment, wholes, victims, tmp_path):
     whole = wholes[TASKS[moment % len(TASKS)]]
     share = (moment + np.random.default_rng(moment).random()) / MOMENTS
-    seconds = share * whole.ended.seconds
-    for attempt in range(12):
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        spec = beside(whole.spec, folder)
-        killed = victims.run(spec, folder, seconds=seconds)
-        if not _finished(spec):
-            break
-        # It was faster than the one that was timed.
-        seconds *= 0.7
-    _assert_killed(killed, spec)
-    _assert_resumes(spec, whole, killed, victims, folder)
+    _assert_survives(whole, share, victims, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(FILLED_MOMENTS))
+def test_a_job_of_a_network_that_fills_holes_killed_at_a_random_moment(moment, filled, victims, tmp_path):
+    share = (moment + np.random.default_rng(moment).random()) / FILLED_MOMENTS
+    _assert_survives(filled, share, victims, tmp_path)
 
 
 POINTS = [

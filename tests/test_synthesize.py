@@ -313,6 +313,7 @@ def test_maps_of_another_size_are_refused(tmp_path, files, capfd, monkeypatch):
         (("--classes", "water"), "--classes must be ade20k, celeba, cityscapes or coco, or a mapping"),
         (("--instances", "labels.tif"), "is told no edges of them"),
         (("--model-option", "label=3"), "model.label is no option"),
+        (("--model-option", "edges=true", "--tile", "1"), "tile is 1, which this task and model cannot take"),
     ],
 )
 def test_what_does_not_suit_the_network_is_refused(tmp_path, files, capfd, monkeypatch, more, says):
