@@ -27,7 +27,7 @@ from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 from tileloom.tiling.weave_picture import write_png
 
-LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "steps": 8}
+LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "spacing": "fine", "steps": 16}
 SAMPLE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 1.0, "steps": 25}
 OURS, SAMPLED, SMOOTH = "tileloom", "tileloom, a sample", "tileloom, low noise"
 ONE_LEVEL, SINGLE = "tileloom, one level", "tileloom, float32"
