@@ -189,7 +189,7 @@ output: prior
 crop: 64
 flips: true
 turns: true
-network: {width: 128, levels: [1, 1], stem: 4}
+network: {width: 128, levels: [1, 1], stem: 4, detail: 32}
 steps: 20000
 ```
 
@@ -230,8 +230,15 @@ it. A job takes it over for values of that type; for values of another it must n
 
 A network is an ADM U-Net: `levels` of `width` channels, each half as fine as the one before. What decides how fast it
 is, is how many pixels it works on: a `stem` of 4 folds every 4 x 4 pixels into channels first, so that it works on a
-sixteenth of them, and crops must then be multiples of 4 times 2 for each further level. Tiles of a job may be larger
-than crops.
+sixteenth of them, and crops must then be multiples of 4 times 2 for each further level. What it folds must pass through
+few channels, in which fine things are lost; `detail` of 32 gives every single pixel so many channels at the very end,
+which costs a quarter more time and learns many times as fast. Tiles of a job may be larger than crops.
+
+Jobs with several `levels` restore a coarse image first. A network that is to be good at those learns from such, too: a
+`coarse` of 0.25 shows it a quarter of the crops from twice as far or further.
+
+A rate that falls leaves less noise in the weights. `halving: 3000` halves it in every so many steps, however many there
+will be, so that a training may be stopped or prolonged at any time.
 
 A network predicts `v`, a mixture of the noise and the picture, unless `predicts` says `eps`, the noise alone: from that
 a picture under much noise is only told when it is known very exactly, which takes many times as many crops. Jobs take
@@ -258,7 +265,7 @@ A network of `kind: spatial` fills holes, and does that by [iterations](models.m
 of a denoiser's steps:
 
 ```yaml
-network: {kind: spatial, width: 64, levels: [1, 2, 4], blocks: 1, attention: [4], stem: 4}
+network: {kind: spatial, width: 64, levels: [1, 2, 4], blocks: 1, attention: [4], stem: 4, detail: 16}
 rate: 1e-3
 ema: 0.999
 ```
@@ -268,7 +275,8 @@ clouds, scratches and scattered pixels. Three iterations are unrolled, and each 
 against an adversary, which is trained along with it and never published (StyleGAN2's, with R1, seeing pictures turned,
 shifted and discoloured the more it knows them by heart), by features, and by how likely its mean and variance make each
 pixel. Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
-which the first three bands are shown to it; otherwise the adversary's. What is told of held-out crops, the `error`, is
+which the first three bands are shown to it; otherwise they are the adversary's, and pictures are compared pixel by
+pixel, too. What is told of held-out crops, the `error`, is
 how far values in the holes are off on average, in model range. Crops must be multiples of the total stride, which is
 the stem times 2 for each level after the first.
 
@@ -293,7 +301,7 @@ A network of `kind: patches` is a [Patch-DM](models.md#patch-dm), which draws im
 
 ```yaml
 crop: 256
-network: {kind: patches, patch: 32, positions: false, width: 64, levels: [1.5, 1.5, 1], attention: [4], stem: 4}
+network: {kind: patches, patch: 32, positions: false, width: 64, levels: [1.5, 1.5, 1], attention: [4], stem: 4, detail: 32}
 ```
 
 It is a U-Net like the others, cut between its halves; `patch` is a multiple of twice the `stem`, times 2 for each

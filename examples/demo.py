@@ -57,8 +57,8 @@ from tileloom.tiling.weave_picture import in_slots, weave_picture, write_png
 SEEDS = {"sr": 6, "clouds": 10}
 SCALE, BATCH, TILE = 4, 4, 64
 STEPS = {"sr": 16, "clouds": 20}
-# What was measured in means is drawn without fresh noise, as jobs do that leave it open. In holes there must be some, and
-# with few steps as much of it as there may be leaves the least in the result.
+# What was measured in means is drawn without fresh noise, as in jobs that leave it open. Holes need it, and
+# with few steps as much as there may be leaves the least in the result.
 SAMPLER: dict[str, dict[str, Any]] = {"sr": {}, "clouds": {"sampler": "ddim-ddnm", "eta": 1.0}}
 WINDOW, SHOWN, WIDEST = 384, 160, 1024
 CLOUD_SEED, CLOUDS, CLOUD_SIZE, STRIPES = 5, 0.0075, 64, 0.12

@@ -40,7 +40,7 @@ What it mostly has besides:
 crop: 64         # what is learned from at once, and the tile that is restored
 flips: true      # where left is as good as right
 turns: true      # where no side is up
-network: {width: 128, levels: [1, 1], stem: 4}
+network: {width: 128, levels: [1, 1], stem: 4, detail: 32}
 steps: 20000
 """
 
