@@ -276,9 +276,8 @@ against an adversary, which is trained along with it and never published (StyleG
 shifted and discoloured the more it knows them by heart), by features, and by how likely its mean and variance make each
 pixel. Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
 which the first three bands are shown to it; otherwise they are the adversary's, and pictures are compared pixel by
-pixel, too. What is told of held-out crops, the `error`, is
-how far values in the holes are off on average, in model range. Crops must be multiples of the total stride, which is
-the stem times 2 for each level after the first.
+pixel, too. What is told of held-out crops, the `error`, is how far values in the holes are off on average, in model
+range. Crops must be multiples of the total stride, which is the stem times 2 for each level after the first.
 
 ## Maps of labels
 
@@ -301,7 +300,7 @@ A network of `kind: patches` is a [Patch-DM](models.md#patch-dm), which draws im
 
 ```yaml
 crop: 256
-network: {kind: patches, patch: 32, positions: false, width: 64, levels: [1.5, 1.5, 1], attention: [4], stem: 4, detail: 32}
+network: {kind: patches, patch: 32, positions: false, width: 64, levels: [1.5, 1.5, 1], stem: 4, detail: 32}
 ```
 
 It is a U-Net like the others, cut between its halves; `patch` is a multiple of twice the `stem`, times 2 for each
