@@ -98,11 +98,16 @@ def standing(found: Findings) -> Iterator[tuple[str, float]]:
     ours, naive, published = (abs(found.weaves[name].seam) for name in (OURS, NAIVE, PUBLISHED))
     yield "mIoU of true scenes", true
     yield "true scenes' mIoU over other maps'", true - others
-    yield "share of the way from shuffled to true", (drawn - shuffled) / (true - shuffled)
-    yield "seam of naive's", ours / naive
-    yield "seam of published's", 0.0 if ours <= UNSEEN else ours / published
+    yield "share of the way from shuffled to true", _share(drawn - shuffled, true - shuffled)
+    yield "seam of naive's", _share(ours, naive)
+    yield "seam of published's", 0.0 if ours <= UNSEEN else _share(ours, published)
     yield "pixels that another seed changes", found.reseeded
     yield "pixels that other labels change", found.relabelled
+
+
+def _share(part: float, whole: float) -> float:
+    """Of nothing there is no share, which keeps no limit."""
+    return part / whole if whole else float("nan")
 
 
 def changed(pictures: Image, others: Image) -> float:

@@ -106,10 +106,10 @@ with four bands, seeds {seeds} of `tileloom terra`, none of which `terra` was
 trained on. The model is `{model}`, of tiles with {tile} pixels a side, convolutions in {precision}. Figures are means
 over so many scenes as the last column says, of the pixels that were to be restored.
 
-A sample from all that fits a measurement is further from the truth than the mean of what fits. So where every pixel was
-measured in some mean, or lies beside known ones, all ways draw with low noise (`{low}`), and else samples (`{sample}`);
-tileloom's tables have both. Every way is drawn by that same sampler, published MSR too: its own part here is how tiles
-lie. Samplers and steps were chosen on the first four scenes.
+A sample from all that fits a measurement is further from the truth than the mean of what fits. So where means of pixels
+were measured, or lone pixels are missing, all ways draw with low noise (`{low}`), as jobs of `sr:k` do by themselves,
+and else samples (`{sample}`); tileloom's tables have both. Every way is drawn by that same sampler, published MSR too:
+its own part here is how tiles lie. Samplers and steps were chosen on the first four scenes.
 
 ![Four times the resolution; stripes and clouds filled](images/quality.jpg)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..models.contract import Contract
 from ..models.recipe import spacing_of
 from ..models.schedule import Spacing
-from .spec import JobSpec
+from .spec import JobSpec, ParitySpec, Travel
 
 LOW_NOISE_STEPS = 16
 
@@ -23,10 +23,12 @@ class Drawing(NamedTuple):
 def drawing_of(spec: JobSpec, contract: Contract) -> Drawing:
     """What the job says, else what suits it.
 
-    Where every pixel was measured in some mean, what fits the measurement differs little, and its mean is nearer to the
-    truth than a sample: a network then draws without fresh noise, most of its steps where little is left.
+    Where means of pixels were measured, exactly and everywhere, what fits them differs little, and the mean of all that
+    is nearer to the truth than a sample: a network then draws without fresh noise, most of its steps where little is
+    left. Whoever asks for anything else about the way is left alone.
     """
-    low = _measured_everywhere(spec) and contract.weight_bytes > 0 and spec.sampler == "ddnm" and spec.eta is None
+    plain = spec.sampler == "ddnm" and spec.travel == Travel() and spec.guide is None and spec.parity == ParitySpec()
+    low = plain and contract.learned and spec.eta in (None, 0) and _measured_everywhere(spec)
     usual = LOW_NOISE_STEPS if low else contract.steps
     spacing: Spacing = "fine" if low else spacing_of(contract, spec.sampler)
     return Drawing(
@@ -39,4 +41,4 @@ def drawing_of(spec: JobSpec, contract: Contract) -> Drawing:
 def _measured_everywhere(spec: JobSpec) -> bool:
     told = spec.normal_task
     whole = not (told.masked or told.blank or told.edit or any(told.margins))
-    return whole and told.measurement.scale > 1 and not told.measurement.gray
+    return whole and told.measurement.scale > 1 and not told.measurement.gray and not told.measurement.sigma

@@ -231,13 +231,13 @@ class JobSpec(Strict):
     )
     steps: AutoCount = Field(
         default="auto",
-        description="Steps of the schedule, each a call of the network; auto: 50, 16 where fresh noise is left out, or "
-        "4 iterations that fill a hole.",
+        description="Steps of the schedule, each a call of the network; auto: 50, 16 where eta is 0 by itself, or 4 "
+        "iterations that fill a hole.",
     )
     spacing: Annotated[Literal["auto", "even", "fine"], Meant("auto, even or fine")] = Field(
         default="auto",
-        description="How these lie among all: even, or fine, most where little noise is left; auto is fine where fresh "
-        "noise is left out.",
+        description="How these lie among all: even, or fine, most where little noise is left; auto is fine where eta "
+        "is 0 by itself.",
     )
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
     sampler: Annotated[Sampler, Meant("ddnm, ddim-ddnm, repaint, ddpm or ddim")] = Field(
@@ -245,8 +245,8 @@ class JobSpec(Strict):
     )
     eta: Noise | None = Field(
         default=None,
-        description="Share of fresh noise in ddnm, ddim and ddim-ddnm; if left out, 1, 0 and 0.85, and 0 where a "
-        "network restores with ddnm what was measured in means alone (sr:k): nearest to the truth, no sample.",
+        description="Share of fresh noise in ddnm, ddim and ddim-ddnm; if left out, 1, 0 and 0.85, but 0 where a "
+        "network restores sr:k alone, with ddnm as it comes: nearest to the truth, no sample.",
     )
     guidance: Annotated[GuidanceSpec, Mapped] = Field(default=GuidanceSpec(), description="A class that tiles show.")
     parity: Annotated[ParitySpec, Mapped] = Field(default=ParitySpec(), description="Quirks of published programs.")

@@ -85,7 +85,7 @@ class Torso(nn.Module):
 
     def down_to_the_middle(self, x_BCHW: Tensor, *told: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The way down alone: what the middle is given, and every block's output; of details the pixels, before all."""
-        skips = [x_BCHW] if self.detailed else []
+        skips = [x_BCHW.to(self.torso_dtype)] if self.detailed else []
         if self.stem > 1:
             x_BCHW = F.pixel_unshuffle(x_BCHW, self.stem)
         h_BCHW = x_BCHW.to(self.torso_dtype)

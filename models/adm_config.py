@@ -42,6 +42,8 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse widths that the norms or the heads cannot divide."""
+        if self.detail < 0 or self.detail % 2:
+            raise InputError(f"detail is {self.detail}: give an even number of channels, or 0 for none")
         for width in self.widths:
             if not width or width % NORM_GROUPS:
                 raise InputError(

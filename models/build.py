@@ -30,7 +30,7 @@ from .patches import Exchange, PatchWork
 from .plugins import load_plugin
 from .probe import Rated, fastest_shape, most_lanes
 from .program_network import load_exported, load_torchscript
-from .recipe import Guidance, Sampler, spacing_of
+from .recipe import Guidance, Sampler
 from .repaint import Repaint
 from .schedule import Spacing, schedule
 from .semantic_denoiser import SemanticDenoiser
@@ -68,8 +68,7 @@ class EngineFactory:
     ``batch`` and ``lanes`` are found by a trial where they are None and the device's batch is not among those that
     the work is made with, within ``affordable`` bytes of the machine's memory (None: no limit), or this share of
     the accelerator's, and for no more tiles than can ever run ``side_by_side``. ``jumps`` are parameters of
-    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` and ``spacing`` None are the
-    sampler's own.
+    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
     ``identity`` stands for the weights in what is saved of tiles in the middle of their schedules. ``trusted``: a
     model that is code may be run.
     """
@@ -90,7 +89,7 @@ class EngineFactory:
     factor: int = 2
     sampler: Sampler = "ddnm"
     eta: float | None = None
-    spacing: Spacing | None = None
+    spacing: Spacing = "even"
     jumps: Mapping[str, int] = field(default_factory=dict)
     guidance: Guidance | None = None
     parity: Parity = AS_WRITTEN
@@ -170,7 +169,7 @@ class EngineFactory:
             travel_repeat=self.travel_repeat,
             total=contract.timesteps,
             jumps=self.jumps,
-            spacing=self.spacing or spacing_of(contract, self.sampler),
+            spacing=self.spacing,
         )
         kind = _WALKS[self.sampler]
         own = {} if self.eta is None else {"eta": self.eta}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from ..tiling.errors import InputError
-from .adm_config import NORM_GROUPS, AdmConfig, effort
+from .adm_config import NORM_GROUPS, AdmConfig, EncoderConfig, effort
 from .patchdm_signatures import PatchReading
 from .semantic_config import SemanticConfig
 from .signatures import Reading, Told
-from .spatial_config import ALPHA, ITERATIONS, PICKINGS, PLANES, Picking, SpatialReading
+from .spatial_config import ALPHA, ITERATIONS, PICKINGS, PLANES, Picking, SpatialConfig, SpatialReading
 from .style import Style
 from .weights import digest_of, read_weights, shipped, title_of
 
@@ -22,7 +22,7 @@ from .weights import digest_of, read_weights, shipped, title_of
 # 1.4 times the estimate.
 LIVE_MAPS = 24
 # Of what draws the details of single pixels: fewer, since no norms work in float32 there.
-LIVE_DETAILS = 6
+LIVE_DETAILS = 8
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Covariance = Literal["exponential", "matern32", "matern52"]
@@ -89,6 +89,11 @@ class Contract:
     def shown(self, bands: int) -> int:
         """Channels of a window of so many bands, as the network is shown it."""
         return bands + (PLANES if self.holes else 0)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is a network with weights, and no exact field."""
+        return self.weight_bytes > 0
 
     def check(self, tile: tuple[int, int], bands: int) -> None:
         """Refuse a window (rows, columns) or a number of bands that the network cannot take."""
@@ -311,7 +316,7 @@ def _of_holes(file: str, reading: SpatialReading) -> Contract:
         smallest_tile=config.size_multiple,
         conditions=("known", "uncertainty"),
         weight_bytes=Path(file).stat().st_size,
-        live_channels=live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
+        live_channels=live_in(config),
         holes=True,
         steps=ITERATIONS,
         **_learned(reading),
@@ -341,7 +346,7 @@ def _of_patches(file: str, reading: PatchReading, style: str | None, *, guided: 
         betas=reading.betas,
         weight_bytes=Path(file).stat().st_size,
         # A window of one patch has four encoder patches around it, and their features once more as a collage.
-        live_channels=5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
+        live_channels=max(5 * live_channels(config.widths, config.num_res_blocks, stem=config.stem), live_in(config)),
         **_learned(reading),
     )
 
@@ -373,17 +378,22 @@ def _of_windows(file: str, reading: Reading, asked: NetworkOptions) -> Contract:
         label_classes=config.num_classes if labelled else None,
         label_edges=isinstance(config, SemanticConfig) and config.edges,
         weight_bytes=Path(file).stat().st_size,
-        live_channels=ways
-        * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail),
+        live_channels=ways * live_in(config),
         effort=effort(config) if isinstance(config, AdmConfig) else None,
         **_learned(reading),
     )
 
 
-def live_channels(widths: Sequence[int], blocks: int, *, stem: int = 1, detail: int = 0) -> int:
+def live_channels(widths: Sequence[int], blocks: int, *, stem: int = 1) -> int:
     """Numbers a pixel of the window: a U-Net's outputs on the way down, all kept for the way up, and a block's own."""
     maps: list[int] = [-(-wide // (stem**2 * 4**level)) for level, wide in enumerate(widths)]
-    return sum(maps) * (blocks + 1) + max(LIVE_MAPS * max(maps), LIVE_DETAILS * detail)
+    return sum(maps) * (blocks + 1) + LIVE_MAPS * max(maps)
+
+
+def live_in(config: EncoderConfig | SpatialConfig) -> int:
+    """The same of a network by its shape; with what draws the details of single pixels, when all else is gone."""
+    torso = live_channels(config.widths, config.num_res_blocks, stem=config.stem)
+    return max(torso, LIVE_DETAILS * config.detail)
 
 
 def check_label(file: str, classes: int | None, label: int | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..tiling.errors import InputError
 from .adapted import bytes_of
-from .contract import live_channels
+from .contract import live_in
 from .device import fix_arithmetic, own_memory
 from .engine import DependentRows, numeric_class
 from .lanes import Given, Lanes, Made
@@ -174,12 +174,7 @@ class Halves:
 def memory_of_halves(network: PatchUNet, *, batch: int, lanes: int, patches: int) -> int:
     """Bytes of the weights, of the passes side by side, and of the features of so many patches around theirs."""
     config = network.config
-    passing = (
-        lanes
-        * batch
-        * config.patch**2
-        * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
-    )
+    passing = lanes * batch * config.patch**2 * live_in(config)
     return bytes_of(network.parameters()) + 4 * (passing + 4 * patches * config.feature_values)
 
 

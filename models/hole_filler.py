@@ -12,7 +12,7 @@ from ..tiling.errors import InputError
 from ..tiling.work import TileInputs
 from .adapted import bytes_of
 from .constraints import low_frequencies, overlaps
-from .contract import Contract, live_channels
+from .contract import Contract, live_in
 from .denoiser import Condition
 from .noise import Address, NoiseField
 from .solvers import Question, TileState, impose
@@ -50,7 +50,7 @@ class HoleFiller:
         """The weights; then the way down's features, all kept for the way up, and a level's own maps."""
         batch, _, height, width = batch_shape
         config = self.network.config
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
+        live = live_in(config)
         return bytes_of(self.network.parameters()), 4 * batch * height * width * live
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError, TileloomError
 from .adm import AdmClassifier, AdmUNet
 from .checkpoint import load_tensors, with_weights
-from .contract import Contract, Model, asked_network, live_channels, network_contract, split_model
+from .contract import Contract, Model, asked_network, live_in, network_contract, split_model
 from .denoiser import Condition, labels_of
 from .device import own_memory
 from .hole_filler import HoleFiller
@@ -75,7 +75,7 @@ class AdmDenoiser:
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.parameters())
         batch, _, height, width = batch_shape
         config = self.network.config
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
+        live = live_in(config)
         return weights, 4 * batch * height * width * live
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .adapted import bytes_of
 from .collage import PatchGrid, collage, cut, pad, stitch
-from .contract import Contract, live_channels
+from .contract import Contract, live_in
 from .denoiser import Condition
 from .patchdm import PatchUNet, dropped
 from .prediction import Prediction, away_from
@@ -111,11 +111,7 @@ class PatchDenoiser:
         config = self.network.config
         grid = PatchGrid.of(height, width, config.patch)
         features = batch * (grid.encoder_count + grid.decoder_count) * config.feature_values
-        passing = (
-            self.cells
-            * config.patch**2
-            * live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
-        )
+        passing = self.cells * config.patch**2 * live_in(config)
         images = 8 * batch * config.in_channels * height * width
         return bytes_of(self.network.parameters()), 4 * (features + passing + images)
 

@@ -101,6 +101,7 @@ class PatchReading:
             "betas": self.betas,
             "weights": self.copy or "one set",
             **({"stem": config.stem} if config.stem > 1 else {}),
+            **({"detail": config.detail} if config.detail else {}),
             **({} if config.positions else {"positions": "never told"}),
             **({"image size": self.described.image_size} if self.described else {}),
             **({"predicts": self.predicts} if self.predicts != EPS else {}),
@@ -116,7 +117,7 @@ def read_described(description: Description, told: Told) -> PatchReading:
         config = replace(config, patch=told.patch)
     if told.heads is not None:
         config = replace(config, num_head_channels=-1, num_heads=told.heads)
-    facts = ("patch", "heads", "betas", "stem", "positions", "image size", "predicts")
+    facts = ("patch", "heads", "betas", "stem", "detail", "positions", "image size", "predicts")
     origins = {name: OPTION if getattr(told, name, None) else DESCRIBED for name in facts}
     betas, copy = told.betas or description.betas, told.weights
     return PatchReading(config, betas, copy, None, origins, description)

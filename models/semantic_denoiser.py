@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..tiling.label_window import LabelWindow
 from .adapted import bytes_of
-from .contract import Contract, live_channels
+from .contract import Contract, live_in
 from .denoiser import Condition
 from .prediction import Prediction
 from .semantic import Gains, Labels, Modulation, SemanticUNet, SpadeNorm, one_hot
@@ -111,7 +111,7 @@ class SemanticDenoiser:
         batch, _, height, width = batch_shape
         config = self.network.config
         rows = batch * (2 if self.scale > 1 else 1)
-        live = live_channels(config.widths, config.num_res_blocks, stem=config.stem, detail=config.detail)
+        live = live_in(config)
         passing = 4 * height * width * (rows * live + HIDDEN + 2 * config.label_channels)
         kept = min(self.room, self._lane_places(batch) * self._kept_bytes((height, width)))
         return bytes_of(self.network.parameters()), passing + kept

@@ -310,6 +310,12 @@ def test_details_are_drawn_pixel_by_pixel_whatever_a_stem_folds():
     assert (net(x, t) - net(x, torch.tensor([900.0]))).abs().min() > 0
 
 
+@pytest.mark.parametrize("detail", [-2, 3])
+def test_details_that_cannot_be_are_refused(detail):
+    with pytest.raises(InputError, match=f"detail is {detail}: give an even number"):
+        replace(STEMMED, detail=detail)
+
+
 def test_details_are_of_the_torsos_precision_but_for_what_comes_out():
     net = network(replace(STEMMED, detail=8))
     net.set_precision("bf16")

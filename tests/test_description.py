@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.commandline import tileloom
+from tests.fillers import HOLES
 from tests.nets import UNET, network
 from tests.trainings import CLASSIFIER
 from tests.trainings import UNET as STEMMED
 from tileloom.models.checkpoint import convert
 from tileloom.models.signatures import DESCRIBED, OPTION, Description, Told
+from tileloom.models.spatial_config import SpatialDescription
 from tileloom.models.weights import DESCRIPTION, description_of, read_weights
 from tileloom.tiling.errors import InputError
 
@@ -30,6 +32,19 @@ def file_of(folder, said=SAID, *, name="own.safetensors", text=None):
 def test_a_description_comes_back_as_it_was_written(tmp_path, config):
     said = Description(config, 16, "linear", "eps", ((0.0, 1.0), (-2.5, 3.0), (0.0, 9.0)), 7, {"data": "x"})
     assert description_of(file_of(tmp_path, said)) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Description, SAID),
+        (SpatialDescription, SpatialDescription(HOLES, 16, ((0.0, 1.0),) * HOLES.in_channels, None, {"steps": 0})),
+    ],
+)
+def test_files_from_before_there_were_details_have_none(kind, said):
+    stored = said.stored()
+    del stored["config"]["detail"]
+    assert kind.restored(json.loads(json.dumps(stored))) == said
 
 
 def test_what_shapes_do_not_tell_is_known(tmp_path):

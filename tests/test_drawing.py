@@ -2,18 +2,22 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.images import smooth
 from tests.nets import UNET, weights
+from tests.pipeline import restored
 from tests.test_spec import spec
 from tileloom.jobs.drawing import LOW_NOISE_STEPS, drawing_of
+from tileloom.models.build import EngineFactory
 from tileloom.models.kinds import contract_of
 from tileloom.models.schedule import fine_timesteps, schedule
 
 TASKS = ("sr:4", "sr:4, denoise:0.1", "inpaint", "sr:4, inpaint", "colorize", "old-photo:4", "denoise:0.1")
-MEANS = ("sr:4", "sr:4, denoise:0.1")
+MEANS = ("sr:4",)
 
 
 def drawn(model, **keys):
@@ -40,6 +44,9 @@ def test_a_field_draws_samples_of_all():
     ("said", "expected"),
     [
         ({"eta": 1.0}, (50, "even", 1.0)),
+        ({"eta": 0.0}, (LOW_NOISE_STEPS, "fine", 0.0)),
+        ({"travel": {"repeat": 2}}, (50, "even", None)),
+        ({"parity": {"released_pinv": True}}, (50, "even", None)),
         ({"sampler": "ddim-ddnm"}, (50, "even", None)),
         ({"steps": 7}, (7, "fine", 0.0)),
         ({"spacing": "even"}, (LOW_NOISE_STEPS, "even", 0.0)),
@@ -48,6 +55,22 @@ def test_a_field_draws_samples_of_all():
 )
 def test_what_a_job_says_is_so(network, said, expected):
     assert drawn(network, task="sr:4", **said) == expected
+
+
+SAID_ALOUD = {"eta": 0.0, "spacing": "fine", "steps": LOW_NOISE_STEPS}
+
+
+def test_the_default_reaches_the_engine_and_writing_it_out_changes_no_byte(network, tmp_path, monkeypatch):
+    walks = []
+    make = EngineFactory.solver
+    monkeypatch.setattr(EngineFactory, "solver", lambda *told: walks.append(make(*told)) or walks[-1])
+    small = {"task": "sr:2", "model": network, "batch": 1, "steps": "auto"}
+    images = [
+        restored(tmp_path, smooth(3, 8, 8), output=f"{len(said)}.zarr", **small | said) for said in ({}, SAID_ALOUD)
+    ]
+    assert np.array_equal(*images)
+    assert [walk.eta for walk in walks] == [0.0, 0.0]
+    assert {walk.schedule.timesteps for walk in walks} == {fine_timesteps(1000, LOW_NOISE_STEPS)}
 
 
 @given(total=st.integers(1, 1000), share=st.floats(0, 1))

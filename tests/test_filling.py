@@ -97,6 +97,24 @@ def test_each_loss_reaches_its_own_network_and_the_mean_learns_nothing_from_the_
     assert any(grad.any() for grad in torch.autograd.grad(told[CRITIC], critic))
 
 
+class Bands(torch.nn.Module):
+    """A trunk whose only features are the bands."""
+
+    def forward(self, x):
+        return [x]
+
+
+def test_pixels_are_compared_where_no_trunk_is(image):
+    crops = crops_of(image)
+    alone, beside = objective(crops), objective(crops)
+    beside.trunk = Bands()
+    told, other = (one.loss(batch(crops), Draws(0, 1), 1) for one in (alone, beside))
+    assert "pixels" not in other
+    rest = 3 * told["adversarial"] + 2 * told["features"] + 1e-4 * told["likelihood"]
+    torch.testing.assert_close(told[LOSS] - rest, 100 * told["pixels"])
+    assert told["pixels"] > 0
+
+
 def test_a_step_moves_either_network_by_its_own_loss_alone(image):
     crops = crops_of(image)
     first, second = learner(crops), learner(crops)

@@ -141,6 +141,7 @@ def test_margins_are_filled_like_holes(network, tmp_path):
         ({"task": "inpaint, sr:2"}, "fills holes and does nothing else"),
         ({"noise": 0.1}, "fills holes and does nothing else"),
         ({"eta": 0.5}, "eta is 0.5, and model holes"),
+        ({"spacing": "fine"}, "spacing is fine, and model holes"),
         ({"tile": 2}, "tile is 2, which this task and model cannot take"),
         ({"model": {"picking": "best"}}, "model.picking is 'best'"),
     ],

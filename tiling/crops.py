@@ -327,14 +327,14 @@ class Crops:
         for attempt in range(_TRIES if len(places) else 0):
             word = words(self._starts[use], np.array([number]), np.array([attempt]))
             scene, top, left = places[int(word[0]) % len(places)]
-            opened = self._opened(scene)
             box = Box(top, left, top + size, left + size)
             if use == "train" and self.cutting.coarse:
-                box = self._widened(box, opened.image, float(unit(word, 3)[0]))
+                box = self._widened(box, self._opened(scene).image, float(unit(word, 3)[0]))
             squares = box.coarsen(side)
             rows, cols = np.ogrid[squares.top : squares.bottom, squares.left : squares.right]
             if use == "train" and (self._draw(scene, rows, cols) < self._share).any():
                 continue
+            opened = self._opened(scene)
             if (opened.whole and opened.image.dtype.kind != "f") or opened.valid(box).all():
                 return scene, box, word
         raise InputError(

@@ -5,8 +5,8 @@ of all are added::
 
     softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2 - 1e-4 ln p(crop | mean, variance)
 
-Without the features of a trained trunk, which a critic that has learned little is no match for, the squared distance of
-pixels is added a hundredfold.
+Features are those of a trained trunk. A critic's stand in for them where there is none; as these tell little before the
+critic has learned much, the squared distance of pixels is then added a hundredfold.
 The mean learns nothing from the last term. The critic learns from softplus(D(filled)) + softplus(-D(crop)) and R1.
 """
 
@@ -31,7 +31,7 @@ from .holes import draw_holes
 from .objective import LOSS, Batch, Draws
 
 UNROLLED = 3
-CRITIC, ERROR, REAL = "critic", "error", "real"
+CRITIC, ERROR, REAL, PIXELS = "critic", "error", "real", "pixels"
 _FEATURES, _LIKELIHOOD = 2.0, 1e-4
 # As strong as a critic under R1 where a fill is off by a quarter of the model's range: less would not be heeded.
 _PIXELS = 100.0
@@ -93,8 +93,6 @@ class Filling:
         told, known_features = self._judged(real)
         adversarial = F.softplus(-faked).mean()
         unlike = self._unlike(run.filled, x, seen, known_features)
-        unlike_pixels = [F.mse_loss(one, x) for one in run.filled] if self.trunk is None else []
-        pixels = torch.stack(unlike_pixels).sum() if unlike_pixels else x.new_zeros(())
         missing = (known == 0).expand_as(x)
         likelihood = torch.stack(
             [
@@ -106,11 +104,15 @@ class Filling:
         if penalised:
             (gradient,) = torch.autograd.grad(told.sum(), real, create_graph=True)
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
+        loss, told_more = UNROLLED * adversarial + _FEATURES * unlike + _LIKELIHOOD * likelihood, {}
+        if self.trunk is None:
+            told_more[PIXELS] = torch.stack([F.mse_loss(one, x) for one in run.filled]).sum()
+            loss = loss + _PIXELS * told_more[PIXELS]
         return {
-            LOSS: UNROLLED * adversarial + _FEATURES * unlike + _PIXELS * pixels + _LIKELIHOOD * likelihood,
+            LOSS: loss,
             "adversarial": adversarial,
             "features": unlike,
-            "pixels": pixels,
+            **told_more,
             "likelihood": likelihood,
             CRITIC: judged,
             REAL: told.sign().mean(),
