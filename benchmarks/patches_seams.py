@@ -95,6 +95,7 @@ BENCHMARK = Benchmark(
     "patches_seams",
     measure,
     {f"{name} of apart's": ("<=", 0.9) for name in SEAMS},
+    {"seam of apart's": ("<=", 0.7), "coarse seam of apart's": ("<=", 0.45)},
     options={"model": {"default": "terra-patches", "help": "a model by its name or file"}},
 )
 
