@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._damage import BANDS, SEEDS, Image
+from benchmarks._kept import keep
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, PUBLISHED, SAMPLE, digest
 from benchmarks._weaving import Borders, Options, run_images
 from tileloom.models.kinds import contract_of, identity_of
@@ -103,7 +104,7 @@ class Drawings:
 
     def drawn(self, way: Way) -> Drawn:
         """The pictures of a way, from where they are kept, or else drawn now."""
-        told = {**SAMPLE, "steps": self.size.steps, **way.options}
+        told = self._told(way)
         identity = identity_of(told.pop("model", self.model))
         file = self.out / f"{digest([told, way.seeds, way.side, identity])}.npz"
         if not file.exists():
@@ -120,13 +121,18 @@ class Drawings:
         ]
         lanes = len(os.sched_getaffinity(0))
         usual = {"task": "generate", "dtype": "uint8", "model": self.model, "batch": 4, "lanes": lanes}
-        found = run_images(rows, {**usual, **SAMPLE, "steps": self.size.steps, **way.options})
-        self.out.mkdir(parents=True, exist_ok=True)
-        begun = file.with_suffix(".part")
-        with begun.open("wb") as kept:
-            pictures, (rows_at, cols_at) = np.stack([one.image for one in found]), found[0].borders
-            np.savez_compressed(kept, pictures=pictures, rows=rows_at, cols=cols_at, calls=found[0].calls)
-        begun.rename(file)
+        found = run_images(rows, {**usual, **self._told(way)})
+        pictures, (rows_at, cols_at) = np.stack([one.image for one in found]), found[0].borders
+
+        def write(begun: Path) -> None:
+            with begun.open("wb") as kept:
+                np.savez_compressed(kept, pictures=pictures, rows=rows_at, cols=cols_at, calls=found[0].calls)
+
+        keep(file, write)
+
+    def _told(self, way: Way) -> dict[str, Any]:
+        """What decides a way's pictures besides its maps."""
+        return {**SAMPLE, "steps": self.size.steps, **way.options}
 
 
 @cache

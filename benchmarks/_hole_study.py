@@ -17,6 +17,7 @@ from benchmarks._classical import fill
 from benchmarks._damage import Damaged, Image
 from benchmarks._distance import distance, patches
 from benchmarks._hole_cases import Case, depth
+from benchmarks._kept import keep
 from benchmarks._marks import Marks
 from benchmarks._study import SAMPLE, digest
 from benchmarks._weaving import Options, Woven, usual_axis, woven
@@ -48,10 +49,12 @@ class Filled:
 
     def write(self, file: Path) -> None:
         """Write it, whole or not at all."""
-        part = file.with_suffix(".part")
-        with part.open("wb") as out:
-            np.savez(out, values=self.values, calls=self.calls, **asdict(self.marks))
-        part.replace(file)
+
+        def write(begun: Path) -> None:
+            with begun.open("wb") as out:
+                np.savez(out, values=self.values, calls=self.calls, **asdict(self.marks))
+
+        keep(file, write)
 
     def image(self, scene: Damaged) -> Image:
         """The scene as it was filled."""

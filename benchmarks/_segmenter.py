@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks._damage import BANDS, Image
+from benchmarks._kept import keep
 from benchmarks._study import digest
 from tileloom.models.device import fix_arithmetic
 from tileloom.tiling.box import Box
@@ -98,10 +99,7 @@ def segmenter(course: Course, folder: Path) -> Segmenter:
     file = folder / f"segmenter-{digest(asdict(course))}.safetensors"
     if not file.exists():
         made = learned(course)
-        folder.mkdir(parents=True, exist_ok=True)
-        begun = file.with_suffix(".part")
-        save_file(made.state_dict(), begun)
-        begun.rename(file)
+        keep(file, lambda begun: save_file(made.state_dict(), begun))
     kept = Segmenter(course.width)
     kept.load_state_dict(load_file(file))
     return kept

@@ -55,7 +55,6 @@ class Compiled:
     calls_per_tile: int
     source: SourceFacts
     resolved: dict[str, Any]
-    drawing: Drawing
     trusted: bool = False
 
     @property
@@ -126,7 +125,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "nodata": None if image.nodata is None else repr(float(image.nodata)),
     }
     calls = _calls(spec, contract, drawing)
-    return Compiled(spec, image, contract, calls, _facts(spec, source, image), resolved, drawing, trusted)
+    return Compiled(spec, image, contract, calls, _facts(spec, source, image), resolved, trusted)
 
 
 def _labels(spec: JobSpec, size: tuple[int, int], contract: Contract) -> LabelPlan | None:

@@ -44,7 +44,7 @@ def _engine_factory(compiled: Compiled, *, images: int) -> EngineFactory:
     spec, plan = compiled.spec, compiled.image.plan
     return EngineFactory(
         model=dict(spec.model),
-        steps=compiled.drawing.steps,
+        steps=compiled.resolved["steps"],
         travel_length=spec.travel.length,
         travel_repeat=spec.travel.repeat,
         seed=spec.seed,
@@ -58,8 +58,8 @@ def _engine_factory(compiled: Compiled, *, images: int) -> EngineFactory:
         levels=len(plan.levels),
         factor=plan.factor,
         sampler=spec.sampler,
-        eta=compiled.drawing.eta,
-        spacing=compiled.drawing.spacing,
+        eta=compiled.resolved["eta"],
+        spacing=compiled.resolved["spacing"],
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,
