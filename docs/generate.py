@@ -267,7 +267,10 @@ of a denoiser's steps:
 
 ```yaml
 network: {kind: spatial, width: 64, levels: [1, 2, 4], blocks: 1, attention: [4], stem: 4, detail: 16}
-rate: 1e-3
+alone: 10000
+rate: 1e-2
+halving: 2500
+clip: 100
 ema: 0.999
 ```
 
@@ -278,7 +281,9 @@ shifted and discoloured the more it knows them by heart), by features, and by ho
 pixel. Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
 which the first three bands are shown to it; otherwise they are the adversary's, and pictures are compared pixel by
 pixel, too. What is told of held-out crops, the `error`, is how far values in the holes are off on average, in model
-range. Crops must be multiples of the total stride, which is the stem times 2 for each level after the first.
+range. Before it has learned anything, a hole is filled by the surface through all that is known which bends least. The
+first `alone` steps leave out the adversary and the further iterations, and learn from pixels alone, which takes a
+fraction of the time. Crops must be multiples of the total stride: the stem times 2 for each level after the first.
 
 ## Maps of labels
 
@@ -339,6 +344,18 @@ choose another output for it.
 
 A loss that is no number stops a training, with the step and the crops that it came from. The exit code is 0 when all
 steps are done, 1 when it failed, 2 when it was asked wrongly, 130 after Ctrl-C.
+
+## From a model that is there
+
+```yaml
+start: terra
+rate: 2e-4
+halving: 2000
+```
+
+A training begins with random weights, or with those of a model: one that comes with tileloom, or any file of weights of
+the same network. A few thousand crops of your own images then teach it what these have of their own. It says so where
+the network is another one. The model's own file stays as it is.
 
 ## On several workers
 

@@ -17,7 +17,7 @@ from ..models.semantic_config import SemanticConfig
 from ..models.signatures import Trained
 from ..models.spatial_config import SpatialConfig
 from ..models.training.recipe import Course, Learning, Subject
-from ..models.weights import weights_digest
+from ..models.weights import is_path, shipped, weights_digest
 from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
 from .manifest import Manifest
@@ -43,9 +43,9 @@ _KINDS_OF = {
 # What a Patch-DM network's blocks are told, in units of its width, as ADM's.
 _EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-_FILES, _ROOTED = ("image", "mask", "classes", "instances"), ("output", "features")
-# What StyleGAN2's networks were published with.
-_CONTEST_BETAS = (0.0, 0.99)
+_FILES, _ROOTED = ("image", "mask", "classes", "instances"), ("output", "start", "features")
+# Between what StyleGAN2's networks were published with and what learns best from pixels.
+_CONTEST_BETAS = (0.5, 0.99)
 
 
 def _listed(data: object) -> object:
@@ -235,10 +235,20 @@ class TrainSpec(Strict):
         "if left out, [0, 255] for uint8, [0, 65535] for uint16 and [0, 1] for floats.",
     )
     network: Annotated[NetworkSpec, Mapped] = Field(default=NetworkSpec(), description="The network.")
+    start: File | None = Field(
+        default=None,
+        description="A model of the same network whose weights it begins with: a file, or the name of one that comes "
+        "with tileloom. Random ones if left out.",
+    )
     features: File | None = Field(
         default=None,
         description="Weights of a ResNet-50 in the common format, whose features pictures with filled holes are "
         "compared by; if left out, those of the network's adversary.",
+    )
+    alone: Whole = Field(
+        default=0,
+        description="Of networks that fill holes: so many first steps learn from pixels alone, several times as fast. "
+        "Then a critic joins in.",
     )
     betas: Annotated[Literal["linear", "cosine"], Meant("linear or cosine")] = Field(
         default="linear", description="The noise schedule, of 1000 timesteps."
@@ -313,6 +323,8 @@ class TrainSpec(Strict):
         fills = self.network.kind == "spatial"
         if self.features is not None and not fills:
             raise at_key("features", "only a network of kind spatial compares pictures by them: leave it out")
+        if self.alone and not fills:
+            raise at_key("alone", "only a network of kind spatial has a critic that could join in later: leave it out")
         if fills and self.precision == "fp16":
             raise at_key("precision", "an adversary's gradients are too small for fp16: choose bf16 or fp32")
         if fills and "betas" in self.model_fields_set:
@@ -350,7 +362,9 @@ class TrainSpec(Strict):
             predicts=predicts,
             drop_label=self.drop_label,
             seed=self.seed,
+            start=self.start and _weights_file(self.start),
             features=self.features,
+            alone=self.alone,
         )
 
     def _config(self, bands: int, images: int) -> Trained | SpatialConfig:
@@ -396,15 +410,26 @@ class TrainSpec(Strict):
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
-        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network", "features"})
-        if self.features is not None:
-            told["features"] = weights_digest(self.features)
+        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network", "start", "features"})
+        # A file is known by what is in it, wherever it lies.
+        files = {"start": self.start and _weights_file(self.start), "features": self.features}
+        told |= {key: weights_digest(file) for key, file in files.items() if file is not None}
         return told | {"network": self.network.model_dump(mode="json", exclude=self.network.foreign)}
 
     @property
     def digest(self) -> str:
         """What the training is known by."""
         return digest_of(self.identity())
+
+
+def _names_shipped(start: object) -> bool:
+    """Whether it is the name of a model and not a path."""
+    return isinstance(start, str) and not is_path(start) and start in shipped()
+
+
+def _weights_file(start: str) -> str:
+    """The file that a training begins with."""
+    return shipped()[start] if _names_shipped(start) else start
 
 
 def _scenes(entry: Entry, *, classed: bool) -> Iterator[Scene]:
@@ -431,7 +456,11 @@ def load_training(file: str | PathLike[str]) -> TrainSpec:
     """The training of a YAML file; its relative paths start from the file's folder."""
     base, name = path.dirname(path.abspath(file)), path.basename(file)
     content = read_yaml(file, needs="data and output")
-    rooted = {key: rooted_path(value, base) if key in _ROOTED else value for key, value in content.items()}
+    named = {"start"} if _names_shipped(content.get("start")) else set()
+    rooted = {
+        key: rooted_path(value, base) if key in _ROOTED and key not in named else value
+        for key, value in content.items()
+    }
     if "data" in rooted:
         entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
         rooted["data"] = [_rooted(entry, base) for entry in entries]

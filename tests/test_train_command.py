@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from docs.generate import training
 from tests.commandline import QUICK, files_in, tileloom, written
@@ -23,6 +25,7 @@ from tileloom.models.adm_config import AdmConfig, ClassifierConfig
 from tileloom.models.checkpoint import parameters_of
 from tileloom.models.patchdm_config import PatchConfig
 from tileloom.models.training.loop import LOG, MODEL
+from tileloom.models.weights import shipped
 from tileloom.tiling.errors import InputError
 
 TINY = {"width": 32, "levels": [1, 1], "blocks": 1, "attention": [], "stem": 2}
@@ -180,6 +183,31 @@ def test_what_would_not_go_on_as_it_began_is_refused_by_name(folder, capfd, chan
     assert files_in(folder / "prior") == before
 
 
+def test_it_begins_with_the_weights_of_a_model(folder, capfd):
+    assert tileloom(capfd, "train", job(folder)).code == 0
+    assert tileloom(capfd, "train", job(folder, output="anew", steps=2)).code == 0
+    (folder / "kept").mkdir()
+    shutil.copy(folder / "prior" / MODEL, folder / "kept" / MODEL)
+    further = {"start": f"kept/{MODEL}", "output": "further", "steps": 2, "rate": 1e-5}
+    assert tileloom(capfd, "train", job(folder, **further)).code == 0
+    weights = {name: load_file(folder / name / MODEL) for name in ("prior", "anew", "further")}
+
+    def apart(one, other):
+        return sum(float((weights[one][key] - weights[other][key]).abs().sum()) for key in weights[one])
+
+    assert 0 < apart("further", "prior") < apart("anew", "prior") / 10
+    # Other weights in the same place are another training.
+    shutil.copy(folder / "anew" / MODEL, folder / "kept" / MODEL)
+    said = tileloom(capfd, "train", job(folder, **{**further, "steps": 3}))
+    assert said.code == 2
+    assert "start: " in said.errors[-1]
+
+
+def test_a_model_that_comes_with_tileloom_is_begun_with_by_its_name(folder):
+    assert load_training(job(folder, start="terra")).subject(4, images=1).start == shipped()["terra"]
+    assert load_training(job(folder, start="terra.safetensors")).start == str(folder / "terra.safetensors")
+
+
 def test_an_archive_may_move_and_the_job_file_be_another(folder, capfd):
     assert tileloom(capfd, "train", job(folder)).code == 0
     (folder / "elsewhere").mkdir()
@@ -239,6 +267,14 @@ def refused(capfd, folder, path, *says):
         ({"precision": "fp8"}, "precision must be fp32, bf16 or fp16"),
         ({"steps": "many"}, "steps must be a whole number from 1 up, not 'many'"),
         ({"learning_rate": 1}, "learning_rate is no key"),
+        ({"start": "gone.safetensors"}, "gone.safetensors: does not exist"),
+        ({"start": "scene.zarr"}, "scene.zarr is no weights file"),
+        ({"start": "terra"}, "terra.safetensors holds another network than the one to be trained: "),
+        (
+            {"start": "terra", "network": {**TINY, "predicts": "eps"}},
+            "with network.predicts v, and this training has eps",
+        ),
+        ({"alone": 5}, "alone: only a network of kind spatial has a critic"),
     ],
     ids=str,
 )

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ...tiling.crops import Crops
+from ...tiling.errors import InputError
 from ..adm import AdmClassifier, AdmUNet, UNet
 from ..adm_blocks import AttentionBlock, ResBlock
 from ..adm_config import AdmConfig
-from ..checkpoint import make
+from ..checkpoint import load_tensors, make
 from ..critic import Critic
 from ..device import best_device, device_class
 from ..patchdm import PatchUNet
@@ -21,6 +22,7 @@ from ..semantic import SemanticUNet, SpadeBlock
 from ..signatures import Description
 from ..spatial import SpatialNet
 from ..spatial_config import SpatialConfig, SpatialDescription
+from ..weights import description_of
 from .classifying import Classifying
 from .diffusion import Denoising
 from .filling import Filling
@@ -44,7 +46,23 @@ def learner_of(
     peers: Peers = _ALONE,
 ) -> Learner:
     """A learner at step 0, on the accelerator where there is one."""
-    return Learner(objective_of(subject, crops, provenance), learning, device=device or best_device(), peers=peers)
+    learner = Learner(objective_of(subject, crops, provenance), learning, device=device or best_device(), peers=peers)
+    if subject.start is not None:
+        _refuse_other_noise(subject, subject.start)
+        learner.begin_with(load_tensors(subject.start), file=subject.start)
+    return learner
+
+
+def _refuse_other_noise(subject: Subject, start: str) -> None:
+    """Refuse a model whose output means something else; files from elsewhere do not tell."""
+    described = description_of(start)
+    for name in ("predicts", "betas"):
+        theirs, ours = getattr(described, name, None), getattr(subject, name)
+        if theirs is not None and theirs != ours:
+            key = f"network.{name}" if name == "predicts" else name
+            raise InputError(
+                f"{start} was trained with {key} {theirs}, and this training has {ours}: set it to the same"
+            )
 
 
 def objective_of(subject: Subject, crops: Crops, provenance: dict[str, Any]) -> Objective:
@@ -84,7 +102,7 @@ def _filling(subject: Subject, config: SpatialConfig, crops: Crops, provenance: 
         torch.manual_seed(subject.seed)
         network, critic = SpatialNet(config), Critic(config)
     trunk = None if subject.features is None else load_trunk(subject.features)
-    return Filling(network, critic, trunk, described)
+    return Filling(network, critic, trunk, described, subject.alone)
 
 
 def _silence(network: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...tiling.errors import InputError
 from ..adm_blocks import Stage
 from ..contract import Precision
+from ..shapes import difference
 from .objective import LOSS, Batch, Contest, Draws, Objective, rivals_of
 from .peers import Alone, Peers
 from .recipe import Learning
@@ -95,15 +97,17 @@ class Learner:
         values = torch.stack([value.detach().float() for value in scalars.values()])
         self.peers.average([values])
         told = dict(zip(scalars, values.tolist(), strict=True))
-        if not all(math.isfinite(told[player.scalar]) for player in self._players):
+        # A rival that is told nothing yet learns nothing yet.
+        players = [player for player in self._players if player.scalar in scalars]
+        if not all(math.isfinite(told[player.scalar]) for player in players):
             return told | {GRADIENT: math.nan}
-        self._differentiate(scalars)
-        length = math.hypot(*(self._shortened(player) for player in self._players))
+        self._differentiate(players, scalars)
+        length = math.hypot(*(self._shortened(player) for player in players))
         if not math.isfinite(length):
             if not self._scaler.is_enabled():
                 return told | {GRADIENT: length}
             length = 0.0
-        for player in self._players:
+        for player in players:
             self._scaler.step(player.optimizer)
         self._scaler.update()
         if isinstance(self.objective, Contest):
@@ -113,13 +117,13 @@ class Learner:
             torch._foreach_lerp_(list(self._mean.values()), list(self._weights.values()), 1 - keep)
         return told | {GRADIENT: length}
 
-    def _differentiate(self, scalars: Mapping[str, Tensor]) -> None:
+    def _differentiate(self, players: Sequence[_Player], scalars: Mapping[str, Tensor]) -> None:
         """Every player's gradients, each of its own scalar alone; those of all peers."""
-        for player in self._players:
+        for player in players:
             player.optimizer.zero_grad(set_to_none=True)
-        for player in self._players:
+        for player in players:
             # What one network made of another's work is the same for both of their losses.
-            again, weights = player is not self._players[-1], list(player.weights.values())
+            again, weights = player is not players[-1], list(player.weights.values())
             scaled = self._scaler.scale(scalars[player.scalar])
             scaled.backward(retain_graph=again, inputs=weights)  # type: ignore[no-untyped-call]  # torch leaves it out
         self.peers.average([weight.grad for weight in self._weights.values() if weight.grad is not None])
@@ -133,12 +137,28 @@ class Learner:
         """Within it the networks have their mean weights, and nothing is learned."""
         return _Averaged(self)
 
-    def mean_weights(self) -> Tensors:
-        """The running mean, by the networks' own names where there is one network, else with the network's before."""
+    @property
+    def _names(self) -> Mapping[str, str]:
+        """The names under which weights are published: the networks' own where there is one, else after its name."""
         rivals = rivals_of(self.objective)
-        own = {key: tensor for key, tensor in self._mean.items() if key.partition(".")[0] not in rivals}
+        own = [key for key in self._weights if key.partition(".")[0] not in rivals]
         alone = len(self.objective.networks) == 1 + len(rivals)
-        return {key.partition(".")[2] if alone else key: tensor for key, tensor in own.items()}
+        return {key.partition(".")[2] if alone else key: key for key in own}
+
+    def begin_with(self, weights: Tensors, *, file: str) -> None:
+        """Begin with published weights, exactly those that this learner would publish itself."""
+        expected = {name: self._weights[key].shape for name, key in self._names.items()}
+        reshaped = [name for name in expected if name in weights and weights[name].shape != expected[name]]
+        if wrong := difference(expected, weights, reshaped=reshaped):
+            raise InputError(f"{file} holds another network than the one to be trained: {wrong}")
+        with torch.no_grad():
+            for name, key in self._names.items():
+                self._weights[key].copy_(weights[name])
+                self._mean[key].copy_(weights[name])
+
+    def mean_weights(self) -> Tensors:
+        """The running mean of what is published, by its names."""
+        return {name: self._mean[key] for name, key in self._names.items()}
 
     def saved(self) -> dict[str, Tensors]:
         """All that goes on, by what it is for."""
@@ -160,6 +180,8 @@ class Learner:
                     parameter.copy_(saved["weights"][key])
                     self._mean[key].copy_(saved["mean"][key])
                     prefix = f"{key}."
+                    if f"{prefix}step" not in saved["optimizer"]:
+                        continue
                     moments = {
                         name: torch.empty_like(parameter).copy_(saved["optimizer"][prefix + name])
                         for name in ("exp_avg", "exp_avg_sq")

@@ -126,7 +126,8 @@ class _Run:
         done, course = step + 1, self.course
         last = done == course.steps
         if done % course.log == 0 or last:
-            means = {name: float(np.mean([one[name] for one in self.since])) for name in scalars}
+            # Scalars of the steps that had them: not all steps have the same.
+            means = {name: float(np.mean([one[name] for one in self.since if name in one])) for name in scalars}
             self.lines.append({"step": done, **means})
             self.since = []
         if self.crops.checks and (done % course.check == 0 or last):

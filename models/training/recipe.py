@@ -11,11 +11,13 @@ from ..spatial_config import SpatialConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The network that is trained, its first weights drawn from the seed, for noise of these ``betas``.
+    """The network that is trained, for noise of these ``betas``.
+
+    Its first weights are those of the file ``start``, or drawn from the seed where there is none.
 
     A U-Net ``predicts`` eps or v. If it has classes, the last one stands for none, and a share ``drop_label`` of the
     crops is told that; one of labels is told nothing of such. What fills holes learns by the ``features`` of a
-    ResNet-50's file, None for those of its critic.
+    ResNet-50's file, None for those of its critic, and ``alone``, without a critic, until that step.
     """
 
     config: Trained | SpatialConfig
@@ -23,7 +25,9 @@ class Subject:
     predicts: str = "eps"
     drop_label: float = 0.0
     seed: int = 0
+    start: str | None = None
     features: str | None = None
+    alone: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
