@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks._damage import SEEDS, Image
 from benchmarks._report import Limit
-from benchmarks._study import LOW_NOISE, NAIVE, OURS, PICTURED, PUBLISHED, SAMPLE, WHOLE, Study
+from benchmarks._study import LOW_NOISE, NAIVE, OURS, PICTURED, PUBLISHED, SAMPLE, SURFACE, WHOLE, Study
 from benchmarks._verdict import Mean, Means, standing
 from docs.sections import put_section
 
@@ -32,7 +32,7 @@ def page(study: Study, means: Means, limits: Mapping[str, Limit], *, whole: bool
     """The page's text."""
     told = {"side": study.side, "tile": study.tile, "scenes": len(study.size.seeds), "seeds": listed(SEEDS)}
     told |= {"model": study.model["name"], "precision": study.model.get("precision", "fp32")}
-    told |= {"low": options_told(LOW_NOISE), "sample": options_told(SAMPLE)}
+    told |= {"low": options_told(LOW_NOISE), "sample": options_told(SAMPLE), "surface": options_told(SURFACE)}
     parts = [ABOUT.format(**told)]
     if not whole:
         parts.append("The command was stopped before all was done: what is missing below was not measured.\n")
@@ -107,9 +107,11 @@ trained on. The model is `{model}`, of tiles with {tile} pixels a side, convolut
 over so many scenes as the last column says, of the pixels that were to be restored.
 
 A sample from all that fits a measurement is further from the truth than the mean of what fits. So where means of pixels
-were measured, or lone pixels are missing, all ways draw with low noise (`{low}`), as jobs of `sr:k` do by themselves,
-and else samples (`{sample}`); tileloom's tables have both. Every way is drawn by that same sampler, published MSR too:
-its own part here is how tiles lie. Samplers and steps were chosen on the first four scenes.
+were measured all ways draw with low noise (`{low}`), and elsewhere samples (`{sample}`). In holes tileloom goes on from
+a surface bent over them (`{surface}`), with `eta: 0` where lone pixels are missing; the others begin with noise alone,
+as their methods are published, and `naive tiles, from a surface` tells how much of the gain that is. But for the `eta`
+of lone pixels jobs draw like tileloom's rows by themselves. Samplers, steps and `begin` were chosen on the first four
+scenes.
 
 ![Four times the resolution; stripes and clouds filled](images/quality.jpg)
 

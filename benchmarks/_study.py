@@ -28,8 +28,10 @@ from tileloom.tiling.seam import borders
 from tileloom.tiling.weave_picture import write_png
 
 LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "spacing": "fine", "steps": 16}
+SURFACE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.85, "spacing": "fine", "steps": 12, "begin": 0.15}
 SAMPLE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 1.0, "steps": 25}
 OURS, SAMPLED, SMOOTH = "tileloom", "tileloom, a sample", "tileloom, low noise"
+NAIVE_SURFACE = "naive tiles, from a surface"
 ONE_LEVEL, SINGLE = "tileloom, one level", "tileloom, float32"
 NAIVE, FEATHERED, PUBLISHED, JOINT, WHOLE = "naive tiles", "feathered tiles", "published MSR", "joint", "whole image"
 SWEPT = ("sr:4", "clouds")
@@ -39,9 +41,25 @@ PICTURED = {"sr:4": 102, "stripes": 120, "clouds": 109}
 """Tasks of which pictures are kept, of one scene each."""
 
 
-def low_noise(task: str) -> bool:
-    """Whether a task is drawn with low noise: as jobs do by themselves where means were measured; and lone pixels."""
-    return task.startswith("sr:") or task == "scattered"
+@dataclass(frozen=True)
+class Drawings:
+    """How a task is drawn: by ``others``, by us, and by us in ``another`` way, which ``beside`` is the name of."""
+
+    others: Mapping[str, Any]
+    ours: Mapping[str, Any]
+    beside: str
+    another: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, task: str) -> Drawings:
+        """As jobs are by themselves, but for lone pixels, which are drawn without fresh noise."""
+        if task == "scattered":
+            return cls(LOW_NOISE, {**SURFACE, "eta": 0.0}, SAMPLED, SURFACE)
+        if TASKS[task].exact:
+            return cls(SAMPLE, SURFACE, SAMPLED, SAMPLE)
+        if task.startswith("sr:"):
+            return cls(LOW_NOISE, LOW_NOISE, SAMPLED, SAMPLE)
+        return cls(SAMPLE, SAMPLE, SMOOTH, LOW_NOISE)
 
 
 @dataclass(frozen=True)
@@ -121,22 +139,24 @@ class Study:
     def ways(self, task: str) -> dict[str, Mapping[str, Any]]:
         """The ways to restore a task with the network: the options of their jobs."""
         tile = self.tile
-        steps = {} if self.size.steps is None else {"steps": self.size.steps}
-        default, other = ({**one, **steps} for one in ((LOW_NOISE, SAMPLE) if low_noise(task) else (SAMPLE, LOW_NOISE)))
+        drawn, steps = Drawings.of(task), {} if self.size.steps is None else {"steps": self.size.steps}
+        theirs, ours = {**drawn.others, **steps}, {**drawn.ours, **steps}
         ways: dict[str, Mapping[str, Any]] = {
-            NAIVE: {"weave": "naive", **default},
-            FEATHERED: default,
-            PUBLISHED: {"stride": tile // 2, "guard": 0, "levels": 1, **default},
-            JOINT: {"weave": "joint", "levels": 1, **default},
-            WHOLE: {"weave": "naive", "tile": self.side, "batch": 1, **default},
-            OURS: default,
-            ONE_LEVEL: {"levels": 1, **default},
-            SAMPLED if low_noise(task) else SMOOTH: other,
+            NAIVE: {"weave": "naive", **theirs},
+            FEATHERED: theirs,
+            PUBLISHED: {"stride": tile // 2, "guard": 0, "levels": 1, **theirs},
+            JOINT: {"weave": "joint", "levels": 1, **theirs},
+            WHOLE: {"weave": "naive", "tile": self.side, "batch": 1, **theirs},
+            OURS: ours,
+            ONE_LEVEL: {"levels": 1, **ours},
+            drawn.beside: {**drawn.another, **steps},
         }
+        if "begin" in ours:
+            ways[NAIVE_SURFACE] = {"weave": "naive", **ours}
         if self.size.sweeps and task in SWEPT:
-            ways[SINGLE] = {**default, "model": {**self.model, "precision": "fp32"}}
+            ways[SINGLE] = {**ours, "model": {**self.model, "precision": "fp32"}}
             for stride, guard in SWEEP:
-                ways[swept(stride, guard)] = {"stride": int(stride * tile), "guard": int(guard * tile), **default}
+                ways[swept(stride, guard)] = {"stride": int(stride * tile), "guard": int(guard * tile), **ours}
         return ways
 
     def run(self, *, until: float) -> bool:

@@ -160,6 +160,7 @@ def _calls(spec: JobSpec, contract: Contract, drawing: Drawing) -> int:
         total=contract.timesteps,
         jumps=spec.travel.jumps,
         spacing=drawing.spacing,
+        begin=drawing.begin,
     )
     return travelled.calls
 

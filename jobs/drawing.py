@@ -1,4 +1,4 @@
-"""How a job's tiles are drawn where it leaves that open: with as little noise as it can be, if that suits its task."""
+"""How a job's tiles are drawn where it leaves that open: near to the truth, if that suits its task."""
 
 from __future__ import annotations
 
@@ -7,35 +7,71 @@ from typing import NamedTuple
 from ..models.contract import Contract
 from ..models.recipe import spacing_of
 from ..models.schedule import Spacing
+from ..tiling.errors import InputError
 from .spec import JobSpec, ParitySpec, Travel
 
 LOW_NOISE_STEPS = 16
+SURFACE, SURFACE_STEPS, SURFACE_ETA = 0.15, 12, 0.85
+"""The noise that a surface over holes begins under, and the steps and the share of fresh noise from there on."""
 
 
 class Drawing(NamedTuple):
-    """Steps of the schedule and how they lie; ``eta`` None is the sampler's own."""
+    """Steps of the schedule, how they lie and what noise they ``begin`` under; ``eta`` None is the sampler's own."""
 
     steps: int
     spacing: Spacing
     eta: float | None
+    begin: float
 
 
 def drawing_of(spec: JobSpec, contract: Contract) -> Drawing:
-    """What the job says, else what suits it.
+    """What the job says, else what suits it; whoever asks for anything else about the way is left alone.
 
     Where means of pixels were measured, exactly and everywhere, what fits them differs little, and the mean of all that
     is nearer to the truth than a sample: a network then draws without fresh noise, most of its steps where little is
-    left. Whoever asks for anything else about the way is left alone.
+    left. Where pixels are missing, a surface through the others tells more of them than a network does that sees all
+    through much noise: it then draws what the surface lacks.
     """
+    _refuse_no_surface(spec, contract)
     plain = spec.sampler == "ddnm" and spec.travel == Travel() and spec.guide is None and spec.parity == ParitySpec()
-    low = plain and contract.learned and spec.eta in (None, 0) and _measured_everywhere(spec)
-    usual = LOW_NOISE_STEPS if low else contract.steps
-    spacing: Spacing = "fine" if low else spacing_of(contract, spec.sampler)
+    learned = plain and contract.learned
+    low = learned and spec.eta in (None, 0) and _measured_everywhere(spec)
+    bends = learned and spec.begin == spec.steps == "auto" and _has_holes(spec) and _alone(spec, contract)
+    usual = LOW_NOISE_STEPS if low else SURFACE_STEPS if bends else contract.steps
+    spacing: Spacing = "fine" if low or bends else spacing_of(contract, spec.sampler)
+    own = 0.0 if low else SURFACE_ETA if bends else None
     return Drawing(
         steps=usual if spec.steps == "auto" else spec.steps,
         spacing=spacing if spec.spacing == "auto" else spec.spacing,
-        eta=0.0 if low else spec.eta,
+        eta=own if spec.eta is None else spec.eta,
+        begin=spec.begin if spec.begin != "auto" else SURFACE if bends else 1.0,
     )
+
+
+def _refuse_no_surface(spec: JobSpec, contract: Contract) -> None:
+    """Refuse to begin with a surface where there is none."""
+    if spec.begin == "auto" or spec.begin == 1:
+        return
+    if not _has_holes(spec):
+        raise InputError(
+            f"begin is {spec.begin:g}, and only pixels that are known exactly show through noise: set task to inpaint, "
+            "or leave begin out"
+        )
+    if not _alone(spec, contract):
+        raise InputError(
+            f"begin is {spec.begin:g}, and a surface is bent over one tile at a time: set weave to msr, or drop it"
+        )
+
+
+def _has_holes(spec: JobSpec) -> bool:
+    """Whether some pixels are missing, and all others known exactly."""
+    told = spec.normal_task
+    return told.masked and told.measurement.exact and not (told.blank or told.edit or any(told.margins))
+
+
+def _alone(spec: JobSpec, contract: Contract) -> bool:
+    """Whether a tile is drawn to its end before its neighbours look at it."""
+    return spec.weave not in ("joint", "patches") and contract.patch is None
 
 
 def _measured_everywhere(spec: JobSpec) -> bool:

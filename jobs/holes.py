@@ -55,6 +55,8 @@ def _problems(spec: JobSpec, model: str) -> Iterator[str]:
         yield f"eta is {spec.eta:g}, and model {model} has no noise to draw anew at each step: leave eta out"
     if spec.spacing != "auto":
         yield f"spacing is {spec.spacing}, and model {model} has no schedule of noise: leave spacing out"
+    if spec.begin != "auto":
+        yield f"begin is {spec.begin:g}, and model {model} begins with no noise: leave begin out"
     if spec.travel != Travel():
         yield f"travel goes back along a schedule of noise, and model {model} has none: leave travel out"
     if spec.weave not in ("auto", "msr", "naive"):

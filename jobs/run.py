@@ -60,6 +60,7 @@ def _engine_factory(compiled: Compiled, *, images: int) -> EngineFactory:
         sampler=spec.sampler,
         eta=compiled.resolved["eta"],
         spacing=compiled.resolved["spacing"],
+        begin=compiled.resolved["begin"],
         jumps=spec.travel.jumps,
         guidance=spec.guide,
         parity=spec.quirks,

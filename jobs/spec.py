@@ -30,6 +30,7 @@ from .values import (
     Accelerators,
     AutoCount,
     AutoWhole,
+    Begin,
     Bytes,
     Classes,
     Count,
@@ -231,13 +232,19 @@ class JobSpec(Strict):
     )
     steps: AutoCount = Field(
         default="auto",
-        description="Steps of the schedule, each a call of the network; auto: 50, 16 where eta is 0 by itself, or 4 "
-        "iterations that fill a hole.",
+        description="Steps of the schedule, each a call of the network; auto: 50, 16 where eta is 0 by itself, 12 "
+        "where begin is below 1 by itself, or 4 iterations that fill a hole.",
     )
     spacing: Annotated[Literal["auto", "even", "fine"], Meant("auto, even or fine")] = Field(
         default="auto",
         description="How these lie among all: even, or fine, most where little noise is left; auto is fine where eta "
-        "is 0 by itself.",
+        "is 0 or begin below 1 by itself.",
+    )
+    begin: Begin = Field(
+        default="auto",
+        description="Noise that tiles with holes begin under, as its standard deviation: 1 is nothing but noise, and "
+        "through less shows a surface bent over the holes. Auto is 0.15 where a network does inpaint alone, with ddnm "
+        "as it comes and steps left to auto; else 1.",
     )
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
     sampler: Annotated[Sampler, Meant("ddnm, ddim-ddnm, repaint, ddpm or ddim")] = Field(
@@ -246,7 +253,8 @@ class JobSpec(Strict):
     eta: Noise | None = Field(
         default=None,
         description="Share of fresh noise in ddnm, ddim and ddim-ddnm; if left out, 1, 0 and 0.85, but 0 where a "
-        "network restores sr:k alone, with ddnm as it comes: nearest to the truth, no sample.",
+        "network restores sr:k alone, with ddnm as it comes: nearest to the truth, no sample; and 0.85 where begin is "
+        "below 1 by itself.",
     )
     guidance: Annotated[GuidanceSpec, Mapped] = Field(default=GuidanceSpec(), description="A class that tiles show.")
     parity: Annotated[ParitySpec, Mapped] = Field(default=ParitySpec(), description="Quirks of published programs.")

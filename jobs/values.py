@@ -82,6 +82,7 @@ Accelerators = Annotated[
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Meant("a number above 0")]
 Noise = Annotated[float, Field(ge=0, le=1), Meant("a number from 0 to 1")]
+Begin = Annotated[Annotated[float, Field(gt=0, le=1)] | Literal["auto"], Meant("a number above 0, up to 1, or auto")]
 AutoCount = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Meant("a whole number from 1 up, or auto")]
 AutoWhole = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], Meant("a whole number from 0 up, or auto")]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]

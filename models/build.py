@@ -68,7 +68,8 @@ class EngineFactory:
     ``batch`` and ``lanes`` are found by a trial where they are None and the device's batch is not among those that
     the work is made with, within ``affordable`` bytes of the machine's memory (None: no limit), or this share of
     the accelerator's, and for no more tiles than can ever run ``side_by_side``. ``jumps`` are parameters of
-    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own.
+    :func:`~tileloom.models.schedule.jump_times` besides the first family's; ``eta`` None is the sampler's own; with a
+    ``begin`` below 1 tiles begin as a surface under so much noise.
     ``identity`` stands for the weights in what is saved of tiles in the middle of their schedules. ``trusted``: a
     model that is code may be run.
     """
@@ -90,6 +91,7 @@ class EngineFactory:
     sampler: Sampler = "ddnm"
     eta: float | None = None
     spacing: Spacing = "even"
+    begin: float = 1.0
     jumps: Mapping[str, int] = field(default_factory=dict)
     guidance: Guidance | None = None
     parity: Parity = AS_WRITTEN
@@ -170,13 +172,14 @@ class EngineFactory:
             total=contract.timesteps,
             jumps=self.jumps,
             spacing=self.spacing,
+            begin=self.begin,
         )
         kind = _WALKS[self.sampler]
         own = {} if self.eta is None else {"eta": self.eta}
         # The DDIM form is published without bounds: its eps must stay that of its guess.
         clip = None if kind is DdnmImplicit else contract.value_range
         noise = PositionNoise(self.seed, device)
-        return kind(steps, noise, self.bands, clip, told=self._told(), parity=self.parity, **own)
+        return kind(steps, noise, self.bands, clip, told=self._told(), parity=self.parity, bends=self.begin < 1, **own)
 
     def _fill(self, device: str) -> Fill:
         """What fills the holes of the job's tiles, its tensors on a device."""

@@ -89,6 +89,16 @@ def overlaps(inputs: TileInputs, device: torch.device | str) -> tuple[Overlap, .
     return () if inputs.context is None else (Overlap(*_known(inputs.context, inputs.context_mask, device)),)
 
 
+def known_pixels(inputs: TileInputs, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Pixels that are known exactly, of a tile measured on its own grid, and where they are (1, row, column)."""
+    x, where = _known(inputs.y, inputs.measured, device)
+    known = where.expand_as(x).all(dim=0, keepdim=True)
+    for overlap in overlaps(inputs, device):
+        x = overlap.apply(x, 1.0)
+        known = known | overlap.mask.expand_as(x).all(dim=0, keepdim=True)
+    return x, known.to(x.dtype)
+
+
 def _known(values: Floats, mask: Bools | None, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Values and where they hold; without a mask, everywhere."""
     held = np.ones(values.shape, np.bool_) if mask is None else mask

@@ -250,11 +250,13 @@ def schedule(
     total: int = 1000,
     jumps: Mapping[str, int] = MappingProxyType({}),
     spacing: Spacing = "even",
+    begin: float = 1.0,
 ) -> Schedule:
     """The usual schedule: ``steps`` of ``total``; betas by name, or all ``total`` of them.
 
     Steps are spaced evenly from the first to the last of all, by the one whole "stride" from the first on that keeps
-    as many, or "fine": as the squares of whole numbers are, so that most lie where little noise is left.
+    as many, or "fine": as the squares of whole numbers are, so that most lie where little noise is left. Below a
+    ``begin`` of 1 they are spaced like that over those with no more noise than this, as its standard deviation.
 
     Every stretch of ``travel_length`` steps is walked ``travel_repeat`` times (DDNM's time travel; 1 for none).
     ``jumps`` are further parameters of :func:`jump_times`, by name.
@@ -264,9 +266,16 @@ def schedule(
             raise InputError(f"{field} is {value}: it must be at least 1")
     if steps > total:
         raise InputError(f"steps is {steps}, but the model's schedule has {total}: give at most {total}")
+    table = beta_table(name, total)
+    low = total if begin == 1 else int(np.searchsorted(np.sqrt(1 - np.cumprod(1 - table)), begin, side="right"))
+    if steps > low:
+        raise InputError(
+            f"steps is {steps}, but the model's schedule has {low} of as little noise as {begin:g}: give at most that "
+            "many steps, or more of begin"
+        )
     if spacing == "fine":
-        timesteps = fine_timesteps(total, steps)
+        timesteps = fine_timesteps(low, steps)
     else:
-        timesteps = space_timesteps(total, f"ddim{steps}" if spacing == "stride" else [steps])
+        timesteps = space_timesteps(low, f"ddim{steps}" if spacing == "stride" else [steps])
     times = jump_times(steps, jump_length=travel_length, jump_n_sample=travel_repeat, **jumps)
-    return Schedule(respace(beta_table(name, total), timesteps), timesteps, times)
+    return Schedule(respace(table, timesteps), timesteps, times)

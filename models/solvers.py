@@ -16,11 +16,12 @@ from torch import Tensor
 from ..tiling.box import Box, TileKey
 from ..tiling.label_window import LabelWindow
 from ..tiling.work import TileInputs
-from .constraints import Constraint, constraints_for
+from .constraints import Constraint, constraints_for, known_pixels
 from .denoiser import Answer, Condition, split_answer
 from .noise import Address, NoiseField
 from .parity import AS_WRITTEN, Parity
 from .schedule import Schedule
+from .surface import bent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,8 @@ class Walk(ABC):
     """What solvers have in common: the way through the schedule, with one network call a reverse step.
 
     A solver defines :meth:`reverse`. ``clip`` bounds the network's clean guess first, in model range (None:
-    no bounds). Draw 0 of the noise is x_T, draw p + 1 belongs to the transition that leaves position p.
+    no bounds). Draw 0 of the noise is x_T, draw p + 1 belongs to the transition that leaves position p. With ``bends``
+    x_T is no pure noise: under it lies a surface through all that is known.
     """
 
     schedule: Schedule
@@ -111,6 +113,7 @@ class Walk(ABC):
     clip: tuple[float, float] | None = None
     told: Condition = field(default=Condition(), kw_only=True)
     parity: Parity = field(default=AS_WRITTEN, kw_only=True)
+    bends: bool = field(default=False, kw_only=True)
 
     @property
     def device(self) -> str:
@@ -123,14 +126,20 @@ class Walk(ABC):
         return self.schedule.calls
 
     def begin(self, inputs: TileInputs) -> TileState:
-        """The tile in pure noise, or where it is carried on from another one, in that."""
+        """The tile in noise, or where it is carried on from another one, in that."""
         x_CHW = self.first(inputs) if inputs.start is None else torch.tensor(inputs.start, device=self.device)
         return replace(self.at(inputs, x_CHW, 0), origin=inputs.digest(self._settings))
 
     def first(self, inputs: TileInputs) -> Tensor:
-        """Pure noise in place of a window."""
+        """Noise in place of a window, and what may be seen through it."""
         address = Address(inputs.image, inputs.key.level, 0, inputs.box)
-        return self.noise.windows([address], self.bands)[0]
+        noise_CHW = self.noise.windows([address], self.bands)[0]
+        if not self.bends:
+            return noise_CHW
+        abar = float(self.schedule.abar[self.schedule.times[0]])
+        constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
+        surface_CHW = impose(constraints, bent(*(part[None] for part in known_pixels(inputs, self.device)))[0])
+        return sqrt(abar) * surface_CHW + sqrt(1 - abar) * noise_CHW
 
     def at(self, inputs: TileInputs, x_CHW: Tensor, call: int) -> TileState:
         """The tile with so many network calls behind it, of which its noisy window is told."""

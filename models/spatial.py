@@ -24,43 +24,12 @@ from ..tiling.errors import InputError
 from .adm_blocks import split_heads
 from .spatial_config import PLANES, SpatialConfig
 from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, twice
+from .surface import bent
 
 _DOUBTS, _DOUBT_LAYERS = 16, 4
 _GROUPS = 8
 # Logarithms of variances stay below this in size: a softer bound than clipping, which would stop learning.
 _LOG_VARIANCE = 12.0
-# Steps of a level towards the surface that bends least, how far one goes, and how much of itself it keeps. On masks of
-# a training these few come within 0.4 dB of the solution where holes are thin, and nearer than it where they are wide.
-_RELAXATIONS, _PUSH, _MOMENTUM = 8, 0.7, 0.6
-
-
-def bent(x: Tensor, known: Tensor) -> Tensor:
-    """Known pixels as they are, and over the holes nearly the surface through them that bends least (a thin plate).
-
-    From coarse to fine: a level begins with what the coarser one came to, moved to the mean of its own known pixels as
-    far as these go, and takes a few steps against what still bends. The coarsest is the mean of all. ``known`` is 1 or
-    0 (batch, 1, row, column).
-    """
-    weighted, weight, levels = (x * known).float(), known.float(), []
-    while not any(side % 2 for side in weight.shape[-2:]):
-        levels.append((weighted, weight))
-        weighted, weight = F.avg_pool2d(weighted, 2), F.avg_pool2d(weight, 2)
-    whole, share = (part.mean(dim=(2, 3), keepdim=True) for part in (weighted, weight))
-    plate = weighted + (1 - weight) * whole / share.clamp(min=torch.finfo(share.dtype).tiny)
-    for weighted, weight in reversed(levels):
-        plate = weighted + (1 - weight) * F.interpolate(plate, scale_factor=2, mode="bilinear")
-        moved = torch.zeros_like(plate)
-        for _ in range(_RELAXATIONS):
-            moved = _MOMENTUM * moved - _PUSH * (1 - weight) * _uneven(_uneven(plate))
-            plate = plate + moved
-    return plate
-
-
-def _uneven(x: Tensor) -> Tensor:
-    """How far each pixel lies below the mean of the four beside it; borders are repeated."""
-    wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    rows, cols = wide[..., 1:-1], wide[..., 1:-1, :]
-    return (rows[..., :-2, :] + rows[..., 2:, :] + cols[..., :-2] + cols[..., 2:]) / 4 - x
 
 
 class UncertaintyAttention(nn.Module):

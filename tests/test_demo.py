@@ -42,7 +42,7 @@ def left(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("shipped")
         patch.setattr("tileloom.models.weights.SHIPPED", folder)
-        patch.setattr(demo, "STEPS", dict.fromkeys(demo.SEEDS, 2))
+        patch.setattr(demo, "WAYS", {way: {**options, "steps": 2} for way, options in demo.WAYS.items()})
         trained(folder, name="terra", config=CONFIG)
         out = tmp_path_factory.mktemp("left") / "demo"
         demo.main(["--out", str(out), "--size", "256"])

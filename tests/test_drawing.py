@@ -11,13 +11,16 @@ from tests.images import smooth, write_zarr
 from tests.nets import UNET, weights
 from tests.pipeline import restored
 from tests.test_spec import spec
-from tileloom.jobs.drawing import LOW_NOISE_STEPS, drawing_of
+from tileloom.jobs.drawing import LOW_NOISE_STEPS, SURFACE, SURFACE_ETA, SURFACE_STEPS, drawing_of
 from tileloom.models.build import EngineFactory
 from tileloom.models.kinds import contract_of
 from tileloom.models.schedule import fine_timesteps, schedule
+from tileloom.models.solvers import Walk
+from tileloom.tiling.errors import InputError
 
 TASKS = ("sr:4", "sr:4, denoise:0.1", "inpaint", "sr:4, inpaint", "colorize", "old-photo:4", "denoise:0.1")
-MEANS = ("sr:4",)
+MEANS, HOLES = ("sr:4",), ("inpaint",)
+USUAL = (50, "even", None, 1.0)
 
 
 def drawn(model, **keys):
@@ -31,13 +34,15 @@ def network(tmp_path_factory):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_network_draws_without_fresh_noise_what_was_measured_in_means_alone(network, task):
-    expected = (LOW_NOISE_STEPS, "fine", 0.0) if task in MEANS else (50, "even", None)
-    assert drawn(network, task=task) == expected
+def test_a_network_draws_means_without_fresh_noise_and_holes_from_a_surface(network, task):
+    special = dict.fromkeys(MEANS, (LOW_NOISE_STEPS, "fine", 0.0, 1.0))
+    special |= dict.fromkeys(HOLES, (SURFACE_STEPS, "fine", SURFACE_ETA, SURFACE))
+    assert drawn(network, task=task) == special.get(task, USUAL)
 
 
 def test_a_field_draws_samples_of_all():
-    assert drawn({"name": "gaussian"}, task="sr:4") == (50, "even", None)
+    assert drawn({"name": "gaussian"}, task="sr:4") == USUAL
+    assert drawn({"name": "gaussian"}, task="inpaint") == USUAL
 
 
 @pytest.mark.parametrize(
@@ -54,10 +59,42 @@ def test_a_field_draws_samples_of_all():
     ],
 )
 def test_what_a_job_says_is_so(network, said, expected):
-    assert drawn(network, task="sr:4", **said) == expected
+    assert drawn(network, task="sr:4", **said) == (*expected, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"steps": 50}, USUAL),
+        ({"begin": 1.0}, USUAL),
+        ({"sampler": "repaint"}, USUAL),
+        ({"travel": {"repeat": 2}}, USUAL),
+        ({"weave": "joint"}, USUAL),
+        ({"eta": 0.0}, (SURFACE_STEPS, "fine", 0.0, SURFACE)),
+        ({"begin": 0.5, "steps": 9}, (9, "even", None, 0.5)),
+        ({"begin": 0.5, "sampler": "repaint"}, (50, "even", None, 0.5)),
+    ],
+)
+def test_what_a_job_says_of_holes_is_so(network, said, expected):
+    assert drawn(network, task="inpaint", **said) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"task": "sr:4"}, "only pixels that are known exactly show through noise: set task to inpaint"),
+        ({"task": "sr:4, inpaint"}, "set task to inpaint"),
+        ({"task": "denoise:0.1"}, "set task to inpaint"),
+        ({"task": "inpaint", "weave": "joint"}, "one tile at a time: set weave to msr"),
+    ],
+)
+def test_a_surface_that_cannot_be_is_refused(network, said, says):
+    with pytest.raises(InputError, match=f"begin is 0.2, .*{says}"):
+        drawn(network, begin=0.2, **said)
 
 
 SAID_ALOUD = {"eta": 0.0, "spacing": "fine", "steps": LOW_NOISE_STEPS}
+HOLES_SAID_ALOUD = {"eta": SURFACE_ETA, "spacing": "fine", "steps": SURFACE_STEPS, "begin": SURFACE}
 
 
 def test_the_default_reaches_the_engine_and_writing_it_out_changes_no_byte(network, tmp_path, monkeypatch):
@@ -70,6 +107,39 @@ def test_the_default_reaches_the_engine_and_writing_it_out_changes_no_byte(netwo
     assert np.array_equal(*images)
     assert [walk.eta for walk in walks] == [0.0, 0.0]
     assert {walk.schedule.timesteps for walk in walks} == {fine_timesteps(1000, LOW_NOISE_STEPS)}
+
+
+def test_holes_begin_as_a_surface_under_little_noise(network, tmp_path, monkeypatch):
+    walks, begun = [], []
+    make, first = EngineFactory.solver, Walk.first
+    monkeypatch.setattr(EngineFactory, "solver", lambda *told: walks.append(make(*told)) or walks[-1])
+    monkeypatch.setattr(Walk, "first", lambda *told: begun.append(first(*told)) or begun[-1])
+    rows, cols = np.mgrid[:16, :16]
+    plane = np.stack([40 + 10 * rows, 200 - 10 * cols, rows * 0 + 90])
+    image = write_zarr(tmp_path / "small.zarr", plane.astype("u1"))
+    mask = np.zeros((1, 16, 16), "u1")
+    mask[:, 3:5] = 1
+    small = {
+        "task": "inpaint",
+        "model": network,
+        "batch": 1,
+        "steps": "auto",
+        "mask": write_zarr(tmp_path / "m.zarr", mask),
+    }
+    runs = ({}, HOLES_SAID_ALOUD)
+    images = [restored(tmp_path, image, output=f"{len(said)}.zarr", **small | said) for said in runs]
+    assert np.array_equal(*images)
+    assert walks[0].schedule.timesteps == walks[1].schedule.timesteps
+    assert len(walks[0].schedule.timesteps) == SURFACE_STEPS
+    assert np.sqrt(1 - walks[0].schedule.abar[-1]) == pytest.approx(SURFACE, abs=0.005)
+    # What lies under the noise is the image itself, as no plane bends.
+    assert (begun[0].numpy() - (plane / 127.5 - 1)).std() < 1.2 * SURFACE
+
+
+def test_a_surface_needs_steps_of_little_noise():
+    assert schedule(steps=5, spacing="fine", begin=0.15).timesteps[-1] == 42
+    with pytest.raises(InputError, match=r"has 43 of as little noise as 0.15: give at most"):
+        schedule(steps=50, begin=0.15)
 
 
 @given(total=st.integers(1, 1000), share=st.floats(0, 1))
