@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks._damage import Image, rgb8
 from benchmarks._hole_cases import LAKE
-from benchmarks._hole_study import BIHARMONIC, DDNM, FILLED, ONE, REPAINT, HoleStudy, Result, Results
+from benchmarks._hole_study import BENT, BIHARMONIC, DDNM, FILLED, ONE, REPAINT, HoleStudy, Result, Results
 from benchmarks._hole_verdict import BETTER, RIVALS, better, standing
 from benchmarks._marks import pooled
 from benchmarks._quality_page import DOCS, PAGE, listed, options_told, targets_told
@@ -40,7 +40,7 @@ def section(study: HoleStudy, results: Results, limits: Mapping[str, Limit], *, 
     told |= {"model": study.filler["name"], "denoiser": study.denoiser["name"]}
     told |= {"iterations": ITERATIONS, "changed": f"{study.changed_outside():g}"}
     told |= {"apart": f"{study.seeds_apart():.3f}"}
-    for name, way in (("ddnm", DDNM), ("repaint", REPAINT)):
+    for name, way in (("ddnm", DDNM), ("bent", BENT), ("repaint", REPAINT)):
         told[name] = options_told({key: value for key, value in study.options(way).items() if key != "model"})
     parts = [ABOUT.format(**told)]
     if not whole:
@@ -93,7 +93,7 @@ def _strip(study: HoleStudy, name: str) -> Image:
     [case] = (one for one in study.cases if one.name == name)
     scene = case.scenes[0]
     given = np.where(scene.unknown, np.float32(1), scene.measured)
-    ways = [study.filled(case, way)[0].image(scene) for way in (BIHARMONIC, DDNM, ONE, FILLED)]
+    ways = [study.filled(case, way)[0].image(scene) for way in (BIHARMONIC, BENT, ONE, FILLED)]
     shown = [given, *ways, scene.truth]
     if case.side > study.cases[0].side:
         shown = [pooled(one) for one in shown]
@@ -106,15 +106,16 @@ ABOUT = """## Holes filled in few calls
 Holes of five kinds, small and large, in {scenes} scenes of {side} x {side} pixels with four bands, and one hole wider
 than a tile in a scene of {wide} x {wide}; the scenes are of those above. They are filled by `{model}`, a network of
 [spatial diffusion](models.md#spatial-diffusion) with tiles of {tile} pixels: as it comes, in {iterations} iterations
-(*tileloom*), and in one (`steps: 1`). Beside it are *DDNM* (`{ddnm}`) and *RePaint*
+(*tileloom*), and in one (`steps: 1`). Beside it are *DDNM* (`{ddnm}`), the same *from a surface*
+(`{bent}`, as jobs of `inpaint` are by themselves) and *RePaint*
 (`{repaint}`, without jumps), which fill the same holes with `{denoiser}`, a denoiser with tiles of {small}
 pixels that has learned of no holes; and the *biharmonic* plate, which has no network. Holes are drawn as those that
 `{model}` learned from, but other ones.
 
 ![Large strokes; large clouds; a hole wider than a tile](images/holes.jpg)
 
-*From left to right: what was given; biharmonic; DDNM; one iteration; tileloom; the truth. From above: large strokes,
-large clouds, and at half its size a hole wider than a tile.*
+*From left to right: what was given; biharmonic; DDNM from a surface; one iteration; tileloom; the truth. From above:
+large strokes, large clouds, and at half its size a hole wider than a tile.*
 
 Known pixels change by {changed} of the data range at most, whatever fills the others. Two seeds of tileloom differ by
 {apart} inside a hole (root mean square, the least of all scenes that were filled twice) and by nothing outside.

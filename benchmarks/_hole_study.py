@@ -19,16 +19,17 @@ from benchmarks._distance import distance, patches
 from benchmarks._hole_cases import Case, depth
 from benchmarks._kept import keep
 from benchmarks._marks import Marks
-from benchmarks._study import SAMPLE, digest
+from benchmarks._study import SAMPLE, SURFACE, digest
 from benchmarks._weaving import Options, Woven, usual_axis, woven
 from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 
 Model = Mapping[str, Any]
 BIHARMONIC, DDNM, REPAINT, ONE, FILLED = "biharmonic", "DDNM", "RePaint", "one iteration", "tileloom"
+BENT = "DDNM from a surface"
 AGAIN = "tileloom, another seed"
-WAYS = (BIHARMONIC, DDNM, REPAINT, ONE, FILLED)
-DENOISING = (DDNM, REPAINT)
+WAYS = (BIHARMONIC, DDNM, BENT, REPAINT, ONE, FILLED)
+DENOISING = (DDNM, BENT, REPAINT)
 STEPS = 25
 
 
@@ -113,6 +114,7 @@ class HoleStudy:
         """What a way's jobs are told."""
         return {
             DDNM: {"model": self.denoiser, **SAMPLE, "steps": self.steps},
+            BENT: {"model": self.denoiser, **SURFACE, "steps": min(self.steps, int(SURFACE["steps"]))},
             REPAINT: {"model": self.denoiser, "sampler": "repaint", "steps": self.steps},
             ONE: {"model": self.filler, "steps": 1},
             FILLED: {"model": self.filler},

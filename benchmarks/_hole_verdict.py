@@ -8,10 +8,10 @@ from math import isfinite
 from statistics import fmean
 
 from benchmarks._hole_cases import KINDS, LAKE
-from benchmarks._hole_study import BIHARMONIC, DDNM, FILLED, ONE, REPAINT, Results
+from benchmarks._hole_study import BENT, BIHARMONIC, DDNM, FILLED, ONE, REPAINT, Results
 from benchmarks._report import Limit
 
-RIVALS = (DDNM, REPAINT, BIHARMONIC, ONE)
+RIVALS = (DDNM, BENT, REPAINT, BIHARMONIC, ONE)
 BETTER: Mapping[str, tuple[str, int]] = {
     "by distance": ("distance", -1),
     "by PSNR": ("psnr", 1),
