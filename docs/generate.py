@@ -66,9 +66,10 @@ A task says what was done to the image, first to last, in a list or in one text 
 size of the given image all the same. Where an edge shows around it, margins need to settle against the image: they do
 so with `sampler: ddim-ddnm` and an `eta` of 0.2 at no further network call, or with `travel` at many.
 
-A network fills holes of `inpaint` from a surface that is bent over them, under little noise and in 12 calls a tile:
-near to the truth where they are small, calm where they are large. `begin: 1` draws them from noise alone, so that large
-holes show more, and something else with each seed; values between lie between.
+A denoising network fills holes of `inpaint` from a surface that is bent over them, under little noise and in 12 calls
+a tile: near to the truth where they are small, calm where they are large. `begin: 1` draws them from noise alone, so
+that large holes show more, and something else with each seed; a `begin` of 0.7 lies between. Holes that a class, labels
+or patches are to fill, and those of a `joint` weave, are drawn from noise alone.
 
 ## From nothing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from ..tiling.pyramid import PyramidSpec
 from ..tiling.raster import RasterPlan
 from ..tiling.scaling import DEFAULT_RANGES, Scaling
 from ..tiling.source import Source, SourceFacts, open_labels, open_mask, open_source
-from .drawing import Drawing, drawing_of
+from .drawing import Drawing, Weave, drawing_of
 from .holes import refuse_unfit
 from .labels import label_plan
 from .spec import JobSpec
@@ -36,7 +36,6 @@ from .spec import JobSpec
 FEW_TILES = 4
 # A byte each is held while a job is planned.
 MOST_TILES = 2**31
-Weave = Literal["msr", "joint", "patches", "naive"]
 # Tiles along a side of a block, about, where the job leaves that open; patches of a network that exchanges them.
 _BLOCK_TILES, _BLOCK_PATCHES = 4, 8
 DEFAULT_BANDS = 3
@@ -110,7 +109,7 @@ def compile_job(spec: JobSpec, *, contract: Contract | None = None, trusted: boo
         "scaling": _scaling(spec, source, contract),
     }
     image = _image(spec, source, size, bands=bands, grids=grids, lattices=lattices, known=known)
-    drawing = drawing_of(spec, contract)
+    drawing = drawing_of(spec, contract, weave)
     resolved = {
         **drawing._asdict(),
         "tile": grids[0].tile,

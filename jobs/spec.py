@@ -243,8 +243,8 @@ class JobSpec(Strict):
     begin: Begin = Field(
         default="auto",
         description="Noise that tiles with holes begin under, as its standard deviation: 1 is nothing but noise, and "
-        "through less shows a surface bent over the holes. Auto is 0.15 where a network does inpaint alone, with ddnm "
-        "as it comes and steps left to auto; else 1.",
+        "through less shows a surface bent over the holes. Auto is 0.15 where a network does inpaint alone, tile by "
+        "tile, with ddnm as it comes and steps left to auto, and no class or label says what to draw; else 1.",
     )
     travel: Annotated[Travel, Mapped] = Field(default=Travel(), description="Time travel along the schedule.")
     sampler: Annotated[Sampler, Meant("ddnm, ddim-ddnm, repaint, ddpm or ddim")] = Field(

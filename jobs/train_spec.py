@@ -410,7 +410,11 @@ class TrainSpec(Strict):
 
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
-        told: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_RUNNING | {"network", "start", "features"})
+        told: dict[str, JsonValue] = self.model_dump(
+            mode="json", exclude=_RUNNING | {"network", "start", "features", "alone"}
+        )
+        if self.network.kind == "spatial":
+            told["alone"] = self.alone
         # A file is known by what is in it, wherever it lies.
         files = {"start": self.start and _weights_file(self.start), "features": self.features}
         told |= {key: weights_digest(file) for key, file in files.items() if file is not None}

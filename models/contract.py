@@ -313,7 +313,8 @@ def _of_holes(file: str, reading: SpatialReading) -> Contract:
         bands=config.in_channels,
         size_multiple=config.size_multiple,
         native_tile=reading.image_size,
-        smallest_tile=config.size_multiple,
+        # Evened features of a group need more than one value.
+        smallest_tile=2 * config.size_multiple,
         conditions=("known", "uncertainty"),
         weight_bytes=Path(file).stat().st_size,
         live_channels=live_in(config),

@@ -241,6 +241,11 @@ class Schedule:
         return [("reverse", a) if b < a else ("undo", b) for a, b in pairwise(self.times)]
 
 
+def steps_below(name: str | Sequence[float], noise: float, *, total: int = 1000) -> int:
+    """How many steps of a chain, from the first on, have no more than so much noise, as its standard deviation."""
+    return total if noise == 1 else int(np.searchsorted(1 - np.cumprod(1 - beta_table(name, total)), noise**2, "right"))
+
+
 def schedule(
     name: str | Sequence[float] = "linear",
     *,
@@ -266,12 +271,11 @@ def schedule(
             raise InputError(f"{field} is {value}: it must be at least 1")
     if steps > total:
         raise InputError(f"steps is {steps}, but the model's schedule has {total}: give at most {total}")
-    table = beta_table(name, total)
-    low = total if begin == 1 else int(np.searchsorted(np.sqrt(1 - np.cumprod(1 - table)), begin, side="right"))
+    table, low = beta_table(name, total), steps_below(name, begin, total=total)
     if steps > low:
         raise InputError(
-            f"steps is {steps}, but the model's schedule has {low} of as little noise as {begin:g}: give at most that "
-            "many steps, or more of begin"
+            f"steps is {steps}, but the model's schedule has {low} with as little noise as begin, {begin:g}: give "
+            f"{f'at most {low}, or ' if low else ''}more of begin"
         )
     if spacing == "fine":
         timesteps = fine_timesteps(low, steps)

@@ -145,7 +145,7 @@ class SpatialNet(nn.Module):
         if any(side < stride or side % stride for side in size):
             raise InputError(f"a window is {size[0]}x{size[1]} pixels, and this network takes multiples of {stride}")
         bands = self.config.in_channels
-        # Weights of the pull, so 1 or 0 also in windows that are drawn at random to see how rows run.
+        # Weights of what is known, so 1 or 0 also in windows that are drawn at random to see how rows run.
         known, u = (x[:, bands : bands + 1] > 0).to(x.dtype), x[:, -1:]
         # No weight is learned from the surface, so that none of its steps need be kept.
         with torch.no_grad():

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self, get_args
 from ..tiling.errors import InputError
 
 SPATIAL = "a spatial diffusion network"
+# What a network makes of its weights: 2 sees a surface and evens its features.
+_LAYOUT = 2
 ITERATIONS = 4
 """Iterations of a job that does not say how many: one more than it learns with."""
 
@@ -91,6 +93,8 @@ class SpatialDescription:
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
         """The description that :meth:`stored` wrote; raises whatever is wrong with another."""
+        if (layout := stored.get("layout", 1)) != _LAYOUT:
+            raise ValueError(f"layout {layout}, and this tileloom knows layout {_LAYOUT}: train it again")
         config: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"].items()
         }
@@ -99,7 +103,7 @@ class SpatialDescription:
 
     def stored(self) -> dict[str, Any]:
         """All of it as plain JSON."""
-        return {**asdict(self), "kind": SPATIAL}
+        return {**asdict(self), "kind": SPATIAL, "layout": _LAYOUT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,22 +15,27 @@ def bent(x: Tensor, known: Tensor) -> Tensor:
     """Known pixels as they are, and over the holes nearly the surface through them that bends least (a thin plate).
 
     From coarse to fine: a level begins with what the coarser one came to, moved to the mean of its own known pixels as
-    far as these go, and takes a few steps against what still bends. The coarsest is the mean of all. ``known`` is 1 or
-    0 (batch, 1, row, column).
+    far as these go, and takes a few steps against what still bends. The coarsest, of a pixel or two along either side,
+    is the mean of all. ``known`` is 1 or 0 (batch, 1, row, column).
     """
-    weighted, weight, levels = (x * known).float(), known.float(), []
-    while not any(side % 2 for side in weight.shape[-2:]):
+    rows, cols = x.shape[-2:]
+    halvings = max(rows, cols).bit_length() - 1
+    # Sides that do not halve to the end go on as they end, holes too.
+    more = (0, -cols % 2**halvings, 0, -rows % 2**halvings)
+    weighted, weight = (F.pad(part.float(), more, mode="replicate") for part in (x * known, known))
+    levels = []
+    for _ in range(halvings):
         levels.append((weighted, weight))
         weighted, weight = F.avg_pool2d(weighted, 2), F.avg_pool2d(weight, 2)
-    whole, share = (part.mean(dim=(2, 3), keepdim=True) for part in (weighted, weight))
-    plate = weighted + (1 - weight) * whole / share.clamp(min=torch.finfo(share.dtype).tiny)
+    mean, share = (part.mean(dim=(2, 3), keepdim=True) for part in (weighted, weight))
+    plate = weighted + (1 - weight) * mean / share.clamp(min=torch.finfo(share.dtype).tiny)
     for weighted, weight in reversed(levels):
         plate = weighted + (1 - weight) * F.interpolate(plate, scale_factor=2, mode="bilinear")
         moved = torch.zeros_like(plate)
         for _ in range(_RELAXATIONS):
             moved = _MOMENTUM * moved - _PUSH * (1 - weight) * _uneven(_uneven(plate))
             plate = plate + moved
-    return plate
+    return plate[..., :rows, :cols]
 
 
 def _uneven(x: Tensor) -> Tensor:

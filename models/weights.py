@@ -88,7 +88,7 @@ def description_of(file: str) -> Description | SpatialDescription | None:
         raise InputError(f"{file} is no whole {SAFE} file ({error}): copy or download it again") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{file} describes its network in words unknown here ({error}): use a newer tileloom"
+            f"{file} describes its network in words unknown here ({error}): use the tileloom that it was made with"
         ) from None
 
 

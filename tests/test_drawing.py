@@ -1,5 +1,6 @@
 """How tiles are drawn where a job leaves it open: few steps and no fresh noise where all was measured in some mean."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,9 +24,10 @@ MEANS, HOLES = ("sr:4",), ("inpaint",)
 USUAL = (50, "even", None, 1.0)
 
 
-def drawn(model, **keys):
+def drawn(model, contract=None, **keys):
     masked = {"mask": "mask.zarr"} if {"inpaint", "old-photo:4"} & set(keys["task"].split(", ")) else {}
-    return drawing_of(spec(model=model, **masked, **keys), contract_of(model))
+    weave = {"auto": "msr"}.get(keys.get("weave", "auto"), keys.get("weave"))
+    return drawing_of(spec(model=model, **masked, **keys), replace(contract_of(model), **(contract or {})), weave)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,12 @@ def test_what_a_job_says_is_so(network, said, expected):
         ({"travel": {"repeat": 2}}, USUAL),
         ({"weave": "joint"}, USUAL),
         ({"eta": 0.0}, (SURFACE_STEPS, "fine", 0.0, SURFACE)),
-        ({"begin": 0.5, "steps": 9}, (9, "even", None, 0.5)),
+        ({"begin": 0.5, "steps": 9}, (9, "fine", SURFACE_ETA, 0.5)),
+        ({"begin": SURFACE}, (SURFACE_STEPS, "fine", SURFACE_ETA, SURFACE)),
+        ({"begin": 0.05}, (11, "fine", SURFACE_ETA, 0.05)),
         ({"begin": 0.5, "sampler": "repaint"}, (50, "even", None, 0.5)),
+        ({"begin": 0.15, "sampler": "repaint"}, (43, "even", None, 0.15)),
+        ({"weave": "naive"}, (SURFACE_STEPS, "fine", SURFACE_ETA, SURFACE)),
     ],
 )
 def test_what_a_job_says_of_holes_is_so(network, said, expected):
@@ -80,8 +86,31 @@ def test_what_a_job_says_of_holes_is_so(network, said, expected):
 
 
 @pytest.mark.parametrize(
+    ("contract", "expected"),
+    [
+        ({"holes": True, "steps": 4}, (4, "even", None, 1.0)),
+        ({"label_classes": 10}, USUAL),
+        ({"patch": 16}, (SURFACE_STEPS, "fine", SURFACE_ETA, SURFACE)),
+        ({"timesteps": 100}, (4, "fine", SURFACE_ETA, SURFACE)),
+        ({"betas": (0.1,) * 50, "timesteps": 50}, USUAL),
+    ],
+)
+def test_only_what_a_surface_can_tell_begins_as_one(network, contract, expected):
+    assert drawn(network, contract, task="inpaint") == expected
+
+
+def test_a_class_is_not_told_by_a_surface(tmp_path):
+    network = {"name": weights(tmp_path, replace(UNET, num_classes=3)), "label": 1}
+    assert drawn(network, task="inpaint") == USUAL
+
+
+@pytest.mark.parametrize(
     ("said", "says"),
     [
+        (
+            {"task": "inpaint", "parity": {"carry": True}, "weave": "msr", "guard": 0},
+            "parity.carry a tile begins with the one",
+        ),
         ({"task": "sr:4"}, "only pixels that are known exactly show through noise: set task to inpaint"),
         ({"task": "sr:4, inpaint"}, "set task to inpaint"),
         ({"task": "denoise:0.1"}, "set task to inpaint"),
@@ -138,8 +167,10 @@ def test_holes_begin_as_a_surface_under_little_noise(network, tmp_path, monkeypa
 
 def test_a_surface_needs_steps_of_little_noise():
     assert schedule(steps=5, spacing="fine", begin=0.15).timesteps[-1] == 42
-    with pytest.raises(InputError, match=r"has 43 of as little noise as 0.15: give at most"):
+    with pytest.raises(InputError, match=r"has 43 with as little noise as begin, 0.15: give at most 43, or more"):
         schedule(steps=50, begin=0.15)
+    with pytest.raises(InputError, match=r"has 0 with as little noise as begin, 0.001: give more of begin"):
+        schedule(steps=1, begin=0.001)
 
 
 @given(total=st.integers(1, 1000), share=st.floats(0, 1))

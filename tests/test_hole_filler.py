@@ -127,6 +127,15 @@ def test_what_is_bent_over_a_hole_keeps_what_is_known_and_bends_on():
     assert float((bent(x, torch.ones_like(known)) - x).abs().max()) == 0
 
 
+@pytest.mark.parametrize("side", [31, 62, 63, 72, 100, 112])
+def test_a_plane_is_a_plane_whatever_its_sides(side):
+    rows, cols = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    x, known = (rows + cols)[None, None] / 2, torch.ones((1, 1, side, side))
+    known[..., side // 3 : side // 2] = 0
+    assert float((bent(x, known) - x).square()[known == 0].mean().sqrt()) < 0.02
+    assert bent(x, known * 0).abs().max() == 0
+
+
 def test_what_is_bent_over_wide_holes_goes_little_beyond_what_is_known():
     generator = torch.Generator().manual_seed(3)
     x, known = torch.rand((2, 3, 32, 32), generator=generator), torch.rand((2, 1, 32, 32), generator=generator) < 0.3
@@ -189,6 +198,8 @@ def test_a_file_of_another_network_than_it_says_is_refused(tmp_path):
         load_denoiser(file_of(tmp_path, config=wider))
     with pytest.raises(InputError, match="in words unknown here"):
         read_weights(file_of(tmp_path, config={**wider, "wings": 2}))
+    with pytest.raises(InputError, match="layout 1, and this tileloom knows layout 2: train it again"):
+        read_weights(file_of(tmp_path, layout=1))
 
 
 # --- the solver ---

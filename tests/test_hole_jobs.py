@@ -102,7 +102,8 @@ def test_another_seed_schedule_or_share_of_noise_fills_the_hole_otherwise(refere
         found.append(result(spec))
     for one in found[1:]:
         np.testing.assert_array_equal(one[:, ~MASK], found[0][:, ~MASK])
-        assert (one != found[0])[:, MASK].mean() > 0.5
+        # A network that has learned nothing draws many values that are clipped.
+        assert (one != found[0])[:, MASK].any(axis=0).mean() > 0.5
 
 
 def test_steps_are_four_unless_a_job_says_otherwise(network, tmp_path):
