@@ -138,7 +138,8 @@ class Walk(ABC):
             return noise_CHW
         abar = float(self.schedule.abar[self.schedule.times[0]])
         constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
-        surface_CHW = impose(constraints, bent(*(part[None] for part in known_pixels(inputs, self.device)))[0])
+        x_CHW, known_1HW = known_pixels(inputs, self.device)
+        surface_CHW = impose(constraints, bent(x_CHW[None], known_1HW[None])[0])
         return sqrt(abar) * surface_CHW + sqrt(1 - abar) * noise_CHW
 
     def at(self, inputs: TileInputs, x_CHW: Tensor, call: int) -> TileState:

@@ -24,7 +24,7 @@ from ..tiling.errors import InputError
 from .adm_blocks import split_heads
 from .spatial_config import PLANES, SpatialConfig
 from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, twice
-from .surface import bent
+from .surface import QUICK, bent
 
 _DOUBTS, _DOUBT_LAYERS = 16, 4
 _GROUPS = 8
@@ -149,7 +149,7 @@ class SpatialNet(nn.Module):
         known, u = (x[:, bands : bands + 1] > 0).to(x.dtype), x[:, -1:]
         # No weight is learned from the surface, so that none of its steps need be kept.
         with torch.no_grad():
-            smooth = bent(x[:, :bands], known)
+            smooth = bent(x[:, :bands], known, QUICK)
         x = torch.cat([smooth.to(x.dtype), known, u], dim=1)
         h, skips = self.fold(F.pixel_unshuffle(x, self.config.stem)), []
         for level, stage in enumerate(self.encoder):

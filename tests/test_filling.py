@@ -14,8 +14,8 @@ from tileloom.jobs.train_spec import load_training
 from tileloom.models.critic import Critic
 from tileloom.models.likelihood import pixel_nll
 from tileloom.models.resnet import ResNetTrunk, load_trunk
-from tileloom.models.spatial import bent
 from tileloom.models.spatial_config import SpatialConfig
+from tileloom.models.surface import QUICK, bent
 from tileloom.models.training import augment
 from tileloom.models.training.augment import adapted, augmented
 from tileloom.models.training.build import learner_of, objective_of
@@ -290,7 +290,7 @@ def test_alone_every_hole_counts_as_much_whatever_its_size(image):
     with torch.no_grad():
         assert CRITIC in late.loss(given, Draws(0, 1), 7)
     known = late._known(given, Draws(0, 1))
-    filled = bent(given.x_BCHW, known)
+    filled = bent(given.x_BCHW, known, QUICK)
     off = [((ours - x)[:, mask[0] == 0] ** 2).mean() for ours, x, mask in zip(filled, given.x_BCHW, known, strict=True)]
     torch.testing.assert_close(told["pixels"].detach(), torch.stack(off).mean())
     torch.testing.assert_close(told[LOSS], told["pixels"] + 1e-4 * told["likelihood"])
