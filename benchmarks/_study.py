@@ -31,7 +31,7 @@ LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "spacing": "fine"
 SURFACE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.85, "spacing": "fine", "steps": 12, "begin": 0.15}
 SAMPLE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 1.0, "steps": 25}
 OURS, SAMPLED, SMOOTH = "tileloom", "tileloom, a sample", "tileloom, low noise"
-NAIVE_SURFACE = "naive tiles, from a surface"
+NAIVE_SURFACE, MORE = "naive tiles, from a surface", "tileloom, 25 steps"
 ONE_LEVEL, SINGLE = "tileloom, one level", "tileloom, float32"
 NAIVE, FEATHERED, PUBLISHED, JOINT, WHOLE = "naive tiles", "feathered tiles", "published MSR", "joint", "whole image"
 SWEPT = ("sr:4", "clouds")
@@ -154,6 +154,8 @@ class Study:
         if "begin" in ours:
             ways[NAIVE_SURFACE] = {"weave": "naive", **ours}
         if self.size.sweeps and task in SWEPT:
+            if task == "sr:4":
+                ways[MORE] = {**ours, "steps": 25}
             ways[SINGLE] = {**ours, "model": {**self.model, "precision": "fp32"}}
             for stride, guard in SWEEP:
                 ways[swept(stride, guard)] = {"stride": int(stride * tile), "guard": int(guard * tile), **ours}
