@@ -179,8 +179,7 @@ def test_every_key_can_be_set(tmp_path):
         },
         "sampler": "ddim",
         "eta": 0.5,
-        "spacing": "fine",
-        "begin": 0.25,
+        **{"spacing": "fine", "begin": 0.25},
         "guidance": {"classifier": "/far/net.pt", "label": 3, "scale": 2.5},
         "parity": {
             **{"carry": False, "released_lambda": False, "released_pinv": True},
