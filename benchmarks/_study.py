@@ -23,12 +23,16 @@ from benchmarks import _classical
 from benchmarks._damage import TASKS, Damaged, Image, rgb8
 from benchmarks._marks import Marks
 from benchmarks._weaving import Woven, feathered, usual_axis, woven
+from tileloom.jobs import drawing
 from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.seam import borders
 from tileloom.tiling.weave_picture import write_png
 
-LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "spacing": "fine", "steps": 16}
-SURFACE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.85, "spacing": "fine", "steps": 12, "begin": 0.15}
+LOW_NOISE: Mapping[str, Any] = {"sampler": "ddnm", "eta": 0.0, "spacing": "fine", "steps": drawing.LOW_NOISE_STEPS}
+SURFACE: Mapping[str, Any] = {
+    **{"sampler": "ddnm", "eta": drawing.SURFACE_ETA, "spacing": "fine", "steps": drawing.SURFACE_STEPS},
+    "begin": drawing.SURFACE,
+}
 SAMPLE: Mapping[str, Any] = {"sampler": "ddim-ddnm", "eta": 1.0, "steps": 25}
 OURS, SAMPLED, SMOOTH = "tileloom", "tileloom, a sample", "tileloom, low noise"
 NAIVE_SURFACE, MORE = "naive tiles, from a surface", "tileloom, 25 steps"
@@ -42,7 +46,7 @@ PICTURED = {"sr:4": 102, "stripes": 120, "clouds": 109}
 
 
 @dataclass(frozen=True)
-class Drawings:
+class Sampling:
     """How a task is drawn: by ``others``, by us, and by us in ``another`` way, which ``beside`` is the name of."""
 
     others: Mapping[str, Any]
@@ -51,7 +55,7 @@ class Drawings:
     another: Mapping[str, Any]
 
     @classmethod
-    def of(cls, task: str) -> Drawings:
+    def of(cls, task: str) -> Sampling:
         """As jobs are by themselves, but for lone pixels, which are drawn without fresh noise."""
         if task == "scattered":
             return cls(LOW_NOISE, {**SURFACE, "eta": 0.0}, SAMPLED, SURFACE)
@@ -139,7 +143,7 @@ class Study:
     def ways(self, task: str) -> dict[str, Mapping[str, Any]]:
         """The ways to restore a task with the network: the options of their jobs."""
         tile = self.tile
-        drawn, steps = Drawings.of(task), {} if self.size.steps is None else {"steps": self.size.steps}
+        drawn, steps = Sampling.of(task), {} if self.size.steps is None else {"steps": self.size.steps}
         theirs, ours = {**drawn.others, **steps}, {**drawn.ours, **steps}
         ways: dict[str, Mapping[str, Any]] = {
             NAIVE: {"weave": "naive", **theirs},

@@ -471,7 +471,7 @@ def job_from(content: Mapping[str, object], *, base: str, named: Callable[[str],
     if isinstance(guidance, Mapping) and "classifier" in guidance:
         rooted["guidance"] = {**guidance, "classifier": rooted_path(guidance["classifier"], base)}
     if "model" in rooted:
-        rooted["model"] = _rooted_model(rooted["model"], base)
+        rooted["model"] = rooted_model(rooted["model"], base)
         if isinstance(rooted["model"], Mapping) and rooted["model"].get("style") == "sample":
             # Another seed is another image, and so another draw.
             rooted["model"] = {**rooted["model"], "style": f"sample:{rooted.get('seed', 0)}"}
@@ -488,10 +488,10 @@ def rooted_path(value: object, base: str) -> object:
     return path.normpath(path.join(base, path.expanduser(value)))
 
 
-def _rooted_model(model: object, base: str) -> object:
+def rooted_model(model: object, base: str) -> object:
     """A model whose name and style, where they are paths, are absolute."""
     if isinstance(model, Mapping) and "name" in model:
         style = model.get("style")
         files = {"style": rooted_path(style, base)} if names_file(style) else {}
-        return {**model, **files, "name": _rooted_model(model["name"], base)}
+        return {**model, **files, "name": rooted_model(model["name"], base)}
     return rooted_path(model, base) if isinstance(model, str) and is_path(model) else model

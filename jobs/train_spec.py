@@ -17,12 +17,12 @@ from ..models.semantic_config import SemanticConfig
 from ..models.signatures import Trained
 from ..models.spatial_config import SpatialConfig
 from ..models.training.recipe import Course, Learning, Subject
-from ..models.weights import is_path, shipped, weights_digest
+from ..models.weights import shipped, weights_digest
 from ..tiling.crops import Cutting, Scene
 from ..tiling.errors import InputError
 from .manifest import Manifest
 from .refusal import Meant, at_key, refusal
-from .spec import Strict, digest_of, rooted_path
+from .spec import Strict, digest_of, rooted_model, rooted_path
 from .values import Accelerators, Count, File, Finite, Flag, Mapped, Noise, Positive, Seed, Share, Whole
 from .yamlfile import read_yaml
 
@@ -43,7 +43,7 @@ _KINDS_OF = {
 # What a Patch-DM network's blocks are told, in units of its width, as ADM's.
 _EMBEDDED = 4
 _IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-_FILES, _ROOTED = ("image", "mask", "classes", "instances"), ("output", "start", "features")
+_FILES, _ROOTED = ("image", "mask", "classes", "instances"), ("output", "features")
 # Between what StyleGAN2's networks were published with and what learns best from pixels.
 _CONTEST_BETAS = (0.5, 0.99)
 
@@ -362,7 +362,7 @@ class TrainSpec(Strict):
             predicts=predicts,
             drop_label=self.drop_label,
             seed=self.seed,
-            start=self.start and _weights_file(self.start),
+            start=self._start,
             features=self.features,
             alone=self.alone,
         )
@@ -408,6 +408,11 @@ class TrainSpec(Strict):
                 raise InputError(f"{scene.image} has no label, and the network has classes: give its row labels")
         return found
 
+    @property
+    def _start(self) -> str | None:
+        """The file that it begins with."""
+        return self.start and shipped().get(self.start, self.start)
+
     def identity(self) -> dict[str, JsonValue]:
         """Whatever decides what a step learns, as plain JSON."""
         told: dict[str, JsonValue] = self.model_dump(
@@ -416,7 +421,7 @@ class TrainSpec(Strict):
         if self.network.kind == "spatial":
             told["alone"] = self.alone
         # A file is known by what is in it, wherever it lies.
-        files = {"start": self.start and _weights_file(self.start), "features": self.features}
+        files = {"start": self._start, "features": self.features}
         told |= {key: weights_digest(file) for key, file in files.items() if file is not None}
         return told | {"network": self.network.model_dump(mode="json", exclude=self.network.foreign)}
 
@@ -424,16 +429,6 @@ class TrainSpec(Strict):
     def digest(self) -> str:
         """What the training is known by."""
         return digest_of(self.identity())
-
-
-def _names_shipped(start: object) -> bool:
-    """Whether it is the name of a model and not a path."""
-    return isinstance(start, str) and not is_path(start) and start in shipped()
-
-
-def _weights_file(start: str) -> str:
-    """The file that a training begins with."""
-    return shipped()[start] if _names_shipped(start) else start
 
 
 def _scenes(entry: Entry, *, classed: bool) -> Iterator[Scene]:
@@ -460,11 +455,9 @@ def load_training(file: str | PathLike[str]) -> TrainSpec:
     """The training of a YAML file; its relative paths start from the file's folder."""
     base, name = path.dirname(path.abspath(file)), path.basename(file)
     content = read_yaml(file, needs="data and output")
-    named = {"start"} if _names_shipped(content.get("start")) else set()
-    rooted = {
-        key: rooted_path(value, base) if key in _ROOTED and key not in named else value
-        for key, value in content.items()
-    }
+    rooted = {key: rooted_path(value, base) if key in _ROOTED else value for key, value in content.items()}
+    if "start" in rooted:
+        rooted["start"] = rooted_model(rooted["start"], base)
     if "data" in rooted:
         entries = rooted["data"] if isinstance(rooted["data"], list) else [rooted["data"]]
         rooted["data"] = [_rooted(entry, base) for entry in entries]

@@ -128,19 +128,20 @@ class Walk(ABC):
     def begin(self, inputs: TileInputs) -> TileState:
         """The tile in noise, or where it is carried on from another one, in that."""
         x_CHW = self.first(inputs) if inputs.start is None else torch.tensor(inputs.start, device=self.device)
-        return replace(self.at(inputs, x_CHW, 0), origin=inputs.digest(self._settings))
+        state = replace(self.at(inputs, x_CHW, 0), origin=inputs.digest(self._settings))
+        return self._over_surface(inputs, state) if self.bends else state
 
     def first(self, inputs: TileInputs) -> Tensor:
-        """Noise in place of a window, and what may be seen through it."""
+        """Pure noise in place of a window."""
         address = Address(inputs.image, inputs.key.level, 0, inputs.box)
-        noise_CHW = self.noise.windows([address], self.bands)[0]
-        if not self.bends:
-            return noise_CHW
-        abar = float(self.schedule.abar[self.schedule.times[0]])
-        constraints = constraints_for(inputs, self.bands, device=self.device, parity=self.parity)
+        return self.noise.windows([address], self.bands)[0]
+
+    def _over_surface(self, inputs: TileInputs, state: TileState) -> TileState:
+        """A tile in pure noise, and under it a surface through all that is known of it."""
+        abar = float(self.schedule.abar[self.schedule.times[state.position]])
         x_CHW, known_1HW = known_pixels(inputs, self.device)
-        surface_CHW = impose(constraints, bent(x_CHW[None], known_1HW[None])[0])
-        return sqrt(abar) * surface_CHW + sqrt(1 - abar) * noise_CHW
+        surface_CHW = impose(state.constraints, bent(x_CHW[None], known_1HW[None])[0])
+        return replace(state, x_CHW=sqrt(abar) * surface_CHW + sqrt(1 - abar) * state.x_CHW)
 
     def at(self, inputs: TileInputs, x_CHW: Tensor, call: int) -> TileState:
         """The tile with so many network calls behind it, of which its noisy window is told."""

@@ -140,9 +140,9 @@ def test_the_default_reaches_the_engine_and_writing_it_out_changes_no_byte(netwo
 
 def test_holes_begin_as_a_surface_under_little_noise(network, tmp_path, monkeypatch):
     walks, begun = [], []
-    make, first = EngineFactory.solver, Walk.first
+    make, begin = EngineFactory.solver, Walk.begin
     monkeypatch.setattr(EngineFactory, "solver", lambda *told: walks.append(make(*told)) or walks[-1])
-    monkeypatch.setattr(Walk, "first", lambda *told: begun.append(first(*told)) or begun[-1])
+    monkeypatch.setattr(Walk, "begin", lambda *told: begun.append(begin(*told)) or begun[-1])
     rows, cols = np.mgrid[:16, :16]
     plane = np.stack([40 + 10 * rows, 200 - 10 * cols, rows * 0 + 90])
     image = write_zarr(tmp_path / "small.zarr", plane.astype("u1"))
@@ -162,7 +162,7 @@ def test_holes_begin_as_a_surface_under_little_noise(network, tmp_path, monkeypa
     assert len(walks[0].schedule.timesteps) == SURFACE_STEPS
     assert np.sqrt(1 - walks[0].schedule.abar[-1]) == pytest.approx(SURFACE, abs=0.005)
     # What lies under the noise is the image itself, as no plane bends.
-    assert (begun[0].numpy() - (plane / 127.5 - 1)).std() < 1.2 * SURFACE
+    assert (begun[0].x_CHW.numpy() - (plane / 127.5 - 1)).std() < 1.2 * SURFACE
 
 
 def test_a_surface_needs_steps_of_little_noise():

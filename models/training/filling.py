@@ -124,9 +124,7 @@ class Filling:
 
     def _guessed(self, x: Tensor, known: Tensor) -> Mapping[str, Tensor]:
         """The losses of the first iteration: each hole counts as much as any other, however wide it is."""
-        begun = [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
-        told: Tensor = self.network(torch.stack([state.window for state in begun]))
-        mean, log_variance = told.chunk(2, dim=1)
+        mean, log_variance = self._predicted(_begun(x, known))
         missing, likelihood = 1 - known, _unlikely(x, known, mean, log_variance)
         distances = (missing * (mean - x).square()).sum(dim=(1, 2, 3)) / (x.shape[1] * missing.sum(dim=(1, 2, 3)))
         return {
@@ -162,12 +160,11 @@ class Filling:
 
     def _unrolled(self, x: Tensor, known: Tensor, draws: Draws) -> Unrolled:
         """Every iteration of every crop; no gradient passes from one to the next, as what is picked has none."""
-        firsts = [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
+        firsts = _begun(x, known)
         missing = [int((~first.known_HW).sum()) for first in firsts]
         states, run = firsts, Unrolled([], [], [], [])
         for at in range(UNROLLED):
-            told: Tensor = self.network(torch.stack([state.window for state in states]))
-            mean, log_variance = told.chunk(2, dim=1)
+            mean, log_variance = self._predicted(states)
             last = at + 1 == UNROLLED
             noise = [None] * len(x) if last else draws.normal(f"noise {at}", tuple(x.shape)).unbind()
             rows = zip(states, firsts, mean.detach(), log_variance.detach().exp(), missing, noise, strict=True)
@@ -180,6 +177,12 @@ class Filling:
             run.filled.append(torch.where(known > 0, x, mean))
             run.drawn.append(torch.stack([state.x_CHW for state in states]))
         return run
+
+    def _predicted(self, states: Sequence[Spread]) -> tuple[Tensor, Tensor]:
+        """The mean and the logarithm of the variance of every window."""
+        told: Tensor = self.network(torch.stack([state.window for state in states]))
+        mean, log_variance = told.chunk(2, dim=1)
+        return mean, log_variance
 
     def _judged(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         told: tuple[Tensor, list[Tensor]] = self.critic(x[:, :-1], x[:, -1:])
@@ -197,6 +200,11 @@ class Filling:
             for ours, theirs in zip(seen, known, strict=True)
         ]
         return len(filled) * torch.stack(distances).sum()
+
+
+def _begun(x: Tensor, known: Tensor) -> list[Spread]:
+    """Every crop with nothing of its hole filled."""
+    return [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
 
 
 def _unlikely(x: Tensor, known: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
