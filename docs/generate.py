@@ -281,14 +281,16 @@ ema: 0.999
 
 Each crop gets a hole: strokes and rectangles as a hand would draw them, or what archives suffer, which are stripes,
 clouds, scratches and scattered pixels. Three iterations are unrolled, and each learns to fill the hole as the crop was:
-against an adversary, which is trained along with it and never published (StyleGAN2's, with R1, seeing pictures turned,
-shifted and discoloured the more it knows them by heart), by features, and by how likely its mean and variance make each
-pixel. Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
-which the first three bands are shown to it; otherwise they are the adversary's, and pictures are compared pixel by
-pixel, too. What is told of held-out crops, the `error`, is how far values in the holes are off on average, in model
-range. Before it has learned anything, a hole is filled by the surface through all that is known which bends least. The
-first `alone` steps leave out the adversary and the further iterations, and learn from pixels alone, which takes a
-fraction of the time. Crops must be multiples of the total stride: the stem times 2 for each level after the first.
+against a critic, by features, and by how likely its mean and variance make each pixel. The
+[critic](decisions/a-critic-of-places.md) tells of every 8 x 8 pixels that a hole touches how real they look; it is
+trained along with the network and never published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and
+discoloured the more it knows them by heart). Features are those of a ResNet-50 where `features` names weights of one,
+in the format of common libraries, of which the first three bands are shown to it; otherwise they are the critic's, and
+pictures are compared pixel by pixel, too, the less the less is certain there. What is told of held-out crops, the
+`error`, is how far values in the holes are off on average, in model range: what looks real is further off than a blur.
+Before it has learned anything, a hole is filled by the surface through all that is known which bends least. The first
+`alone` steps leave out the critic and the further iterations, and learn from pixels alone, which takes a fraction of
+the time. Crops must be multiples of the total stride: the stem times 2 for each level after the first.
 
 ## Maps of labels
 
@@ -401,7 +403,8 @@ picture, classes = Terra(seed=5).look(Box(1_000_000, 0, 1_000_256, 256))
 
 [`examples/terra/train.yaml`](../examples/terra/train.yaml) trains a small model on four of them, the one that jobs know
 as [`terra`](models.md#terra), [`patches.yaml`](../examples/terra/patches.yaml) one of patches, and
-[`holes.yaml`](../examples/terra/holes.yaml) one that fills holes.
+[`holes.yaml`](../examples/terra/holes.yaml) and [`holes-further.yaml`](../examples/terra/holes-further.yaml), one after
+the other, one that fills holes.
 
 ## Losses of your own
 

@@ -243,7 +243,7 @@ class TrainSpec(Strict):
     features: File | None = Field(
         default=None,
         description="Weights of a ResNet-50 in the common format, whose features pictures with filled holes are "
-        "compared by; if left out, those of the network's adversary.",
+        "compared by; if left out, those of the network's critic.",
     )
     alone: Whole = Field(
         default=0,
@@ -319,14 +319,14 @@ class TrainSpec(Strict):
         return self
 
     def _contested(self) -> None:
-        """Refuse what only networks with an adversary have, or all others."""
+        """Refuse what only networks with a critic have, or all others."""
         fills = self.network.kind == "spatial"
         if self.features is not None and not fills:
             raise at_key("features", "only a network of kind spatial compares pictures by them: leave it out")
         if self.alone and not fills:
             raise at_key("alone", "only a network of kind spatial has a critic that could join in later: leave it out")
         if fills and self.precision == "fp16":
-            raise at_key("precision", "an adversary's gradients are too small for fp16: choose bf16 or fp32")
+            raise at_key("precision", "a critic's gradients are too small for fp16: choose bf16 or fp32")
         if fills and "betas" in self.model_fields_set:
             raise at_key("betas", "a network of kind spatial knows no noise: leave it out")
         if fills and self.recompute:

@@ -1,58 +1,36 @@
-"""A discriminator of StyleGAN2's blocks: how real a picture with a filled hole looks, and what it sees in it."""
+"""A discriminator of StyleGAN2's layers: how real each place of a picture with a filled hole looks."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from math import sqrt
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .spatial_config import SpatialConfig
-from .stylegan import ConvLayer, ScaledConv
+from .stylegan import ConvLayer, ScaledConv, evened
 
-
-class Stage(nn.Module):
-    """Two convolutions and half the size, beside a skip."""
-
-    def __init__(self, told: int, made: int) -> None:
-        """Random weights."""
-        super().__init__()
-        self.first = ConvLayer(told, told)
-        self.second = ConvLayer(told, made, resample="down")
-        self.skip = ScaledConv(told, made, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of half the size."""
-        told: Tensor = self.skip(F.avg_pool2d(x, 2)) + self.second(self.first(x))
-        return told / sqrt(2)
+# A place is at most 2^3 pixels a side: it judges texture, and a hole wider than that consists of many places.
+_HALVINGS, _NARROW = 3, 4
 
 
 class Critic(nn.Module):
-    """Sees a picture and where its hole is; as wide and as deep as the network whose work it judges."""
+    """Sees a picture and where its hole is, beginning with single pixels: what is fine is what gives a fill away."""
 
     def __init__(self, config: SpatialConfig) -> None:
-        """Random weights."""
+        """Random weights, as wide as the first level of the network whose work it judges, and narrower where finer."""
         super().__init__()
-        self.stem, widths = config.stem, config.widths
-        shown = config.in_channels + 1
-        # Folded pixels must fit into few channels: what is fine in them would not be seen.
-        self.look = ConvLayer(shown, config.detail) if config.detail else None
-        self.fold = ConvLayer((config.detail or shown) * config.stem**2, widths[0], 1)
-        self.stages = nn.ModuleList(Stage(wide, wider) for wide, wider in pairwise(widths))
+        halvings = min(_HALVINGS, config.size_multiple.bit_length() - 1)
+        narrow = max(1, config.widths[0] // _NARROW)
+        widths = [min(config.widths[0], narrow << level) for level in range(halvings + 1)]
+        self.look = ConvLayer(config.in_channels + 1, widths[0])
+        self.down = nn.ModuleList(ConvLayer(wide, wider, resample="down") for wide, wider in pairwise(widths))
         self.last = ConvLayer(widths[-1], widths[-1])
         self.judge = ScaledConv(widths[-1], 1, 1)
 
     def forward(self, x_BCHW: Tensor, known_B1HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """How real each picture looks, the mean of all places of it; and the features of every level."""
-        h, features = torch.cat([x_BCHW, known_B1HW], dim=1), []
-        if self.look is not None:
-            h = self.look(h)
-            features.append(h)
-        h = self.fold(F.pixel_unshuffle(h, self.stem))
-        features.append(h)
-        for stage in self.stages:
-            h = stage(h)
-            features.append(h)
-        return self.judge(self.last(h)).float().mean(dim=(1, 2, 3)), features
+        """How real each place looks (batch, 1, row, column), and the features of every level."""
+        features = [self.look(torch.cat([x_BCHW, known_B1HW], dim=1))]
+        for down in self.down:
+            features.append(down(evened(features[-1])))
+        return self.judge(self.last(evened(features[-1]))).float(), features

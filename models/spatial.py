@@ -14,7 +14,7 @@ network sees there.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import gcd, sqrt
+from math import sqrt
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from ..tiling.errors import InputError
 from .adm_blocks import split_heads
 from .spatial_config import PLANES, SpatialConfig
-from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, twice
+from .stylegan import ConvLayer, ScaledConv, ScaledLinear, StyleLayer, ToImage, activate, evened, twice
 from .surface import QUICK, bent
 
 _DOUBTS, _DOUBT_LAYERS = 16, 4
-_GROUPS = 8
 # Logarithms of variances stay below this in size: a softer bound than clipping, which would stop learning.
 _LOG_VARIANCE = 12.0
 
@@ -74,15 +73,10 @@ class Level(nn.Module):
     def forward(self, h: Tensor, u: Tensor, *style: Tensor) -> Tensor:
         """Features of the same size; ``u`` is that of whole windows."""
         for layer in self.layers:
-            h = layer(_evened(h), *style)
+            h = layer(evened(h), *style)
         if self.attention is not None:
             h = self.attention(h, F.avg_pool2d(u, u.shape[-1] // h.shape[-1]))
         return h
-
-
-def _evened(h: Tensor) -> Tensor:
-    """Features whose groups have mean 0 and variance 1 in each window: with these it learns several times as fast."""
-    return F.group_norm(h.float(), gcd(h.shape[1], _GROUPS)).to(h.dtype)
 
 
 class Finest(nn.Module):

@@ -7,7 +7,7 @@ Weights are drawn from a standard normal, and multiplied by ``1 / sqrt(fan in)``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import gcd, sqrt
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ Resample = Literal["same", "down", "up"]
 _TAPS, _TAPS_LEFT = (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 1.0)
 _LEAK, _GAIN = 0.2, sqrt(2)
 _LEAST = 1e-8
+_GROUPS = 8
 
 
 def fir(x: Tensor, gain: float = 1.0) -> Tensor:
@@ -44,6 +45,11 @@ def _filtered(x: Tensor, taps: Sequence[float], gain: float = 1.0, *, padding: i
 def activate(x: Tensor) -> Tensor:
     """Leaky ReLU that keeps the variance."""
     return F.leaky_relu(x, _LEAK) * _GAIN
+
+
+def evened(h: Tensor) -> Tensor:
+    """Features whose groups have mean 0 and variance 1 in each window: from these one learns several times as fast."""
+    return F.group_norm(h.float(), gcd(h.shape[1], _GROUPS)).to(h.dtype)
 
 
 class ScaledLinear(nn.Linear):

@@ -112,8 +112,34 @@ def test_pixels_are_compared_where_no_trunk_is(image):
     told, other = (one.loss(batch(crops), Draws(0, 1), 1) for one in (alone, beside))
     assert "pixels" not in other
     rest = 3 * told["adversarial"] + 2 * told["features"] + 1e-4 * told["likelihood"]
-    torch.testing.assert_close(told[LOSS] - rest, 100 * told["pixels"])
+    torch.testing.assert_close(told[LOSS] - rest, 30 * told["pixels"])
     assert told["pixels"] > 0
+
+
+def test_pixels_of_which_little_is_certain_hardly_count(image):
+    crops = crops_of(image)
+    given = batch(crops)
+    sure, unsure = objective(crops), objective(crops)
+    # All else of it begins as nothing.
+    told, less = (one.loss(given, Draws(0, 1), 1)["pixels"] for one in (sure, Unsure.of(unsure)))
+    torch.testing.assert_close(less, told * (1 + 1 / 0.01) / (1 + 3 / 0.01))
+
+
+class Unsure(torch.nn.Module):
+    """A network that begins with all variances three times as large."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    @classmethod
+    def of(cls, ours):
+        ours.network = cls(ours.network)
+        return ours
+
+    def forward(self, window):
+        mean, log_variance = self.network(window).chunk(2, dim=1)
+        return torch.cat([mean, log_variance + np.log(3)], dim=1)
 
 
 def test_a_step_moves_either_network_by_its_own_loss_alone(image):
@@ -147,7 +173,7 @@ def test_the_penalty_comes_once_in_sixteen_steps_and_not_where_nothing_is_learne
 
 
 class Scale(torch.nn.Module):
-    """A critic that weighs what it is shown, and notes it."""
+    """A critic that weighs what it is shown in every four by four pixels, and notes what counts of it."""
 
     def __init__(self):
         super().__init__()
@@ -155,8 +181,9 @@ class Scale(torch.nn.Module):
         self.told = []
 
     def forward(self, x, known):
-        found = (self.weights * x).sum(dim=(1, 2, 3)) + 0.01 * known.sum(dim=(1, 2, 3))
-        self.told.append(found.detach())
+        found = 16 * torch.nn.functional.avg_pool2d((self.weights * x).sum(dim=1, keepdim=True) + 0.01 * known, 4)
+        touched = torch.nn.functional.avg_pool2d(known, 4) < 1
+        self.told.append([places[holes] for places, holes in zip(found.detach(), touched, strict=True)])
         return found, [x]
 
 
@@ -167,14 +194,29 @@ def test_a_critic_wants_real_crops_high_and_filled_ones_low_and_its_opponent_the
     plain, penalised = (ours.loss(batch(crops), Draws(0, 1), step) for step in (1, 16))
     filled, real = scale.told[:2]
     assert (len(filled), len(real)) == (6, 2)
-    torch.testing.assert_close(plain["adversarial"], torch.log1p(torch.exp(-filled)).mean())
-    wanted = torch.log1p(torch.exp(filled)).mean() + torch.log1p(torch.exp(-real)).mean()
-    torch.testing.assert_close(plain[CRITIC], wanted)
-    # The gradient over bands is the weights at each pixel; that over what is known does not count.
-    squared = 16 * 16 * float(scale.weights.detach().square().sum())
+    assert all(0 < len(places) < 16 for places in real)
+
+    def mean(crops, sign):
+        return torch.stack([torch.log1p(torch.exp(sign * places)).mean() for places in crops]).mean()
+
+    torch.testing.assert_close(plain["adversarial"], mean(filled, -1))
+    torch.testing.assert_close(plain[CRITIC], mean(filled, 1) + mean(real, -1))
+    # The gradient over bands is the weights at each pixel of a place that counts, over how many do; that over what is
+    # known does not count.
+    share = float(np.mean([16 / len(places) for places in real]))
+    squared = share * float(scale.weights.detach().square().sum())
     assert float((penalised[CRITIC] - plain[CRITIC]).detach()) == pytest.approx(16 * 10 / 2 * squared, rel=1e-4)
     (gradient,) = torch.autograd.grad(penalised[CRITIC] - plain[CRITIC], scale.weights)
-    torch.testing.assert_close(gradient, 16 * 10 * 16 * 16 * scale.weights.detach())
+    torch.testing.assert_close(gradient, 16 * 10 * share * scale.weights.detach())
+
+
+def test_a_critic_tells_of_places_and_fits_any_total_stride():
+    for stem, mults, side in ((2, (1, 2), 4), (4, (1, 2, 4), 8), (1, (1,), 1)):
+        config = replace(TINY, stem=stem, channel_mult=mults, attention_resolutions=(1,))
+        size = 2 * config.size_multiple
+        real, features = Critic(config)(torch.zeros(2, 3, size, size), torch.ones(2, 1, size, size))
+        assert real.shape == (2, 1, size // side, size // side)
+        assert [one.shape[-1] for one in features] == [size >> level for level in range(side.bit_length())]
 
 
 def test_likelihoods_are_those_of_all_values_of_a_pixel():

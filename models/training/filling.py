@@ -1,20 +1,25 @@
-"""What a network that fills holes learns from (Li et al., 2022): an adversary, features, and its own uncertainty.
+"""What a network that fills holes learns from (Li et al., 2022): a critic, features, and its own uncertainty.
 
 Three iterations of predict, pick and sample are unrolled, each going on from what the one before drew, and the losses
 of all are added::
 
     softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2 - 1e-4 ln p(crop | mean, variance)
 
+The critic tells of each place how real it looks; only places that a hole touches count, and in each crop they count as
+much as in any other, or thin holes would not be heard of. It learns from softplus(D(filled)) + softplus(-D(crop)) and
+R1, and faster than its opponent, which would otherwise stay ahead of it. The mean learns nothing from the last term.
 Features are those of a trained trunk. A critic's stand in for them where there is none; as these tell little before the
-critic has learned much, the squared distance of pixels is then added a hundredfold.
-The mean learns nothing from the last term. The critic learns from softplus(D(filled)) + softplus(-D(crop)) and R1.
+critic has learned much, squared distances of pixels are then added, of those pixels the most that are certain::
+
+    30 (mean - crop)^2 / (1 + variance / 0.01)
+
 At first a training may leave out the critic and all iterations but the first, and learn from the squared distance of
 pixels alone, which takes a fraction of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +35,14 @@ from ..spatial import SpatialNet
 from ..spread import Spread, picks, spread
 from .augment import adapted, augmented
 from .holes import draw_holes
-from .objective import LOSS, Batch, Draws
+from .objective import LOSS, Batch, Draws, Rival
 
 UNROLLED = 3
 CRITIC, ERROR, REAL, PIXELS = "critic", "error", "real", "pixels"
 _FEATURES, _LIKELIHOOD = 2.0, 1e-4
-# As strong as a critic under R1 where a fill is off by a quarter of the model's range: less would not be heeded.
-_PIXELS = 100.0
+# Where a pixel may be many things, their mean is none of them: what it is drawn as is left to the critic.
+_PIXELS, _CERTAIN = 30.0, 0.01
+_PACE = 5.0
 # The gradient's penalty is computed once in so many steps, and counts as often then.
 _R1, _LAZY = 10.0, 16
 _SEEDS = 2**24
@@ -50,6 +56,18 @@ class Unrolled:
     log_variances: list[Tensor]
     filled: list[Tensor]
     drawn: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How real each place of some crops looks, and which of them a hole touches: 1 or 0."""
+
+    real: Tensor
+    touched: Tensor
+
+    def by_crop(self, told: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean of what is told of the touched places of each crop."""
+        return _in_holes(told(self.real), self.touched)
 
 
 @dataclass(eq=False)
@@ -78,9 +96,9 @@ class Filling:
         return {"filler": self.network, CRITIC: self.critic}
 
     @property
-    def rivals(self) -> Mapping[str, str]:
+    def rivals(self) -> Mapping[str, Rival]:
         """The critic learns from a loss of its own."""
-        return {CRITIC: CRITIC}
+        return {CRITIC: Rival(CRITIC, _PACE)}
 
     def loss(self, batch: Batch, draws: Draws, step: int) -> Mapping[str, Tensor]:
         """The losses of both networks, and how far the last iteration's mean is off inside the holes."""
@@ -98,18 +116,18 @@ class Filling:
         real.requires_grad_(penalised)
         faked, seen = self._judged(fake)
         told, known_features = self._judged(real)
-        adversarial = F.softplus(-faked).mean()
+        adversarial = faked.by_crop(_wanted).mean()
         unlike = self._unlike(run.filled, x, seen, known_features)
         missing = (known == 0).expand_as(x)
-        every = zip(run.means, run.log_variances, strict=True)
-        likelihood = torch.stack([_unlikely(x, known, *told) for told in every]).sum()
-        judged = F.softplus(faked).mean() + F.softplus(-told).mean()
+        every = list(zip(run.means, run.log_variances, strict=True))
+        likelihood = torch.stack([_unlikely(x, known, *one) for one in every]).sum()
+        judged = faked.by_crop(F.softplus).mean() + told.by_crop(_wanted).mean()
         if penalised:
-            (gradient,) = torch.autograd.grad(told.sum(), real, create_graph=True)
+            (gradient,) = torch.autograd.grad(told.by_crop(torch.clone).sum(), real, create_graph=True)
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
         loss, told_more = UNROLLED * adversarial + _FEATURES * unlike + _LIKELIHOOD * likelihood, {}
         if self.trunk is None:
-            told_more[PIXELS] = torch.stack([F.mse_loss(one, x) for one in run.filled]).sum()
+            told_more[PIXELS] = torch.stack([_off(x, known, *one) for one in every]).sum()
             loss = loss + _PIXELS * told_more[PIXELS]
         return {
             LOSS: loss,
@@ -118,18 +136,17 @@ class Filling:
             **told_more,
             "likelihood": likelihood,
             CRITIC: judged,
-            REAL: told.sign().mean(),
+            REAL: told.by_crop(torch.sign).mean(),
             ERROR: (run.means[-1] - x)[missing].abs().mean(),
         }
 
     def _guessed(self, x: Tensor, known: Tensor) -> Mapping[str, Tensor]:
         """The losses of the first iteration: each hole counts as much as any other, however wide it is."""
         mean, log_variance = self._predicted(_begun(x, known))
-        missing, likelihood = 1 - known, _unlikely(x, known, mean, log_variance)
-        distances = (missing * (mean - x).square()).sum(dim=(1, 2, 3)) / (x.shape[1] * missing.sum(dim=(1, 2, 3)))
+        likelihood, distance = _unlikely(x, known, mean, log_variance), _in_holes((mean - x).square(), 1 - known).mean()
         return {
-            LOSS: distances.mean() + _LIKELIHOOD * likelihood,
-            PIXELS: distances.mean(),
+            LOSS: distance + _LIKELIHOOD * likelihood,
+            PIXELS: distance,
             "likelihood": likelihood,
             ERROR: (mean - x)[(known == 0).expand_as(x)].abs().mean(),
         }
@@ -184,9 +201,11 @@ class Filling:
         mean, log_variance = told.chunk(2, dim=1)
         return mean, log_variance
 
-    def _judged(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        told: tuple[Tensor, list[Tensor]] = self.critic(x[:, :-1], x[:, -1:])
-        return told
+    def _judged(self, x: Tensor) -> tuple[Judgement, list[Tensor]]:
+        pixels, known = x[:, :-1], x[:, -1:].detach()
+        real, features = self.critic(pixels, known)
+        touched = F.max_pool2d(1 - known, known.shape[-1] // real.shape[-1])
+        return Judgement(real, touched), features
 
     def _unlike(self, filled: Sequence[Tensor], x: Tensor, seen: list[Tensor], known: list[Tensor]) -> Tensor:
         """The squared distance of features, added up over layers and iterations."""
@@ -205,6 +224,22 @@ class Filling:
 def _begun(x: Tensor, known: Tensor) -> list[Spread]:
     """Every crop with nothing of its hole filled."""
     return [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
+
+
+def _wanted(real: Tensor) -> Tensor:
+    """Small where something looks real."""
+    return F.softplus(-real)
+
+
+def _in_holes(x_BCHW: Tensor, missing_B1HW: Tensor) -> Tensor:
+    """The mean in each crop's hole, however wide it is."""
+    counted = x_BCHW.shape[1] * missing_B1HW.sum(dim=(1, 2, 3))
+    return (x_BCHW * missing_B1HW).sum(dim=(1, 2, 3)) / counted.clamp(min=1)
+
+
+def _off(x: Tensor, known: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """How far missing pixels are off, those of which much is certain most."""
+    return _in_holes((mean - x).square() / (1 + log_variance.detach().exp() / _CERTAIN), 1 - known).mean()
 
 
 def _unlikely(x: Tensor, known: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

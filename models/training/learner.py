@@ -17,7 +17,7 @@ from ...tiling.errors import InputError
 from ..adm_blocks import Stage
 from ..contract import Precision
 from ..shapes import difference
-from .objective import LOSS, Batch, Contest, Draws, Objective, rivals_of
+from .objective import LOSS, Batch, Contest, Draws, Objective, Rival, rivals_of
 from .peers import Alone, Peers
 from .recipe import Learning
 
@@ -31,9 +31,10 @@ GRADIENT = "gradient"
 
 @dataclass(frozen=True, eq=False)
 class _Player:
-    """Weights that learn from one scalar, and what their optimiser remembers."""
+    """Weights that learn from one scalar, how much faster than others, and what their optimiser remembers."""
 
     scalar: str
+    pace: float
     weights: Mapping[str, nn.Parameter]
     optimizer: torch.optim.AdamW
 
@@ -62,13 +63,13 @@ class Learner:
     def _opponents(self) -> list[_Player]:
         """Whoever learns from :data:`LOSS`, and each rival."""
         learning, rivals = self.learning, rivals_of(self.objective)
-        by_scalar: dict[str, dict[str, nn.Parameter]] = {}
+        by_rival: dict[Rival, dict[str, nn.Parameter]] = {}
         for key, parameter in self._weights.items():
-            by_scalar.setdefault(rivals.get(key.partition(".")[0], LOSS), {})[key] = parameter
+            by_rival.setdefault(rivals.get(key.partition(".")[0], Rival(LOSS)), {})[key] = parameter
         how: dict[str, Any] = {"lr": learning.rate, "betas": learning.betas, "weight_decay": learning.weight_decay}
         return [
-            _Player(scalar, weights, torch.optim.AdamW(weights.values(), foreach=True, **how))
-            for scalar, weights in by_scalar.items()
+            _Player(rival.scalar, rival.pace, weights, torch.optim.AdamW(weights.values(), foreach=True, **how))
+            for rival, weights in by_rival.items()
         ]
 
     @property
@@ -90,7 +91,7 @@ class Learner:
         learning = self.learning
         for player in self._players:
             for group in player.optimizer.param_groups:
-                group["lr"] = learning.rate_at(step)
+                group["lr"] = learning.rate_at(step) * player.pace
         batch = replace(batch, x_BCHW=batch.x_BCHW.contiguous(memory_format=self._layout))
         with self._autocast():
             scalars = self.objective.loss(batch, draws, step)

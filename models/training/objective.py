@@ -77,6 +77,14 @@ class Objective(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Rival:
+    """A network that learns from the ``scalar`` of this name instead of :data:`LOSS`, at ``pace`` times the rate."""
+
+    scalar: str
+    pace: float = 1.0
+
+
 @runtime_checkable
 class Contest(Protocol):
     """An objective whose networks learn against each other, and that remembers how it goes."""
@@ -88,8 +96,8 @@ class Contest(Protocol):
     """What else a training needs to go on, changed in place."""
 
     @property
-    def rivals(self) -> Mapping[str, str]:
-        """Networks that learn from another scalar than :data:`LOSS`, by its name; they are not published."""
+    def rivals(self) -> Mapping[str, Rival]:
+        """The networks that learn against the others, by name; they are not published."""
         ...
 
     def learned(self, told: Mapping[str, float], crops: int) -> None:
@@ -97,8 +105,8 @@ class Contest(Protocol):
         ...
 
 
-def rivals_of(objective: Objective) -> Mapping[str, str]:
-    """The scalar that each network learns from, of those that have one of their own."""
+def rivals_of(objective: Objective) -> Mapping[str, Rival]:
+    """The networks that learn from a scalar of their own."""
     return objective.rivals if isinstance(objective, Contest) else {}
 
 
