@@ -272,21 +272,21 @@ of a denoiser's steps:
 
 ```yaml
 network: {kind: spatial, width: 64, levels: [1, 2, 4], blocks: 1, attention: [4], stem: 4, detail: 16}
-alone: 10000
+alone: 7500
 rate: 1e-2
-halving: 2500
+halving: 3000
 clip: 100
 ema: 0.999
 ```
 
 Each crop gets a hole: strokes and rectangles as a hand would draw them, or what archives suffer, which are stripes,
-clouds, scratches and scattered pixels. Three iterations are unrolled, and each learns to fill the hole as the crop was:
-against a critic, by features, and by how likely its mean and variance make each pixel. The
-[critic](decisions/a-critic-of-places.md) tells of every 8 x 8 pixels that a hole touches how real they look; it is
-trained along with the network and never published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and
-discoloured the more it knows them by heart). Features are those of a ResNet-50 where `features` names weights of one,
-in the format of common libraries, of which the first three bands are shown to it; otherwise they are the critic's, and
-pictures are compared pixel by pixel, too, the less the less is certain there. What is told of held-out crops, the
+clouds, scratches and scattered pixels. Three iterations are unrolled. Each learns how far its mean is off, the less the
+less is certain there, and how likely its mean and variance make each pixel. The first is a guess; those after it also
+learn by features, and against a critic. The [critic](decisions/a-critic-of-places.md) tells how real every 8 x 8 pixels
+look that a hole touches, or fewer where the total stride is less; it is trained along with the network and never
+published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and discoloured the more it knows them by
+heart). Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
+which the first three bands are shown to it; otherwise they are the critic's. What is told of held-out crops, the
 `error`, is how far values in the holes are off on average, in model range: what looks real is further off than a blur.
 Before it has learned anything, a hole is filled by the surface through all that is known which bends least. The first
 `alone` steps leave out the critic and the further iterations, and learn from pixels alone, which takes a fraction of

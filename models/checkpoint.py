@@ -24,7 +24,7 @@ from .patchdm import PatchUNet, StyleEncoder
 from .patchdm_config import LatentConfig, PatchConfig, StyleEncoderConfig
 from .semantic import SemanticUNet
 from .semantic_config import SemanticConfig
-from .shapes import Shapes, difference, looks_like
+from .shapes import Shapes, looks_like, mismatch
 from .spatial import SpatialNet
 from .spatial_config import SpatialConfig
 from .weights import DESCRIPTION, SAFE, description_of, program_in, refuse_no_file
@@ -107,9 +107,7 @@ def parameters_of(config: Config) -> int:
 def refuse_difference(config: Config, shapes: Shapes, *, file: str) -> None:
     """Refuse tensors that are not exactly the network's."""
     expected = {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
-    reshaped = [name for name in expected if name in shapes and shapes[name] != expected[name]]
-    wrong = difference(expected, shapes, reshaped=reshaped)
-    if wrong:
+    if wrong := mismatch(expected, shapes):
         raise InputError(f"{file} looks like {looks_like(shapes)}, but {wrong}")
 
 

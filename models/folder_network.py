@@ -17,7 +17,7 @@ from .contract import Model, live_channels, split_model
 from .folder import NETWORK, Folder, folder_contract, read_folder
 from .prediction import Prediction
 from .reasons import reason
-from .shapes import difference
+from .shapes import mismatch
 
 _DIFFUSERS = "diffusers"
 # Attention layers as the first releases of diffusers named them, which its own loader still reads.
@@ -56,9 +56,7 @@ def _with_weights(folder: Folder) -> torch.nn.Module:
     tensors = {_OLD.sub(_renamed, key): tensor for key, tensor in load_tensors(str(folder.weights)).items()}
     expected = {key: tuple(tensor.shape) for key, tensor in blank.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    reshaped = [key for key in expected if key in found and found[key] != expected[key]]
-    wrong = difference(expected, found, reshaped=reshaped)
-    if wrong:
+    if wrong := mismatch(expected, found):
         raise InputError(f"{folder.weights} does not suit the config.json beside it: {wrong}")
     network = _made(kind, folder)
     network.load_state_dict(tensors)

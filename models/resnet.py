@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..tiling.errors import InputError
 from .checkpoint import load_tensors
-from .shapes import difference
+from .shapes import mismatch
 
 # (blocks, channels inside a block) of each layer; what comes out has four times as many.
 _LAYERS = ((3, 64), (4, 128), (6, 256), (3, 512))
@@ -90,11 +90,7 @@ def load_trunk(file: str) -> ResNetTrunk:
     """The trunk with the weights of a file, which are all there or refused."""
     tensors = {name: tensor for name, tensor in load_tensors(file).items() if not _UNUSED.fullmatch(name)}
     trunk = ResNetTrunk()
-    expected = _shapes(trunk.state_dict())
-    found = _shapes(tensors)
-    reshaped = [name for name in expected if name in found and found[name] != expected[name]]
-    wrong = difference(expected, found, reshaped=reshaped)
-    if wrong:
+    if wrong := mismatch(_shapes(trunk.state_dict()), _shapes(tensors)):
         raise InputError(f"{file} is no ResNet-50 in the common format, since {wrong}: name the file of one")
     trunk.load_state_dict(tensors)
     return trunk.requires_grad_(False).eval()

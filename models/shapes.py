@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..tiling.errors import InputError
@@ -57,6 +57,12 @@ def difference(expected: Collection[str], found: Collection[str], *, reshaped: C
         for what, keys in parts.items()
         if keys
     )
+
+
+def mismatch(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:
+    """:func:`difference` of tensors by their names and shapes."""
+    reshaped = [name for name in expected if name in found and tuple(found[name]) != tuple(expected[name])]
+    return difference(expected, found, reshaped=reshaped)
 
 
 def refuse_foreign(

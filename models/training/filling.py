@@ -1,18 +1,17 @@
 """What a network that fills holes learns from (Li et al., 2022): a critic, features, and its own uncertainty.
 
 Three iterations of predict, pick and sample are unrolled, each going on from what the one before drew, and the losses
-of all are added::
+of all are added. Every one learns how likely the missing pixels are, from which the mean learns nothing, and how far
+they are off, those the most of which much is certain. The first is a guess by which pixels are picked, and learns no
+more; those after it draw anew all that is filled, and learn that it looks real, too::
 
-    softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2 - 1e-4 ln p(crop | mean, variance)
+    30 (mean - crop)^2 / (1 + variance / 0.01)  - 1e-4 ln p(crop | mean, variance)
+    softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2
 
 The critic tells of each place how real it looks; only places that a hole touches count, and in each crop they count as
 much as in any other, or thin holes would not be heard of. It learns from softplus(D(filled)) + softplus(-D(crop)) and
-R1, and faster than its opponent, which would otherwise stay ahead of it. The mean learns nothing from the last term.
-Features are those of a trained trunk. A critic's stand in for them where there is none; as these tell little before the
-critic has learned much, squared distances of pixels are then added, of those pixels the most that are certain::
-
-    30 (mean - crop)^2 / (1 + variance / 0.01)
-
+R1, and faster than its opponent, which would otherwise stay ahead of it. Features are those of a trained trunk; a
+critic's stand in for them where there is none.
 At first a training may leave out the critic and all iterations but the first, and learn from the squared distance of
 pixels alone, which takes a fraction of the time.
 """
@@ -74,8 +73,8 @@ class Judgement:
 class Filling:
     """A spatial diffusion network and the critic that it learns against.
 
-    Pictures are compared by the features of a ``trunk``; where there is none by the critic's, and pixel by pixel. Until
-    step ``alone`` there is no critic.
+    Pictures are compared by the features of a ``trunk``, or by the critic's where there is none. Until step ``alone``
+    there is no critic.
     """
 
     network: SpatialNet
@@ -110,30 +109,29 @@ class Filling:
         run = self._unrolled(x, known, draws)
         share = float(self.memory["augmented"])
         how: dict[str, Any] = {"share": share, "draws": draws, "bands": x.shape[1], "rows": rows}
-        fake = augmented(torch.cat([torch.cat([one, known], dim=1) for one in run.filled]), **how)
+        drawn = run.filled[1:]
+        fake = augmented(torch.cat([torch.cat([one, known], dim=1) for one in drawn]), **how)
         real = augmented(torch.cat([x, known], dim=1), **how)
         penalised = step % _LAZY == 0 and torch.is_grad_enabled()
         real.requires_grad_(penalised)
         faked, seen = self._judged(fake)
         told, known_features = self._judged(real)
-        adversarial = faked.by_crop(_wanted).mean()
-        unlike = self._unlike(run.filled, x, seen, known_features)
+        adversarial = len(drawn) * faked.by_crop(_wanted).mean()
+        unlike = self._unlike(drawn, x, seen, known_features)
         missing = (known == 0).expand_as(x)
         every = list(zip(run.means, run.log_variances, strict=True))
         likelihood = torch.stack([_unlikely(x, known, *one) for one in every]).sum()
+        off = torch.stack([_off(x, known, *one) for one in every]).sum()
         judged = faked.by_crop(F.softplus).mean() + told.by_crop(_wanted).mean()
         if penalised:
             (gradient,) = torch.autograd.grad(told.by_crop(torch.clone).sum(), real, create_graph=True)
+            # What is known is nobody's to change.
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
-        loss, told_more = UNROLLED * adversarial + _FEATURES * unlike + _LIKELIHOOD * likelihood, {}
-        if self.trunk is None:
-            told_more[PIXELS] = torch.stack([_off(x, known, *one) for one in every]).sum()
-            loss = loss + _PIXELS * told_more[PIXELS]
         return {
-            LOSS: loss,
+            LOSS: adversarial + _FEATURES * unlike + _PIXELS * off + _LIKELIHOOD * likelihood,
             "adversarial": adversarial,
             "features": unlike,
-            **told_more,
+            PIXELS: off,
             "likelihood": likelihood,
             CRITIC: judged,
             REAL: told.by_crop(torch.sign).mean(),
@@ -202,9 +200,9 @@ class Filling:
         return mean, log_variance
 
     def _judged(self, x: Tensor) -> tuple[Judgement, list[Tensor]]:
-        pixels, known = x[:, :-1], x[:, -1:].detach()
+        pixels, known = x[:, :-1], x[:, -1:]
         real, features = self.critic(pixels, known)
-        touched = F.max_pool2d(1 - known, known.shape[-1] // real.shape[-1])
+        touched = F.max_pool2d(1 - known.detach(), known.shape[-1] // real.shape[-1])
         return Judgement(real, touched), features
 
     def _unlike(self, filled: Sequence[Tensor], x: Tensor, seen: list[Tensor], known: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ...tiling.errors import InputError
 from ..adm_blocks import Stage
 from ..contract import Precision
-from ..shapes import difference
+from ..shapes import mismatch
 from .objective import LOSS, Batch, Contest, Draws, Objective, Rival, rivals_of
 from .peers import Alone, Peers
 from .recipe import Learning
@@ -148,9 +148,8 @@ class Learner:
 
     def begin_with(self, weights: Tensors, *, file: str) -> None:
         """Begin with published weights, exactly those that this learner would publish itself."""
-        expected = {name: self._weights[key].shape for name, key in self._names.items()}
-        reshaped = [name for name in expected if name in weights and weights[name].shape != expected[name]]
-        if wrong := difference(expected, weights, reshaped=reshaped):
+        expected = _shapes({name: self._weights[key] for name, key in self._names.items()})
+        if wrong := mismatch(expected, _shapes(weights)):
             raise InputError(f"{file} holds another network than the one to be trained: {wrong}")
         with torch.no_grad():
             for name, key in self._names.items():
@@ -174,7 +173,11 @@ class Learner:
         return {"weights": weights, "mean": dict(self._mean), "optimizer": moments | scale, **memory}
 
     def restore(self, saved: Mapping[str, Tensors]) -> None:
-        """Go on from what :meth:`saved` gave."""
+        """Go on from what :meth:`saved` gave to a learner of the same networks."""
+        if wrong := mismatch(_shapes(self._weights), _shapes(saved["weights"])):
+            raise InputError(
+                f"the output's checkpoint holds other networks than are trained now: {wrong}: choose another output"
+            )
         with torch.no_grad():
             for player in self._players:
                 for key, parameter in player.weights.items():
@@ -223,6 +226,10 @@ class _Averaged(AbstractContextManager[None]):
     def __exit__(self, *_: object) -> None:
         self._quiet.__exit__(None, None, None)
         self._learner.swap()
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _recompute_stages(network: nn.Module) -> None:
