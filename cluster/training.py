@@ -59,7 +59,12 @@ def train_on(work: Work, spec: CrewSpec, report: Report) -> None:
         mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
             running = pool.submit(_trainer(work, spec, mailbox, folder).fit)
-            _pass_on(running, mailbox, report)
+            try:
+                _pass_on(running, mailbox, report)
+            except BaseException:
+                # Whoever interrupts it would else wait until the workers are through: they end with their driver.
+                ray.shutdown()
+                raise
             error: TileloomError | None = ray.get(mailbox.ended.remote())
             if error is not None:
                 raise error

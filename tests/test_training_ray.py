@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +104,24 @@ def test_a_job_trains_on_workers(image, tmp_path, capfd):
     assert (said.code, said.errors) == (0, [])
     assert said.out.splitlines()[-2].startswith("trained from step 0 to 3 in ")
     assert (tmp_path / "prior" / MODEL).exists()
+
+
+def test_a_training_on_workers_ends_when_it_is_told_to(image, tmp_path):
+    network = {"width": 32, "levels": [1], "blocks": 1, "stem": 2, "attention": []}
+    keys = {"crop": 16, "batch": 4, "steps": 1_000_000, "checkpoint": 1, "log": 1, "network": network}
+    path = written(tmp_path, data=image, output="prior", cluster={"workers": 2}, **keys)
+    command = [sys.executable, "-m", "tileloom.jobs.cli", "train", str(path)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        while not (tmp_path / "prior" / LOG).exists():
+            assert child.poll() is None
+            time.sleep(0.1)
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 143
+    assert f"all checkpoints are kept, go on with: tileloom train {path}" in errors
 
 
 def test_without_ray_train_it_is_said_what_to_install(image, tmp_path, capfd, monkeypatch):
