@@ -233,7 +233,7 @@ class JobSpec(Strict):
     steps: AutoCount = Field(
         default="auto",
         description="Steps of the schedule, each a call of the network; auto: 50, 16 where eta is 0 by itself, 12 "
-        "where begin is below 1 by itself, or 4 iterations that fill a hole.",
+        "where begin is below 1 by itself, or 3 iterations that fill a hole.",
     )
     spacing: Annotated[Literal["auto", "even", "fine"], Meant("auto, even or fine")] = Field(
         default="auto",

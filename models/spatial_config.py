@@ -11,8 +11,8 @@ from ..tiling.errors import InputError
 SPATIAL = "a spatial diffusion network"
 # What a network makes of its weights: 2 sees a surface and evens its features.
 _LAYOUT = 2
-ITERATIONS = 4
-"""Iterations of a job that does not say how many: one more than it learns with."""
+ITERATIONS = 3
+"""Iterations that it learns with, and of a job that does not say how many: more sharpen what is sharp enough."""
 
 Picking = Literal["uniform", "cosine", "sqrt", "cubic"]
 PICKINGS: tuple[Picking, ...] = get_args(Picking)

@@ -108,7 +108,7 @@ def test_another_seed_schedule_or_share_of_noise_fills_the_hole_otherwise(refere
 
 def test_steps_are_four_unless_a_job_says_otherwise(network, tmp_path):
     spec = filling(tmp_path, network, steps="auto")
-    assert compile_job(spec).calls_per_tile == 4
+    assert compile_job(spec).calls_per_tile == 3
     assert compile_job(job(tmp_path, spec.input, task="sr:2", steps="auto")).calls_per_tile == 50
 
 
@@ -177,7 +177,7 @@ def test_the_command_line_fills_a_hole_and_refuses_a_mask_without_one(network, t
         assert planned.errors == said.errors
     ran = tileloom(capfd, *words, "--mask", "mask.zarr", "--batch", "2", "--json")
     assert ran.code == 0
-    assert ran.json["calls_per_tile"] == 4
+    assert ran.json["calls_per_tile"] == 3
     shown = tileloom(capfd, "models", "inspect", network)
     assert shown.code == 0
     assert "a spatial diffusion network" in shown.out

@@ -31,12 +31,12 @@ from ..critic import Critic
 from ..likelihood import pixel_nll
 from ..resnet import ResNetTrunk
 from ..spatial import SpatialNet
+from ..spatial_config import ITERATIONS
 from ..spread import Spread, picks, spread
 from .augment import adapted, augmented
 from .holes import draw_holes
 from .objective import LOSS, Batch, Draws, Rival
 
-UNROLLED = 3
 CRITIC, ERROR, REAL, PIXELS = "critic", "error", "real", "pixels"
 _FEATURES, _LIKELIHOOD = 2.0, 1e-4
 # Where a pixel may be many things, their mean is none of them: what it is drawn as is left to the critic.
@@ -178,13 +178,13 @@ class Filling:
         firsts = _begun(x, known)
         missing = [int((~first.known_HW).sum()) for first in firsts]
         states, run = firsts, Unrolled([], [], [], [])
-        for at in range(UNROLLED):
+        for at in range(ITERATIONS):
             mean, log_variance = self._predicted(states)
-            last = at + 1 == UNROLLED
+            last = at + 1 == ITERATIONS
             noise = [None] * len(x) if last else draws.normal(f"noise {at}", tuple(x.shape)).unbind()
             rows = zip(states, firsts, mean.detach(), log_variance.detach().exp(), missing, noise, strict=True)
             states = [
-                spread(state, first, m, v, count=picks("uniform", count, at, UNROLLED), noise_CHW=z)[0]
+                spread(state, first, m, v, count=picks("uniform", count, at, ITERATIONS), noise_CHW=z)[0]
                 for state, first, m, v, count, z in rows
             ]
             run.means.append(mean)
