@@ -63,7 +63,8 @@ def train_on(work: Work, spec: CrewSpec, report: Report) -> None:
                 _pass_on(running, mailbox, report)
             except BaseException:
                 # Whoever interrupts it would else wait until the workers are through: they end with their driver.
-                ray.shutdown()
+                if connected:
+                    ray.shutdown()
                 raise
             error: TileloomError | None = ray.get(mailbox.ended.remote())
             if error is not None:

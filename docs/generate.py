@@ -280,17 +280,18 @@ ema: 0.999
 ```
 
 Each crop gets a hole: strokes and rectangles as a hand would draw them, or what archives suffer, which are stripes,
-clouds, scratches and scattered pixels. Three iterations are unrolled. Each learns how far its mean is off, the less the
-less is certain there, and how likely its mean and variance make each pixel. The first is a guess; those after it also
-learn by features, and against a critic. The [critic](decisions/a-critic-of-places.md) tells how real every 8 x 8 pixels
-look that a hole touches, or fewer where the total stride is less; it is trained along with the network and never
-published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and discoloured the more it knows them by
-heart). Features are those of a ResNet-50 where `features` names weights of one, in the format of common libraries, of
-which the first three bands are shown to it; otherwise they are the critic's. What is told of held-out crops, the
-`error`, is how far values in the holes are off on average, in model range: what looks real is further off than a blur.
-Before it has learned anything, a hole is filled by the surface through all that is known which bends least. The first
-`alone` steps leave out the critic and the further iterations, and learn from pixels alone, which takes a fraction of
-the time. Crops must be multiples of the total stride: the stem times 2 for each level after the first.
+clouds, scratches and scattered pixels. Three iterations are unrolled. Each learns how far its mean is off, most where
+much is certain, and how likely its mean and variance make each pixel. The first is a guess; those after it also learn
+by features, and against a critic, which learns at five times the rate. The [critic](decisions/a-critic-of-places.md)
+tells how real every 8 x 8 pixels look that a hole touches, or fewer where the total stride is less; it is trained along
+with the network and never published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and discoloured the
+more it knows them by heart). Features are those of a ResNet-50 where `features` names weights of one, in the format of
+common libraries, of which the first three bands are shown to it; otherwise they are the critic's. What is told of
+held-out crops, the `error`, is how far values in the holes are off on average, in model range: what looks real is
+further off than a blur. Before it has learned anything, a hole is filled by the surface through all that is known which
+bends least. The first `alone` steps leave out the critic and the further iterations, and learn from pixels alone, which
+takes a fraction of the time. Crops must be multiples of the total stride: the stem times 2 for each level after the
+first.
 
 ## Maps of labels
 
@@ -412,7 +413,8 @@ The loop knows nothing of networks: it takes anything that keeps the protocol of
 [`models/training/objective.py`](../models/training/objective.py), networks by name and
 `loss(batch, draws, step)`, and gives it crops, checkpoints and a log. Random numbers come from `draws`, which knows the
 step, so that a run that goes on draws what it would have drawn. Networks that learn against each other keep `Contest`
-beside it: each rival learns from a scalar of its own, and what the objective remembers goes into the checkpoints.
+beside it: each rival learns from a scalar of its own, at a pace of its own, and what the objective remembers goes into
+the checkpoints.
 
 ## Keys
 """

@@ -133,7 +133,7 @@ def test_every_hole_and_iteration_counts_alike_and_pixels_by_how_certain_they_ar
     counts = 1 / (1 + torch.linspace(-6, -2, 16).exp() / 0.01)
     off = [((0.1 - x).square() * counts)[hole].mean() for x, hole in zip(given.x_BCHW, lost, strict=True)]
     torch.testing.assert_close(told["pixels"], 3 * torch.stack(off).mean())
-    assert 0.1 < float(lost[0].float().mean() / lost[1].float().mean()) < 10
+    assert lost[0].float().mean() < lost[1].float().mean() / 2
 
 
 def test_a_step_moves_either_network_by_its_own_loss_alone(image):

@@ -106,7 +106,7 @@ def test_another_seed_schedule_or_share_of_noise_fills_the_hole_otherwise(refere
         assert (one != found[0])[:, MASK].any(axis=0).mean() > 0.5
 
 
-def test_steps_are_four_unless_a_job_says_otherwise(network, tmp_path):
+def test_steps_are_three_unless_a_job_says_otherwise(network, tmp_path):
     spec = filling(tmp_path, network, steps="auto")
     assert compile_job(spec).calls_per_tile == 3
     assert compile_job(job(tmp_path, spec.input, task="sr:2", steps="auto")).calls_per_tile == 50

@@ -141,21 +141,6 @@ def test_a_worker_that_is_drained_in_the_middle_of_schedules_loses_no_call(refer
     assert_same_bytes(slow, alone)
 
 
-def children():
-    """Every process that descends from this one."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().rpartition(")")
-        except OSError:
-            continue
-        parents[int(name.split()[0])] = int(rest.split()[1])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return sorted(ours - {os.getpid()})
-
-
 def test_a_job_begun_here_goes_on_there(moved, reference, monkeypatch):
     def stop(reports):
         if sum(map(len, seen)) > 10:

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from tests.commandline import tileloom, written
+from tests.processes import children, command
 from tests.trainings import archive, trained
 from tileloom.cluster.executor import CrewSpec
 from tileloom.cluster.training import train_on
@@ -22,6 +23,7 @@ from tileloom.tiling.errors import InputError, TileloomError
 
 # Ray warns of settings of its own that nobody has touched.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+WORKER = "RayTrainWorker"
 TWO = CrewSpec(workers=2, restarts=2)
 
 
@@ -110,18 +112,23 @@ def test_a_training_on_workers_ends_when_it_is_told_to(image, tmp_path):
     network = {"width": 32, "levels": [1], "blocks": 1, "stem": 2, "attention": []}
     keys = {"crop": 16, "batch": 4, "steps": 1_000_000, "checkpoint": 1, "log": 1, "network": network}
     path = written(tmp_path, data=image, output="prior", cluster={"workers": 2}, **keys)
-    command = [sys.executable, "-m", "tileloom.jobs.cli", "train", str(path)]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    begun = [sys.executable, "-m", "tileloom.jobs.cli", "train", str(path)]
+    child = subprocess.Popen(begun, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
-        while not (tmp_path / "prior" / LOG).exists():
-            assert child.poll() is None
+        while child.poll() is None and not (tmp_path / "prior" / LOG).exists():
             time.sleep(0.1)
+        workers = [pid for pid in children(child.pid) if WORKER in command(pid)]
         child.send_signal(signal.SIGTERM)
         _, errors = child.communicate(timeout=60)
     finally:
         child.kill()
-    assert child.returncode == 143
+    assert child.returncode == 143, errors
     assert f"all checkpoints are kept, go on with: tileloom train {path}" in errors
+    assert len(workers) == 2
+    until = time.monotonic() + 20
+    while any(WORKER in command(pid) for pid in workers):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_without_ray_train_it_is_said_what_to_install(image, tmp_path, capfd, monkeypatch):

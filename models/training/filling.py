@@ -10,8 +10,8 @@ more; those after it draw anew all that is filled, and learn that it looks real,
 
 The critic tells of each place how real it looks; only places that a hole touches count, and in each crop they count as
 much as in any other, or thin holes would not be heard of. It learns from softplus(D(filled)) + softplus(-D(crop)) and
-R1, and faster than its opponent, which would otherwise stay ahead of it. Features are those of a trained trunk; a
-critic's stand in for them where there is none.
+R1, of the mean of the places that count, and faster than its opponent, which would otherwise stay ahead of it. Features
+are those of a trained trunk; a critic's stand in for them where there is none.
 At first a training may leave out the critic and all iterations but the first, and learn from the squared distance of
 pixels alone, which takes a fraction of the time.
 """
@@ -39,7 +39,7 @@ from .objective import LOSS, Batch, Draws, Rival
 
 CRITIC, ERROR, REAL, PIXELS = "critic", "error", "real", "pixels"
 _FEATURES, _LIKELIHOOD = 2.0, 1e-4
-# Where a pixel may be many things, their mean is none of them: what it is drawn as is left to the critic.
+# Where a pixel may be many things, their mean is none of them, and the critic has more to say.
 _PIXELS, _CERTAIN = 30.0, 0.01
 _PACE = 5.0
 # The gradient's penalty is computed once in so many steps, and counts as often then.
@@ -125,7 +125,7 @@ class Filling:
         judged = faked.by_crop(F.softplus).mean() + told.by_crop(_wanted).mean()
         if penalised:
             (gradient,) = torch.autograd.grad(told.by_crop(torch.clone).sum(), real, create_graph=True)
-            # What is known is nobody's to change.
+            # Which pixels are known is told to the critic, and never drawn.
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
         return {
             LOSS: adversarial + _FEATURES * unlike + _PIXELS * off + _LIKELIHOOD * likelihood,

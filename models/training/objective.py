@@ -79,7 +79,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Rival:
-    """A network that learns from the ``scalar`` of this name instead of :data:`LOSS`, at ``pace`` times the rate."""
+    """Networks that learn from the ``scalar`` of this name, at ``pace`` times the rate."""
 
     scalar: str
     pace: float = 1.0
