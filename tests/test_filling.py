@@ -430,7 +430,7 @@ def test_a_few_hundred_steps_on_crops_fill_holes_better(tmp_path):
     crops = crops_of(picture, size=32, flips=True, turns=True)
     config = replace(TINY, model_channels=16, stem=4)
     small, output = learner(crops, config, rate=5e-3, clip=100.0, ema=0.98), tmp_path / "out"
-    course = Course(steps=200, batch=4, log=50, check=50, sheet=200, checkpoint=200)
+    course = Course(steps=300, batch=8, log=50, check=50, sheet=300, checkpoint=300)
     given = Batch(torch.from_numpy(np.stack([crops.take("check", number).pixels for number in range(16)])), None, ())
 
     def held_out():
