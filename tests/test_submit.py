@@ -19,7 +19,7 @@ import zarr
 from tests.commandline import written
 from tests.images import write_zarr
 from tests.pipeline import QUICK, scene
-from tests.test_ray_jobs import children
+from tests.processes import children
 from tileloom.cluster.submissions import copy_package
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def head():
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *HEAD, f"--temp-dir={folder}/ray"]
         command += [f"--{name}={port}" for name, port in ports.items()]
         environment = plain | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        before = set(children())
+        before = set(children(os.getpid()))
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ray:
             here = SimpleNamespace(
                 url=f"http://127.0.0.1:{ports['dashboard-port']}",
@@ -81,7 +81,7 @@ def head():
                     assert time.monotonic() < until
                 yield here
             finally:
-                for process in set(children()) - before:
+                for process in set(children(os.getpid())) - before:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
 
