@@ -55,24 +55,19 @@ class Mailbox:
 def train_on(work: Work, spec: CrewSpec, report: Report) -> None:
     """Let all workers do the work together, until each is through; ``report`` is told what the first of them tells."""
     connected = connect(spec)
-    try:
-        mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
-        with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        try:
+            mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
             running = pool.submit(_trainer(work, spec, mailbox, folder).fit)
-            try:
-                _pass_on(running, mailbox, report)
-            except BaseException:
-                # Whoever interrupts it would else wait until the workers are through: they end with their driver.
-                if connected:
-                    ray.shutdown()
-                raise
+            _pass_on(running, mailbox, report)
             error: TileloomError | None = ray.get(mailbox.ended.remote())
             if error is not None:
                 raise error
             _through(running)
-    finally:
-        if connected:
-            ray.shutdown()
+        finally:
+            # Workers end with their driver. The pool, which is left after this, would wait until they are through.
+            if connected:
+                ray.shutdown()
 
 
 def _trainer(work: Work, spec: CrewSpec, mailbox: Any, folder: str) -> TorchTrainer:  # noqa: ANN401  an actor

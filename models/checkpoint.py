@@ -44,7 +44,12 @@ _MADE: dict[type[Config], Callable[[Any], Network]] = {
 
 def torch_shapes(file: str) -> Shapes:
     """The names and shapes of the tensors that torch saved in a file, without reading the tensors."""
-    return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(file, device="meta").items()}
+    return shapes_of(_torch_tensors(file, device="meta"))
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The names and shapes of tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load_tensors(file: str) -> dict[str, Tensor]:
@@ -106,8 +111,7 @@ def parameters_of(config: Config) -> int:
 
 def refuse_difference(config: Config, shapes: Shapes, *, file: str) -> None:
     """Refuse tensors that are not exactly the network's."""
-    expected = {name: tuple(tensor.shape) for name, tensor in blank(config).state_dict().items()}
-    if wrong := mismatch(expected, shapes):
+    if wrong := mismatch(shapes_of(blank(config).state_dict()), shapes):
         raise InputError(f"{file} looks like {looks_like(shapes)}, but {wrong}")
 
 
@@ -119,7 +123,7 @@ def with_weights(
     device: str = "cpu",
 ) -> Network:
     """A network in float32 with these weights, exactly all of them; ready to predict, not to be trained."""
-    refuse_difference(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, file=file)
+    refuse_difference(config, shapes_of(tensors), file=file)
     # Weights made in inference mode could never let a gradient through to the image.
     with torch.inference_mode(mode=False):
         network: Network = blank(config).to_empty(device=device)

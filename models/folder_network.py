@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..tiling.errors import InputError
 from .adapted import Adapted, bytes_of
-from .checkpoint import load_tensors
+from .checkpoint import load_tensors, shapes_of
 from .contract import Model, live_channels, split_model
 from .folder import NETWORK, Folder, folder_contract, read_folder
 from .prediction import Prediction
@@ -54,9 +54,7 @@ def _with_weights(folder: Folder) -> torch.nn.Module:
     with torch.device("meta"):
         blank = _made(kind, folder)
     tensors = {_OLD.sub(_renamed, key): tensor for key, tensor in load_tensors(str(folder.weights)).items()}
-    expected = {key: tuple(tensor.shape) for key, tensor in blank.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if wrong := mismatch(expected, found):
+    if wrong := mismatch(shapes_of(blank.state_dict()), shapes_of(tensors)):
         raise InputError(f"{folder.weights} does not suit the config.json beside it: {wrong}")
     network = _made(kind, folder)
     network.load_state_dict(tensors)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.errors import InputError
-from .checkpoint import load_tensors
+from .checkpoint import load_tensors, shapes_of
 from .shapes import mismatch
 
 # (blocks, channels inside a block) of each layer; what comes out has four times as many.
@@ -90,11 +89,7 @@ def load_trunk(file: str) -> ResNetTrunk:
     """The trunk with the weights of a file, which are all there or refused."""
     tensors = {name: tensor for name, tensor in load_tensors(file).items() if not _UNUSED.fullmatch(name)}
     trunk = ResNetTrunk()
-    if wrong := mismatch(_shapes(trunk.state_dict()), _shapes(tensors)):
+    if wrong := mismatch(shapes_of(trunk.state_dict()), shapes_of(tensors)):
         raise InputError(f"{file} is no ResNet-50 in the common format, since {wrong}: name the file of one")
     trunk.load_state_dict(tensors)
     return trunk.requires_grad_(False).eval()
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..tiling.errors import InputError
@@ -59,9 +59,9 @@ def difference(expected: Collection[str], found: Collection[str], *, reshaped: C
     )
 
 
-def mismatch(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:
+def mismatch(expected: Shapes, found: Shapes) -> str:
     """:func:`difference` of tensors by their names and shapes."""
-    reshaped = [name for name in expected if name in found and tuple(found[name]) != tuple(expected[name])]
+    reshaped = [name for name in expected if name in found and found[name] != expected[name]]
     return difference(expected, found, reshaped=reshaped)
 
 

@@ -124,7 +124,7 @@ class Filling:
         off = torch.stack([_off(x, known, *one) for one in every]).sum()
         judged = faked.by_crop(F.softplus).mean() + told.by_crop(_wanted).mean()
         if penalised:
-            (gradient,) = torch.autograd.grad(told.by_crop(torch.clone).sum(), real, create_graph=True)
+            (gradient,) = torch.autograd.grad(_in_holes(told.real, told.touched).sum(), real, create_graph=True)
             # Which pixels are known is told to the critic, and never drawn.
             judged = judged + _LAZY * _R1 / 2 * gradient[:, : x.shape[1]].square().sum(dim=(1, 2, 3)).mean()
         return {

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...tiling.errors import InputError
 from ..adm_blocks import Stage
+from ..checkpoint import shapes_of
 from ..contract import Precision
 from ..shapes import mismatch
 from .objective import LOSS, Batch, Contest, Draws, Objective, Rival, rivals_of
@@ -148,8 +149,8 @@ class Learner:
 
     def begin_with(self, weights: Tensors, *, file: str) -> None:
         """Begin with published weights, exactly those that this learner would publish itself."""
-        expected = _shapes({name: self._weights[key] for name, key in self._names.items()})
-        if wrong := mismatch(expected, _shapes(weights)):
+        expected = shapes_of({name: self._weights[key] for name, key in self._names.items()})
+        if wrong := mismatch(expected, shapes_of(weights)):
             raise InputError(f"{file} holds another network than the one to be trained: {wrong}")
         with torch.no_grad():
             for name, key in self._names.items():
@@ -174,7 +175,7 @@ class Learner:
 
     def restore(self, saved: Mapping[str, Tensors]) -> None:
         """Go on from what :meth:`saved` gave to a learner of the same networks."""
-        if wrong := mismatch(_shapes(self._weights), _shapes(saved["weights"])):
+        if wrong := mismatch(shapes_of(self._weights), shapes_of(saved["weights"])):
             raise InputError(
                 f"the output's checkpoint holds other networks than are trained now: {wrong}: choose another output"
             )
@@ -226,10 +227,6 @@ class _Averaged(AbstractContextManager[None]):
     def __exit__(self, *_: object) -> None:
         self._quiet.__exit__(None, None, None)
         self._learner.swap()
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _recompute_stages(network: nn.Module) -> None:
