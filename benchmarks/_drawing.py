@@ -18,6 +18,7 @@ from benchmarks._damage import BANDS, SEEDS, Image
 from benchmarks._kept import keep
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, PUBLISHED, SAMPLE, digest
 from benchmarks._weaving import Borders, Options, run_images
+from tileloom.models.device import CPU, best_device
 from tileloom.models.kinds import contract_of, identity_of
 from tileloom.tiling.box import Box
 from tileloom.tiling.errors import InputError
@@ -42,10 +43,13 @@ BASE = scale_name(SCALES[0])
 
 @dataclass(frozen=True)
 class Size:
-    """Sides in tiles, of the scenes that are read and of the one that is looked at for seams; steps; scenes."""
+    """The side in tiles of the scenes that are read, those in pixels of the ones looked at for seams; steps; scenes.
+
+    All ways to lay tiles are compared on the first of the large ones, naive ones and a job's own on any others.
+    """
 
     side: float = 3.25
-    large: float = 8.0
+    large: tuple[int, ...] = (512,)
     steps: int = SAMPLE["steps"]
     seeds: tuple[int, ...] = SEEDS
 
@@ -91,16 +95,15 @@ class Drawings:
         others = {ONE_LEVEL: way(levels=1), AGAIN: way(seed=1), SHUFFLED: way(classes=SWAPPED)}
         return {BASE: way(), **scales, **others}
 
-    def weaves(self) -> dict[str, Way]:
-        """Of one large scene, all ways that tiles lie."""
-        options: dict[str, Options] = {
-            NAIVE: {"weave": "naive"},
-            PUBLISHED: {"stride": self.tile // 2, "guard": 0, "levels": 1},
-            OURS: {},
-            ONE_LEVEL: {"levels": 1},
+    def weaves(self) -> dict[int, dict[str, Way]]:
+        """By the side of a large scene, all ways that tiles lie in it."""
+        usual: dict[str, Options] = {NAIVE: {"weave": "naive"}, OURS: {}}
+        published: Options = {"stride": self.tile // 2, "guard": 0, "levels": 1}
+        every = {NAIVE: usual[NAIVE], PUBLISHED: published, OURS: usual[OURS], ONE_LEVEL: {"levels": 1}}
+        return {
+            side: {name: Way(told, self.size.seeds[:1], side) for name, told in (usual if at else every).items()}
+            for at, side in enumerate(self.size.large)
         }
-        side = round(self.size.large * self.tile)
-        return {name: Way(told, self.size.seeds[:1], side) for name, told in options.items()}
 
     def drawn(self, way: Way) -> Drawn:
         """The pictures of a way, from where they are kept, or else drawn now."""
@@ -119,8 +122,9 @@ class Drawings:
             {"id": f"scene-{seed}", "input": f"blank:{way.side}x{way.side}", "labels": labels[None]}
             for seed, labels in zip(way.seeds, maps, strict=True)
         ]
-        lanes = len(os.sched_getaffinity(0))
-        usual = {"task": "generate", "dtype": "uint8", "model": self.model, "batch": 4, "lanes": lanes}
+        # An accelerator takes as many tiles at once as it finds to be best.
+        shape = {"batch": 4, "lanes": len(os.sched_getaffinity(0))} if best_device() == CPU else {}
+        usual = {"task": "generate", "dtype": "uint8", "model": self.model, **shape}
         found = run_images(rows, {**usual, **self._told(way)})
         pictures, (rows_at, cols_at) = np.stack([one.image for one in found]), found[0].borders
 

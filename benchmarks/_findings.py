@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,10 +60,10 @@ class Seam:
 
 @dataclass(frozen=True)
 class Findings:
-    """Readings and seams by the names of ways, and shares of pixels that another seed or other labels change."""
+    """Readings by the names of ways, and seams by side, too; shares of pixels that another seed or labels change."""
 
     readings: Mapping[str, Reading]
-    weaves: Mapping[str, Seam]
+    weaves: Mapping[int, Mapping[str, Seam]]
     reseeded: float
     relabelled: float
 
@@ -84,8 +84,11 @@ def find(drawings: Drawings, judge: Segmenter) -> Findings:
     return Findings(
         {**readings, **{name: look(read[name], maps, found) for name, found in drawn.items()}},
         {
-            name: seam_of(drawings.drawn(way), scenes(way.seeds, way.side)[0], drawings.tile)
-            for name, way in drawings.weaves().items()
+            side: {
+                name: seam_of(drawings.drawn(way), scenes(way.seeds, side)[0], drawings.tile)
+                for name, way in ways.items()
+            }
+            for side, ways in drawings.weaves().items()
         },
         changed(drawn[BASE].pictures, drawn[AGAIN].pictures),
         changed(drawn[BASE].pictures, drawn[SHUFFLED].pictures),
@@ -95,11 +98,12 @@ def find(drawings: Drawings, judge: Segmenter) -> Findings:
 def standing(found: Findings) -> Iterator[tuple[str, float]]:
     """How it stands to each target."""
     true, drawn, shuffled, others = (found.readings[name].miou for name in (TRUE, BASE, SHUFFLED, OTHERS))
-    ours, naive, published = (abs(found.weaves[name].seam) for name in (OURS, NAIVE, PUBLISHED))
+    weaves = list(found.weaves.values())
+    ours, published = (abs(weaves[0][name].seam) for name in (OURS, PUBLISHED))
     yield "mIoU of true scenes", true
     yield "true scenes' mIoU over other maps'", true - others
     yield "share of the way from shuffled to true", _share(drawn - shuffled, true - shuffled)
-    yield "seam of naive's", _share(ours, naive)
+    yield "seam of naive's", _most(_share(abs(one[OURS].seam), abs(one[NAIVE].seam)) for one in weaves)
     yield "seam of published's", 0.0 if ours <= UNSEEN else _share(ours, published)
     yield "pixels that another seed changes", found.reseeded
     yield "pixels that other labels change", found.relabelled
@@ -108,6 +112,11 @@ def standing(found: Findings) -> Iterator[tuple[str, float]]:
 def _share(part: float, whole: float) -> float:
     """Of nothing there is no share, which keeps no limit."""
     return part / whole if whole else float("nan")
+
+
+def _most(shares: Iterable[float]) -> float:
+    """The largest; what is none of anything stays so."""
+    return float(np.max(list(shares)))
 
 
 def changed(pictures: Image, others: Image) -> float:

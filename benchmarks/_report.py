@@ -18,6 +18,8 @@ from math import isfinite
 from operator import ge, le
 from typing import Any, Literal
 
+from tileloom.tiling.errors import InputError
+
 Figures = Mapping[str, float]
 Limit = tuple[Literal["<=", ">="], float]
 
@@ -52,7 +54,10 @@ class Benchmark:
         given = vars(parser.parse_args(arguments))
         smoke, machine = given.pop("smoke"), given.pop("json")
         judge = self if smoke else replace(self, limits={**self.limits, **self.targets})
-        figures = self.measure(smoke, **given)
+        try:
+            figures = self.measure(smoke, **given)
+        except InputError as error:
+            parser.error(str(error))
         for _ in range(SMOKE_AGAIN if smoke else 0):
             if not judge.missed(figures):
                 break

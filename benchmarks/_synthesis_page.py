@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks._damage import Image
 from benchmarks._drawing import AGAIN, BASE, SCALES, SHUFFLED, Drawings, scale_name, scenes
-from benchmarks._findings import OTHERS, ROUNDED, TRUE, Findings, standing
+from benchmarks._findings import OTHERS, ROUNDED, TRUE, Findings, Seam, standing
 from benchmarks._quality_page import DOCS, PAGE, listed, options_told, targets_told
 from benchmarks._report import Limit
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, SAMPLE
@@ -46,11 +46,13 @@ def section(drawings: Drawings, found: Findings, targets: Mapping[str, Limit]) -
     size, tile, model = drawings.size, drawings.tile, drawings.model
     told = {"model": model["name"], "precision": model.get("precision", "fp32"), "tile": tile}
     told |= {"scenes": len(size.seeds), "seeds": listed(size.seeds), "side": round(size.side * tile)}
-    told |= {"large": round(size.large * tile), "first": size.seeds[0]}
+    told |= {"first": size.seeds[0], "larger": "".join(f" --larger {side}" for side in size.large[1:])}
     told |= {"sampler": options_told({**SAMPLE, "steps": size.steps})}
     parts = [ABOUT.format(**told), *targets_told(dict(standing(found)), targets), ""]
     parts += ["### What is read", "", READ, *_readings(found), "", BY_CLASS, *_classes(found), ""]
-    parts += ["### What tiles leave", "", WOVEN.format(**told), *_weaves(found), ""]
+    parts += ["### What tiles leave", "", WOVEN.format(**told)]
+    for side, weaves in found.weaves.items():
+        parts += [f"{side} x {side} pixels:", "", *_weaves(weaves), ""]
     parts += ["### Another seed", "", RESEEDED.format(share=found.reseeded, rounded=ROUNDED)]
     return "\n".join(parts)
 
@@ -99,11 +101,11 @@ def _classes(found: Findings) -> Iterator[str]:
         yield " | ".join([f"| {Use(number).name.lower()}", *cells]) + " |"
 
 
-def _weaves(found: Findings) -> Iterator[str]:
+def _weaves(weaves: Mapping[str, Seam]) -> Iterator[str]:
     yield "| way | seam | of naive tiles' | by chance | calls |"
     yield "|---|---|---|---|---|"
-    naive = abs(found.weaves[NAIVE].seam)
-    for name, one in found.weaves.items():
+    naive = abs(weaves[NAIVE].seam)
+    for name, one in weaves.items():
         way = f"**{name}**" if name == OURS else name
         yield f"| {way} | {one.seam:.3f} | {abs(one.seam) / naive:.2f} | {one.chance:.3f} | {one.calls} |"
 
@@ -145,10 +147,10 @@ Intersection over union by class:
 """
 
 WOVEN = """\
-One scene of {large} x {large} pixels, seed {first}. `seam` is how much steeper the picture is across tiles' borders
+The scene of seed {first}. `seam` is how much steeper the picture is across tiles' borders
 than elsewhere, less the same of the true scene: 0 is no seam. By chance is the same figure along lines a quarter of a
 tile off, where tiles leave nothing: a seam that is no larger is none. Published MSR has tiles half a tile apart without
-guard bands.
+guard bands. All of it is drawn by `python -m benchmarks.synthesis{larger}`.
 """
 
 RESEEDED = """\

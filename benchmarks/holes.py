@@ -26,7 +26,7 @@ from benchmarks._study import model_of
 from benchmarks.quality import small_net
 from tests.fillers import HOLES, file_of
 
-FULL = cases(256, 384, scenes=4)
+FULL = cases(256, 384, scenes=8)
 SMALL = [case for case in cases(40, 48, scenes=1) if case.name in ("large strokes", LAKE)]
 
 

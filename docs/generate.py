@@ -280,18 +280,18 @@ ema: 0.999
 ```
 
 Each crop gets a hole: strokes and rectangles as a hand would draw them, or what archives suffer, which are stripes,
-clouds, scratches and scattered pixels. Three iterations are unrolled. Each learns how far its mean is off, most where
-much is certain, and how likely its mean and variance make each pixel. The first is a guess; those after it also learn
-by features, and against a critic, which learns at five times the rate. The [critic](decisions/a-critic-of-places.md)
-tells how real every 8 x 8 pixels look that a hole touches, or fewer where the total stride is less; it is trained along
-with the network and never published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and discoloured the
-more it knows them by heart). Features are those of a ResNet-50 where `features` names weights of one, in the format of
-common libraries, of which the first three bands are shown to it; otherwise they are the critic's. What is told of
-held-out crops, the `error`, is how far values in the holes are off on average, in model range: what looks real is
-further off than a blur. Before it has learned anything, a hole is filled by the surface through all that is known which
-bends least. The first `alone` steps leave out the critic and the further iterations, and learn from pixels alone, which
-takes a fraction of the time. Crops must be multiples of the total stride: the stem times 2 for each level after the
-first.
+clouds, scratches and scattered pixels. Three iterations are unrolled, which see the same noise beside the crop, to draw
+texture of. Each learns how far its mean is off, and how likely its mean and variance make each pixel. The first is a
+guess, to be as near as it can; those after it heed distances most where much is certain, and also learn by features,
+and against a critic, which learns at five times the rate. The [critic](decisions/a-critic-of-places.md) tells how real
+every 8 x 8 pixels look that a hole touches, or fewer where the total stride is less; it is trained along with the
+network and never published (layers of StyleGAN2, with R1, seeing pictures turned, shifted and discoloured the more it
+knows them by heart). Features are those of a ResNet-50 where `features` names weights of one, in the format of common
+libraries, of which the first three bands are shown to it; otherwise they are the critic's. What is told of held-out
+crops, the `error`, is how far values in the holes are off on average, in model range: what looks real is further off
+than a blur. Before it has learned anything, a hole is filled by the surface through all that is known which bends
+least. The first `alone` steps leave out the critic and the further iterations, and learn from pixels alone, which takes
+a fraction of the time. Crops must be multiples of the total stride: the stem times 2 for each level after the first.
 
 ## Maps of labels
 

@@ -108,7 +108,8 @@ def in_lockstep(bill: Bill, lockstep: LockstepBill, *, workers_here: int) -> Bil
 
 def planned_bytes(contract: Contract, *, in_flight: int, tile: int, bands: int) -> int:
     """About what the model and so many tiles in flight will need, before there is an engine that could say it."""
-    return contract.weight_bytes + 4 * in_flight * tile**2 * (WINDOWS_IN_FLIGHT * bands + contract.live_channels)
+    channels = WINDOWS_IN_FLIGHT * contract.shown(bands) + contract.live_channels
+    return contract.weight_bytes + 4 * in_flight * tile**2 * channels
 
 
 def coarser_bytes(image: ImagePlan) -> int:

@@ -56,13 +56,13 @@ def _problems(spec: JobSpec, model: str) -> Iterator[str]:
     if spec.spacing != "auto":
         yield f"spacing is {spec.spacing}, and model {model} has no schedule of noise: leave spacing out"
     if spec.begin != "auto":
-        yield f"begin is {spec.begin:g}, and model {model} begins with no noise: leave begin out"
+        yield f"begin is {spec.begin:g}, and model {model} takes no noise away: leave begin out"
     if spec.travel != Travel():
         yield f"travel goes back along a schedule of noise, and model {model} has none: leave travel out"
     if spec.weave not in ("auto", "msr", "naive"):
         yield f"weave is {spec.weave}, and model {model} fills one tile after the other: set weave to msr"
     if spec.guidance != GuidanceSpec():
-        yield f"guidance pulls noise to a class, and model {model} draws none: leave guidance out"
+        yield f"guidance pulls noise to a class, and model {model} takes none away: leave guidance out"
     for name, asked in spec.parity.model_dump().items():
         if asked and name not in ("half_stride", "coarse_everywhere"):
             yield f"parity.{name} is of samplers of noise, and model {model} is none: drop it"

@@ -328,7 +328,7 @@ class TrainSpec(Strict):
         if fills and self.precision == "fp16":
             raise at_key("precision", "a critic's gradients are too small for fp16: choose bf16 or fp32")
         if fills and "betas" in self.model_fields_set:
-            raise at_key("betas", "a network of kind spatial knows no noise: leave it out")
+            raise at_key("betas", "a network of kind spatial has no schedule of noise: leave it out")
         if fills and self.recompute:
             raise at_key("recompute", "a network of kind spatial has no stages to compute again: leave it out")
 

@@ -315,7 +315,7 @@ def _of_holes(file: str, reading: SpatialReading) -> Contract:
         native_tile=reading.image_size,
         # Evened features of a group need more than one value.
         smallest_tile=2 * config.size_multiple,
-        conditions=("known", "uncertainty"),
+        conditions=("known", "uncertainty", "noise"),
         weight_bytes=Path(file).stat().st_size,
         live_channels=live_in(config),
         holes=True,

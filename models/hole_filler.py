@@ -23,7 +23,7 @@ from .spread import Spread, picks, spread
 
 @dataclass(frozen=True, eq=False)
 class HoleFiller:
-    """A spatial diffusion network. It is shown a window, what of it is known and how uncertain each pixel is.
+    """A spatial diffusion network. It is shown a window, what of it is known, how uncertain each pixel is, and noise.
 
     It answers with a mean and the logarithm of a variance, where a denoiser would tell the noise.
     """
@@ -56,9 +56,10 @@ class HoleFiller:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FillState(TileState):
-    """A tile between two iterations: ``x_CHW`` has its bands, what is known now, and how uncertain each pixel is.
+    """A tile between two iterations, as the network is shown it.
 
-    ``first`` is what was known before the first one, and ``missing`` how many pixels were not.
+    ``x_CHW`` has its bands, what is known now, how uncertain each pixel is, and noise that stays the same. ``first`` is
+    what was known before the first one, and ``missing`` how many pixels were not.
     """
 
     first: Spread = field(kw_only=True)
@@ -71,7 +72,7 @@ class Fill:
 
     Pixels that were measured or that a neighbour finished are known, without any uncertainty; what a coarser level
     tells takes the place of the mean's low frequencies (HiR). ``clip`` bounds the mean, in model range. Draw t of the
-    noise belongs to iteration t, from 1.
+    noise belongs to iteration t, from 1; draw 0 is what the network sees in all of them.
     """
 
     noise: NoiseField
@@ -105,7 +106,9 @@ class Fill:
         first = Spread.begin(values_CHW, known_CHW.all(dim=0))
         low = low_frequencies(inputs, self.device)
         told = (self, inputs.image, inputs.key, inputs.box, inputs.digest(self._settings), 0.0, low)
-        return FillState(*told, first.window, first=first, missing=int((~first.known_HW).sum()))
+        (grain_1HW,) = self.noise.windows([Address(inputs.image, inputs.key.level, 0, inputs.box)], 1)
+        shown_CHW = torch.cat([first.window, grain_1HW])
+        return FillState(*told, shown_CHW, first=first, missing=int((~first.known_HW).sum()))
 
     def ask(self, state: TileState) -> Question:
         """The window as it is filled so far."""
@@ -114,14 +117,14 @@ class Fill:
     def tell(self, state: TileState, answer_CHW: Tensor) -> TileState:
         """One iteration."""
         assert isinstance(state, FillState)
-        first, at = state.first, state.position
+        first, at, window_CHW, grain_1HW = state.first, state.position, state.x_CHW[:-1], state.x_CHW[-1:]
         mean_CHW, log_variance_CHW = answer_CHW[: self.bands], answer_CHW[self.bands :]
         if self.clip:
             mean_CHW = mean_CHW.clamp(*self.clip)
         if state.constraints:
             mean_CHW = impose(state.constraints, torch.where(first.known_HW, first.x_CHW, mean_CHW))
         after, _ = spread(
-            Spread.of(state.x_CHW),
+            Spread.of(window_CHW),
             first,
             mean_CHW,
             log_variance_CHW.exp(),
@@ -129,7 +132,7 @@ class Fill:
             noise_CHW=None if at + 1 == self.iterations else self._draw(state),
             alpha=self.alpha,
         )
-        return replace(state, x_CHW=after.window, position=at + 1, drawn={})
+        return replace(state, x_CHW=torch.cat([after.window, grain_1HW]), position=at + 1, drawn={})
 
     def finished(self, state: TileState) -> bool:
         """Whether nothing is missing any more."""

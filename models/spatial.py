@@ -2,13 +2,14 @@
 
 ::
 
-    x, m, u ->  fold -> conv -> down -> ... -> conv, attention(u) -> style
-                 |                |                   |               |
-    mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
+    x, m, u, z -> fold -> conv -> down -> ... -> conv, attention(u) -> style
+                   |                |                   |               |
+      mean, var <- + <-- up ------- + <-- ... <-- styled conv, attention(u)
 
 The way up is modulated by a style that is seen in the deepest features; its image grows level by level. What it adds
 to is smooth already: a surface through the known pixels, bent as little as may be over the holes; it is also what the
-network sees there.
+network sees there. Deep in a hole nothing else differs from pixel to pixel, so that all it could draw would follow the
+hole's outline; of the noise z it may draw texture.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Finest(nn.Module):
 
 
 class SpatialNet(nn.Module):
-    """f(x, m, u) -> (mean, log variance) of every pixel, for windows whose sides are multiples of the total stride."""
+    """f(x, m, u, z) -> (mean, log variance) of every pixel of windows whose sides are multiples of the total stride."""
 
     def __init__(self, config: SpatialConfig) -> None:
         """Random weights, but for the heads, which add nothing yet."""
@@ -134,17 +135,17 @@ class SpatialNet(nn.Module):
                 nn.init.zeros_(head.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean's bands and then those of the logarithm of the variance; x has bands, m and u."""
+        """The mean's bands and then those of the logarithm of the variance; x has bands, m, u and z."""
         size, stride = x.shape[-2:], self.config.size_multiple
         if any(side < stride or side % stride for side in size):
             raise InputError(f"a window is {size[0]}x{size[1]} pixels, and this network takes multiples of {stride}")
         bands = self.config.in_channels
         # Weights of what is known, so 1 or 0 also in windows that are drawn at random to see how rows run.
-        known, u = (x[:, bands : bands + 1] > 0).to(x.dtype), x[:, -1:]
+        known, u, z = (x[:, bands : bands + 1] > 0).to(x.dtype), x[:, -2:-1], x[:, -1:]
         # No weight is learned from the surface, so that none of its steps need be kept.
         with torch.no_grad():
             smooth = bent(x[:, :bands], known, QUICK)
-        x = torch.cat([smooth.to(x.dtype), known, u], dim=1)
+        x = torch.cat([smooth.to(x.dtype), known, u, z], dim=1)
         h, skips = self.fold(F.pixel_unshuffle(x, self.config.stem)), []
         for level, stage in enumerate(self.encoder):
             h = stage(self.down[level - 1](h) if level else h, u)

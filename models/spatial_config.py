@@ -9,16 +9,16 @@ from typing import Any, Literal, Self, get_args
 from ..tiling.errors import InputError
 
 SPATIAL = "a spatial diffusion network"
-# What a network makes of its weights: 2 sees a surface and evens its features.
-_LAYOUT = 2
+# What a network makes of its weights: 2 sees a surface and evens its features, 3 sees noise.
+_LAYOUT = 3
 ITERATIONS = 3
 """Iterations that it learns with, and of a job that does not say how many: more sharpen what is sharp enough."""
 
 Picking = Literal["uniform", "cosine", "sqrt", "cubic"]
 PICKINGS: tuple[Picking, ...] = get_args(Picking)
 ALPHA = 0.01
-# What a window has beside its bands: which pixels are known, and how uncertain each is.
-PLANES = 2
+# What a window has beside its bands: which pixels are known, how uncertain each is, and noise to draw texture of.
+PLANES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -86,6 +86,8 @@ def test_a_plan_counts_the_model_and_the_tiles_in_flight(tmp_path):
     assert planned_bytes(bare, **small | {"in_flight": 4}) == 2 * one
     assert planned_bytes(replace(bare, weight_bytes=MIB), **small) == one + MIB
     assert planned_bytes(replace(bare, live_channels=10), **small) == one + 4 * 2 * 16 * 16 * 10
+    # A window that has planes beside its bands is as large as it is.
+    assert planned_bytes(replace(bare, holes=True), **small) == planned_bytes(bare, **small | {"bands": 6})
     path = nets.weights(tmp_path)
     terms = contract_of(path)
     needs = load_denoiser(path).memory((1, 3, 16, 16))

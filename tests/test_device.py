@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import nets, pipeline
+from tests import fillers, nets, pipeline
 from tests.tiles import BANDS, LEVELS, TILE, run, tile
 from tileloom.models.ancestral import Ddpm
 from tileloom.models.build import EngineFactory
@@ -21,6 +21,7 @@ from tileloom.models.repaint import Repaint
 from tileloom.models.schedule import schedule
 from tileloom.models.solvers import Ddnm
 from tileloom.tiling.box import Box
+from tileloom.tiling.label_window import LabelWindow
 from tileloom.tiling.measurement import MaskSite, Measurement
 
 DEVICES = [CPU, CUDA] if torch.cuda.is_available() else [CPU]
@@ -168,6 +169,36 @@ def test_a_networks_tiles_keep_their_bits_in_company(tmp_path, options):
         # Whatever the precision of the network, what was measured is met in float32.
         means = ours.reshape(3, 8, 2, 8, 2).mean(axis=(2, 4))
         np.testing.assert_allclose(means, np.broadcast_to(means[0, 0, 0], means.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fills holes", "draws labels"])
+def test_other_networks_keep_their_bits_in_company_and_differ_little_from_the_processors(tmp_path, monkeypatch, kind):
+    """On the device that torch finds: alone, together, and beside the processor."""
+    if kind == "fills holes":
+        factory = EngineFactory({"name": fillers.file_of(tmp_path)}, steps=3, tile=8, bands=2, batch=3, levels=3)
+        inputs = [fillers.holed(at) for at in range(3)]
+    else:
+        factory = EngineFactory({"name": nets.weights(tmp_path, nets.SEMANTIC)}, steps=3, tile=16, bands=3, batch=3)
+        inputs = [labelled(at) for at in range(3)]
+    work = factory()
+    alone = [work.finish(run(work, work.begin(one))) for one in inputs]
+    states = [work.begin(one) for one in inputs]
+    for _ in range(work.calls_per_tile):
+        states = [work.unpack(one, work.pack(state)) for one, state in zip(inputs, work.step(states), strict=True)]
+    assert [work.finish(state).tobytes() for state in states] == [one.tobytes() for one in alone]
+    monkeypatch.setattr("tileloom.models.build.best_device", lambda: CPU)
+    theirs = factory()
+    for one, ours in zip(inputs, alone, strict=True):
+        np.testing.assert_allclose(ours, theirs.finish(run(theirs, theirs.begin(one))), atol=1e-3)
+
+
+def labelled(at):
+    """A tile of which a map of labels is all that is known."""
+    rng = np.random.default_rng(at)
+    y, box = np.zeros((3, 16, 16), np.float32), Box(16 * at, 0, 16 * at + 16, 16)
+    shown = LabelWindow(box, rng.integers(0, 5, (16, 16)).astype(np.uint16), rng.random((16, 16)) < 0.2)
+    alone = {"context": None, "context_mask": None, "labels": shown}
+    return tile(3 * at, box=box, measurement=Measurement(), y=y, measured=y > 0, **alone)
 
 
 def test_reduced_precision_is_near_the_full_one(tmp_path):

@@ -22,7 +22,7 @@ from tileloom.models.training.augment import adapted, augmented
 from tileloom.models.training.build import learner_of, objective_of
 from tileloom.models.training.checkpoints import Checkpoints
 from tileloom.models.training.filling import CRITIC, ERROR, REAL, Filling
-from tileloom.models.training.holes import DAMAGES, draw_holes, free_form
+from tileloom.models.training.holes import DAMAGES, _stroke, draw_holes, free_form
 from tileloom.models.training.learner import GRADIENT
 from tileloom.models.training.loop import HELD_OUT, train
 from tileloom.models.training.objective import LOSS, Batch, Contest, Draws
@@ -75,6 +75,24 @@ def test_every_hole_leaves_something_to_fill_and_something_to_go_on_from(size):
     assert max(shares) - min(shares) > 0.4
 
 
+def test_a_stroke_loses_all_that_lies_within_half_its_width():
+    for seed in range(40):
+        random, again = (np.random.default_rng(seed) for _ in range(2))
+        width, lost = random.uniform(1, 24), np.zeros((48, 48), bool)
+        _stroke(lost, random, width, 3, reach=1.5)
+        again.uniform(1, 24)
+        at, heading = again.uniform(0, 48, 2), again.uniform(0, 2 * np.pi)
+        rows, cols = np.mgrid[:48, :48]
+        within = np.zeros((48, 48), bool)
+        for _ in range(3):
+            heading += again.uniform(-1, 1)
+            way = 48 * again.uniform(0.375, 1.5) * np.array([np.sin(heading), np.cos(heading)])
+            along = (((rows - at[0]) * way[0] + (cols - at[1]) * way[1]) / (way @ way)).clip(0, 1)
+            within |= np.hypot(rows - at[0] - along * way[0], cols - at[1] - along * way[1]) <= width / 2
+            at = (at + way).clip(0, 47)
+        assert (within != lost).sum() <= 1
+
+
 @pytest.mark.parametrize("kind", [free_form, *DAMAGES], ids=lambda kind: kind.__name__)
 def test_holes_of_each_kind_are_their_own(kind):
     lost = [kind(64, np.random.default_rng(seed)) for seed in range(8)]
@@ -122,7 +140,7 @@ class Slope(torch.nn.Module):
         return torch.cat([mean, torch.linspace(-6, -2, mean.shape[-1]).expand_as(mean)], dim=1)
 
 
-def test_every_hole_and_iteration_counts_alike_and_pixels_by_how_certain_they_are(image):
+def test_every_hole_counts_alike_and_after_the_first_iteration_pixels_by_how_certain_they_are(image):
     crops = crops_of(image)
     given, draws = batch(crops), Draws(0, 1)
     ours = Filling(Slope(), objective(crops).critic)
@@ -131,9 +149,40 @@ def test_every_hole_and_iteration_counts_alike_and_pixels_by_how_certain_they_ar
     torch.testing.assert_close(told[LOSS] - rest, 30 * told["pixels"])
     lost = ours.pictures(given, draws)[1] != given.x_BCHW
     counts = 1 / (1 + torch.linspace(-6, -2, 16).exp() / 0.01)
-    off = [((0.1 - x).square() * counts)[hole].mean() for x, hole in zip(given.x_BCHW, lost, strict=True)]
-    torch.testing.assert_close(told["pixels"], 3 * torch.stack(off).mean())
+    far = [(0.1 - x).square() for x in given.x_BCHW]
+    # Of the first iteration none counts less, as no critic tells what else may be there.
+    off = [(one + 2 * one * counts)[hole].mean() for one, hole in zip(far, lost, strict=True)]
+    torch.testing.assert_close(told["pixels"], torch.stack(off).mean())
     assert lost[0].float().mean() < lost[1].float().mean() / 2
+
+
+class Watched(Slope):
+    """Keeps the last plane of what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.grain = []
+
+    def forward(self, window):
+        self.grain.append(window[:, -1])
+        return super().forward(window)
+
+
+def test_all_iterations_of_a_crop_see_the_same_noise_and_no_two_crops_do(image):
+    crops = crops_of(image)
+    given, watched = batch(crops), Watched()
+    ours = Filling(watched, objective(crops).critic)
+    ours.loss(given, Draws(0, 1), 1)
+    first, *later = watched.grain
+    assert len(later) == 2
+    assert all(torch.equal(first, one) for one in later)
+    assert not torch.equal(first[0], first[1])
+    assert float(first.std()) == pytest.approx(1, abs=0.1)
+    alone = Filling(Watched(), ours.critic, alone=2)
+    alone.loss(given, Draws(0, 1), 1)
+    assert torch.equal(alone.network.grain[0], first)
+    alone.loss(given, Draws(0, 2), 1)
+    assert not torch.equal(alone.network.grain[1], first)
 
 
 def test_a_step_moves_either_network_by_its_own_loss_alone(image):

@@ -9,14 +9,14 @@ import torch
 
 from tests.fillers import HOLES, ITERATIONS, SIDE, engine, file_of, filler, holed, network
 from tests.tiles import run
-from tileloom.models.contract import weights_contract
+from tileloom.models.contract import live_in, weights_contract
 from tileloom.models.hole_filler import Fill
 from tileloom.models.networks import load_denoiser
-from tileloom.models.noise import PositionNoise
+from tileloom.models.noise import Address, PositionNoise
 from tileloom.models.operators import block_mean
 from tileloom.models.spatial import SpatialNet, UncertaintyAttention
 from tileloom.models.spatial_config import PICKINGS, SpatialReading
-from tileloom.models.spread import target
+from tileloom.models.spread import Spread, spread, target
 from tileloom.models.surface import CLOSE, QUICK, bent
 from tileloom.models.weights import read_weights
 from tileloom.tiling.errors import CorruptChunk, InputError
@@ -44,7 +44,7 @@ def known_of(inputs):
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 12), (16, 4)])
 def test_a_network_takes_any_size_that_its_stride_divides(height, width):
-    x = torch.randn((2, 4, height, width), generator=torch.Generator().manual_seed(0))
+    x = torch.randn((2, 5, height, width), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert network()(x).shape == (2, 4, height, width)
 
@@ -52,7 +52,7 @@ def test_a_network_takes_any_size_that_its_stride_divides(height, width):
 @pytest.mark.parametrize("size", [(2, 4), (4, 6), (0, 4)])
 def test_a_network_refuses_other_sizes(size):
     with pytest.raises(InputError, match="multiples of 4"):
-        network()(torch.zeros((1, 4, *size)))
+        network()(torch.zeros((1, 5, *size)))
 
 
 @pytest.mark.parametrize("stem", [1, 4])
@@ -62,13 +62,13 @@ def test_bands_levels_and_stride_are_the_configs(stem, bands, detail):
     shape = {"stem": stem, "in_channels": bands, "detail": detail}
     config = replace(HOLES, **shape, channel_mult=(1, 1, 2), attention_resolutions=())
     with torch.inference_mode():
-        assert SpatialNet(config).eval()(torch.zeros((1, bands + 2, 4 * stem, 8 * stem))).shape[1] == 2 * bands
+        assert SpatialNet(config).eval()(torch.zeros((1, bands + 3, 4 * stem, 8 * stem))).shape[1] == 2 * bands
     assert config.size_multiple == 4 * stem
 
 
-def test_uncertainty_reaches_the_attention_and_what_is_known_the_answer():
-    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    other = [x.clone() for _ in range(4)]
+def test_all_that_a_network_is_shown_reaches_its_answer():
+    x = torch.randn((1, 5, 8, 8), generator=torch.Generator().manual_seed(1))
+    other = [x.clone() for _ in range(5)]
     for band, changed in enumerate(other):
         changed[:, band, 2:6, 2:6] += 1
     with torch.inference_mode():
@@ -92,7 +92,7 @@ def test_attention_is_softmax_of_likeness_and_doubt_and_leaves_rows_of_a_batch_a
 
 
 def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
-    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    x = torch.randn((1, 5, 8, 8), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         told = network()(x)
         x[:, 2] = (x[:, 2] > 0).float()
@@ -103,11 +103,12 @@ def test_what_is_known_is_so_or_not_whatever_a_window_holds_in_that_plane():
 def test_a_network_that_has_learned_nothing_bends_what_is_known_over_the_hole(detail):
     known = torch.zeros((2, 1, 8, 8))
     known[:, :, :, :3] = 1
-    x = torch.cat([torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known, known, 1 - known], dim=1)
+    x = torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8) * known
+    x = torch.cat([x, known, 1 - known, torch.randn(known.shape)], dim=1)
     with torch.inference_mode():
         fresh = SpatialNet(replace(HOLES, detail=detail)).eval()
         mean, log_variance = fresh(x).chunk(2, dim=1)
-        nothing = fresh(torch.zeros((1, 4, 8, 8)))
+        nothing = fresh(torch.zeros((1, 5, 8, 8)))
     torch.testing.assert_close(mean, torch.tensor([0.25, -0.5])[:, None, None].expand(2, 2, 8, 8))
     assert not log_variance.any()
     assert not nothing.any()
@@ -175,7 +176,7 @@ def test_a_file_says_what_its_network_is(tmp_path):
     assert (type(reading), reading.config, reading.image_size) == (SpatialReading, HOLES, 16)
     terms = weights_contract(file, {})
     assert (terms.bands, terms.size_multiple, terms.native_tile, terms.holes, terms.steps) == (2, 4, 16, True, 3)
-    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+    x = torch.randn((1, 5, 8, 8), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         assert torch.equal(load_denoiser(file).predict(x, torch.zeros(1), []), network()(x))
 
@@ -200,8 +201,9 @@ def test_a_file_of_another_network_than_it_says_is_refused(tmp_path):
         load_denoiser(file_of(tmp_path, config=wider))
     with pytest.raises(InputError, match="in words unknown here"):
         read_weights(file_of(tmp_path, config={**wider, "wings": 2}))
-    with pytest.raises(InputError, match="layout 1, and this tileloom knows layout 2: train it again"):
-        read_weights(file_of(tmp_path, layout=1))
+    for layout in (1, 2):
+        with pytest.raises(InputError, match=f"layout {layout}, and this tileloom knows layout 3: train it again"):
+            read_weights(file_of(tmp_path, layout=layout))
 
 
 # --- the solver ---
@@ -221,7 +223,7 @@ def test_each_iteration_fills_its_share_and_knows_how_uncertain_that_is():
     missing = int((~state.first.known_HW).sum())
     for at in range(ITERATIONS):
         (state,) = WORK.step([state])
-        known, u = state.x_CHW[-2:]
+        known, u, _ = state.x_CHW[2:]
         filled_now = (known > 0) & ~state.first.known_HW
         assert int(filled_now.sum()) == missing * (at + 1) // ITERATIONS
         assert (u[state.first.known_HW] == 0).all()
@@ -243,6 +245,27 @@ def test_every_schedule_goes_up_and_ends_with_all(picking, missing):
 def test_schedules_begin_as_their_names_say():
     first = {picking: target(picking, 1000, 0, 4) for picking in PICKINGS}
     assert first == {"uniform": 250, "cosine": 76, "sqrt": 500, "cubic": 15}
+
+
+def test_many_windows_are_spread_over_as_each_is_alone():
+    generator = torch.Generator().manual_seed(6)
+    x, mean, z = (torch.randn((3, 2, 8, 12), generator=generator) for _ in range(3))
+    known = torch.rand((3, 8, 12), generator=generator) < torch.tensor([0.9, 0.4, 0.1])[:, None, None]
+    # Few values, so that many are alike.
+    variance = torch.randint(1, 4, (3, 2, 8, 12), generator=generator).float()
+    counts = (~known).sum(dim=(1, 2)) // 2
+
+    def after(first, *told, count):
+        state = first
+        for _ in range(2):
+            state, _ = spread(state, first, *told[:2], count=count, noise_CHW=told[2])
+        return state.window
+
+    together = after(Spread.begin(x, known), mean, variance, z, count=counts)
+    for at, ours in enumerate(together):
+        alone = after(Spread.begin(x[at], known[at]), mean[at], variance[at], z[at], count=int(counts[at]))
+        assert torch.equal(ours, alone)
+        assert torch.equal(Spread.of(together).window[at], ours)
 
 
 def test_tiles_at_different_iterations_share_a_forward_and_no_bit():
@@ -271,7 +294,18 @@ def test_two_seeds_differ_inside_the_hole_and_agree_outside():
     one, other = filled(inputs), filled(inputs, engine(seed=5))
     assert np.array_equal(one[known], other[known])
     assert (one != other)[~known].mean() > 0.5
-    assert np.array_equal(filled(inputs, engine(alpha=0.0)), filled(inputs, engine(seed=5, alpha=0.0)))
+    # With nothing of the variance drawn, they differ by the noise that the network sees.
+    assert (filled(inputs, engine(alpha=0.0)) != filled(inputs, engine(seed=5, alpha=0.0)))[~known].mean() > 0.5
+
+
+def test_all_iterations_see_the_noise_of_their_place():
+    inputs = holed(0)
+    state, box = WORK.begin(inputs), inputs.box
+    (shown,) = PositionNoise(4).windows([Address(inputs.image, inputs.key.level, 0, box)], 1)
+    for _ in range(ITERATIONS):
+        assert torch.equal(state.x_CHW[-1:], shown)
+        (state,) = WORK.step([state])
+    assert torch.equal(state.x_CHW[-1:], shown)
 
 
 def test_a_finished_neighbour_is_known_without_uncertainty():
@@ -329,6 +363,6 @@ def test_a_mean_is_bounded_where_values_are():
 
 
 def test_the_estimate_of_memory_counts_weights_and_maps():
-    weights, forward = filler().memory((3, 4, SIDE, SIDE))
+    weights, forward = filler().memory((3, 5, SIDE, SIDE))
     assert weights == 4 * sum(parameter.numel() for parameter in network().parameters())
-    assert forward > 4 * 3 * 4 * SIDE * SIDE
+    assert forward == 4 * 3 * SIDE * SIDE * live_in(HOLES)

@@ -15,7 +15,7 @@ from benchmarks._findings import OTHERS, TRUE, Findings, Reading, Seam, changed,
 from benchmarks._segmenter import Course, Segmenter, confusion, ious, learned, mean_iou, segmenter
 from benchmarks._study import NAIVE, ONE_LEVEL, OURS, PUBLISHED
 from benchmarks._synthesis_page import COLOURS, SCALED, painted, section, strips, write_page
-from benchmarks.synthesis import COURSE, FULL, LIMITS, TARGETS, figures_of
+from benchmarks.synthesis import BENCHMARK, COURSE, FULL, LIMITS, TARGETS, figures_of
 from tests.nets import SEMANTIC, weights
 from tileloom.models.schedule import beta_table
 from tileloom.models.semantic_denoiser import SemanticDenoiser
@@ -23,7 +23,7 @@ from tileloom.tiling.errors import InputError
 from tileloom.tiling.terra.land import Use
 
 NET = replace(SEMANTIC, in_channels=BANDS, out_channels=BANDS, num_classes=CLASSES, edges=False, channel_mult=(1,))
-SMALL = Size(side=2.0, large=2.5, steps=1, seeds=(102, 104))
+SMALL = Size(side=2.0, large=(40, 48), steps=1, seeds=(102, 104))
 TINY = Course(seeds=(2,), places=1, window=32, steps=3, batch=2, crop=16, width=4)
 
 
@@ -173,7 +173,10 @@ def test_a_picture_that_shows_its_map_is_read_so_and_one_from_shuffled_labels_is
     assert found.readings[ONE_LEVEL].variety < 0.05
     assert found.reseeded < 0.1
     assert found.relabelled > 0.9
-    assert set(found.weaves) == {NAIVE, PUBLISHED, OURS, ONE_LEVEL}
+    assert {side: set(ways) for side, ways in found.weaves.items()} == {
+        40: {NAIVE, PUBLISHED, OURS, ONE_LEVEL},
+        48: {NAIVE, OURS},
+    }
     assert set(LIMITS) | set(TARGETS) <= set(figures_of(found))
 
 
@@ -224,16 +227,30 @@ FOUND = Findings(
         },
         **{name: reading(0.5 + 0.1 * at) for at, name in enumerate(SCALED)},
     },
-    {name: Seam(seam, 0.01, calls) for name, seam, calls in WEAVES},
+    {
+        40: {name: Seam(seam, 0.01, calls) for name, seam, calls in WEAVES},
+        48: {NAIVE: Seam(0.5, 0.02, 81), OURS: Seam(0.06, 0.01, 196)},
+    },
     0.987,
     0.9,
 )
 
 
+@pytest.mark.parametrize("larger", ["512", "-64"])
+def test_a_larger_scene_that_is_none_is_refused(larger, capsys):
+    with pytest.raises(SystemExit) as ended:
+        BENCHMARK.main(["--larger", larger])
+    assert ended.value.code == 2
+    assert f"larger is {larger}; give more than the 512 pixels" in capsys.readouterr().err
+
+
 def test_how_it_stands_to_what_is_aimed_at():
     stands = dict(standing(FOUND))
     assert stands["share of the way from shuffled to true"] == pytest.approx(0.5)
-    assert stands["seam of naive's"] == pytest.approx(0.1)
+    # The worst of any side.
+    assert stands["seam of naive's"] == pytest.approx(0.12)
+    torn = replace(FOUND, weaves=FOUND.weaves | {48: {NAIVE: Seam(0.0, 0.0, 81), OURS: Seam(0.06, 0.01, 196)}})
+    assert np.isnan(dict(standing(torn))["seam of naive's"])
     assert stands["seam of published's"] == pytest.approx(0.4)
     assert stands["true scenes' mIoU over other maps'"] == pytest.approx(0.7)
 
@@ -244,7 +261,7 @@ def test_how_it_stands_to_what_is_aimed_at():
 def test_the_section_tells_all_that_was_found(drawings):
     text = section(drawings, FOUND, TARGETS)
     assert text.startswith("## Synthesis from a map of labels\n")
-    assert "| seam of naive's | 0.1 | at most 0.2 |  |" in text
+    assert "| seam of naive's | 0.12 | at most 0.2 |  |" in text
     for row in (
         "| true scenes | 0.900 | 1.50 | 0.90 | 20 |",
         "| scale 3 | 0.800 | 1.50 | 0.90 | 20 |",
@@ -253,6 +270,8 @@ def test_the_section_tells_all_that_was_found(drawings):
         "| water | 0.90 | 0.50 | 0.60 | 0.70 | 0.80 | 0.10 |",
         "| **tileloom** | -0.080 | 0.10 | 0.010 | 155 |",
         "| published MSR | 0.200 | 0.25 | 0.010 | 225 |",
+        "48 x 48 pixels:",
+        "| **tileloom** | 0.060 | 0.12 | 0.010 | 196 |",
     ):
         assert f"{row}\n" in text
     assert "98.7% of the pixels differ by more than 4 of 255" in text

@@ -2,11 +2,15 @@
 
 Three iterations of predict, pick and sample are unrolled, each going on from what the one before drew, and the losses
 of all are added. Every one learns how likely the missing pixels are, from which the mean learns nothing, and how far
-they are off, those the most of which much is certain. The first is a guess by which pixels are picked, and learns no
-more; those after it draw anew all that is filled, and learn that it looks real, too::
+they are off. The first is a guess by which pixels are picked, and learns no more than to be as near as it can; those
+after it draw anew all that is filled, and learn that it looks real, too, and how far they are off where much is
+certain::
 
-    30 (mean - crop)^2 / (1 + variance / 0.01)  - 1e-4 ln p(crop | mean, variance)
-    softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2
+    first  30 (mean - crop)^2 - 1e-4 ln p(crop | mean, variance)
+    later  30 (mean - crop)^2 / (1 + variance / 0.01) - 1e-4 ln p(crop | mean, variance)
+           softplus(-D(filled)) + 2 |features(filled) - features(crop)|^2
+
+All of a crop's iterations see the same noise.
 
 The critic tells of each place how real it looks; only places that a hole touches count, and in each crop they count as
 much as in any other, or thin holes would not be heard of. It learns from softplus(D(filled)) + softplus(-D(crop)) and
@@ -105,7 +109,7 @@ class Filling:
         known = self._known(batch, draws)
         # What is held out is told of in the same way all the time.
         if step < self.alone and torch.is_grad_enabled():
-            return self._guessed(x, known)
+            return self._guessed(x, known, draws)
         run = self._unrolled(x, known, draws)
         share = float(self.memory["augmented"])
         how: dict[str, Any] = {"share": share, "draws": draws, "bands": x.shape[1], "rows": rows}
@@ -121,7 +125,7 @@ class Filling:
         missing = (known == 0).expand_as(x)
         every = list(zip(run.means, run.log_variances, strict=True))
         likelihood = torch.stack([_unlikely(x, known, *one) for one in every]).sum()
-        off = torch.stack([_off(x, known, *one) for one in every]).sum()
+        off = _far(x, known, run.means[0]) + torch.stack([_off(x, known, *one) for one in every[1:]]).sum()
         judged = faked.by_crop(F.softplus).mean() + told.by_crop(_wanted).mean()
         if penalised:
             (gradient,) = torch.autograd.grad(_in_holes(told.real, told.touched).sum(), real, create_graph=True)
@@ -138,10 +142,10 @@ class Filling:
             ERROR: (run.means[-1] - x)[missing].abs().mean(),
         }
 
-    def _guessed(self, x: Tensor, known: Tensor) -> Mapping[str, Tensor]:
+    def _guessed(self, x: Tensor, known: Tensor, draws: Draws) -> Mapping[str, Tensor]:
         """The losses of the first iteration: each hole counts as much as any other, however wide it is."""
-        mean, log_variance = self._predicted(_begun(x, known))
-        likelihood, distance = _unlikely(x, known, mean, log_variance), _in_holes((mean - x).square(), 1 - known).mean()
+        mean, log_variance = self._predicted(_begun(x, known), _grain(x, draws))
+        likelihood, distance = _unlikely(x, known, mean, log_variance), _far(x, known, mean)
         return {
             LOSS: distance + _LIKELIHOOD * likelihood,
             PIXELS: distance,
@@ -175,27 +179,29 @@ class Filling:
 
     def _unrolled(self, x: Tensor, known: Tensor, draws: Draws) -> Unrolled:
         """Every iteration of every crop; no gradient passes from one to the next, as what is picked has none."""
-        firsts = _begun(x, known)
-        missing = [int((~first.known_HW).sum()) for first in firsts]
-        states, run = firsts, Unrolled([], [], [], [])
+        first, grain = _begun(x, known), _grain(x, draws)
+        missing = (~first.known_HW).sum(dim=(1, 2)).tolist()
+        state, run = first, Unrolled([], [], [], [])
         for at in range(ITERATIONS):
-            mean, log_variance = self._predicted(states)
+            mean, log_variance = self._predicted(state, grain)
             last = at + 1 == ITERATIONS
-            noise = [None] * len(x) if last else draws.normal(f"noise {at}", tuple(x.shape)).unbind()
-            rows = zip(states, firsts, mean.detach(), log_variance.detach().exp(), missing, noise, strict=True)
-            states = [
-                spread(state, first, m, v, count=picks("uniform", count, at, ITERATIONS), noise_CHW=z)[0]
-                for state, first, m, v, count, z in rows
-            ]
+            state, _ = spread(
+                state,
+                first,
+                mean.detach(),
+                log_variance.detach().exp(),
+                count=torch.tensor([picks("uniform", count, at, ITERATIONS) for count in missing], device=x.device),
+                noise_CHW=None if last else draws.normal(f"noise {at}", tuple(x.shape)),
+            )
             run.means.append(mean)
             run.log_variances.append(log_variance)
             run.filled.append(torch.where(known > 0, x, mean))
-            run.drawn.append(torch.stack([state.x_CHW for state in states]))
+            run.drawn.append(state.x_CHW)
         return run
 
-    def _predicted(self, states: Sequence[Spread]) -> tuple[Tensor, Tensor]:
+    def _predicted(self, state: Spread, grain: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the logarithm of the variance of every window."""
-        told: Tensor = self.network(torch.stack([state.window for state in states]))
+        told: Tensor = self.network(torch.cat([state.window, grain], dim=1))
         mean, log_variance = told.chunk(2, dim=1)
         return mean, log_variance
 
@@ -219,9 +225,14 @@ class Filling:
         return len(filled) * torch.stack(distances).sum()
 
 
-def _begun(x: Tensor, known: Tensor) -> list[Spread]:
+def _begun(x: Tensor, known: Tensor) -> Spread:
     """Every crop with nothing of its hole filled."""
-    return [Spread.begin(one, mask[0] > 0) for one, mask in zip(x, known, strict=True)]
+    return Spread.begin(x, known[:, 0] > 0)
+
+
+def _grain(x: Tensor, draws: Draws) -> Tensor:
+    """The noise that a network sees of every crop."""
+    return draws.normal("grain", (len(x), 1, *x.shape[2:]))
 
 
 def _wanted(real: Tensor) -> Tensor:
@@ -233,6 +244,11 @@ def _in_holes(x_BCHW: Tensor, missing_B1HW: Tensor) -> Tensor:
     """The mean in each crop's hole, however wide it is."""
     counted = x_BCHW.shape[1] * missing_B1HW.sum(dim=(1, 2, 3))
     return (x_BCHW * missing_B1HW).sum(dim=(1, 2, 3)) / counted.clamp(min=1)
+
+
+def _far(x: Tensor, known: Tensor, mean: Tensor) -> Tensor:
+    """How far missing pixels are off, all alike."""
+    return _in_holes((mean - x).square(), 1 - known).mean()
 
 
 def _off(x: Tensor, known: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

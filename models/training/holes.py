@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...tiling.box import Box
-from ...tiling.terra.scene import Cover
+from ...tiling.terra.scene import sky
 
 Mask = NDArray[np.bool_]
 Random = np.random.Generator
@@ -23,7 +23,7 @@ _RECTANGLES = 4
 # Of a crop, at least and at most so much is missing; a draw outside is drawn again.
 _LEAST, _MOST, _TRIES = 0.002, 0.95, 8
 _SCATTERED, _SCRATCHES, _PERIODS = (0.02, 0.7), (1, 8), (6, 24)
-_CLOUDS, _SKY, _FAR = (0.2, 0.7), 512, 10_000
+_CLOUDS = (0.2, 0.7)
 
 
 def draw_holes(size: int, seed: int) -> Mask:
@@ -61,12 +61,10 @@ def stripes(size: int, random: Random) -> Mask:
 
 
 def clouds(size: int, random: Random) -> Mask:
-    """A part of a sky, seen from so far that clouds begin and end in it."""
-    far = max(1, int(random.uniform(0.5, 1) * _SKY / size))
-    top, left = (int(at) for at in random.integers(0, _FAR, 2))
-    cover = Cover(int(random.integers(2**31)), clouds=random.uniform(*_CLOUDS))
-    sky = Box(top, left, top + far * size, left + far * size)
-    return cover.hide(np.zeros((1, *sky.shape), np.uint8), sky)[1][::far, ::far]
+    """A sky seen from so far that clouds begin and end in the crop."""
+    longest, share = max(2, int(size * random.uniform(1, 2))), random.uniform(*_CLOUDS)
+    seed = int(random.integers(2**31))
+    return np.asarray(sky(seed, share, Box(0, 0, size, size), longest=longest, shortest=2) > 0)
 
 
 def scratches(size: int, random: Random) -> Mask:
@@ -89,15 +87,20 @@ DAMAGES: tuple[Callable[[int, Random], Mask], ...] = (stripes, clouds, scratches
 
 def _stroke(lost: Mask, random: Random, width: float, turns: int, *, reach: float = 0.4) -> None:
     """Everything nearer to a line of several parts than half a width is lost."""
-    size = len(lost)
+    size, half = len(lost), width / 2
     at, heading = random.uniform(0, size, 2), random.uniform(0, 2 * np.pi)
-    rows, cols = np.mgrid[:size, :size]
     for _ in range(turns):
         heading += random.uniform(-1, 1)
         way = size * random.uniform(reach / 4, reach) * np.array([np.sin(heading), np.cos(heading)])
+        # No pixel further away than this can be nearer than half a width.
+        low = np.minimum(at, at + way) - half
+        high = np.maximum(at, at + way) + half
+        top, left = low.clip(0, size).astype(int)
+        bottom, right = np.ceil(high + 1).clip(0, size).astype(int)
+        rows, cols = np.ogrid[top:bottom, left:right]
         # The place on the part that is nearest to each pixel, from 0 to 1.
         nearest = ((rows - at[0]) * way[0] + (cols - at[1]) * way[1]) / (way @ way)
         nearest = nearest.clip(0, 1)
         far = (rows - at[0] - nearest * way[0]) ** 2 + (cols - at[1] - nearest * way[1]) ** 2
-        lost |= far <= (width / 2) ** 2
+        lost[top:bottom, left:right] |= far <= half**2
         at = (at + way).clip(0, size - 1)

@@ -88,11 +88,7 @@ class Cover:
 
     def _clouds(self, box: Box) -> Field:
         """How thick the clouds are, from 0 to 1."""
-        if not self.clouds:
-            return np.zeros(box.shape, np.float32)
-        least = NormalDist().inv_cdf(1 - self.clouds)
-        mass = fractal(key(self.seed, "clouds"), box, 512, 4, fall=0.56)
-        return smoothstep(least, least + 0.5, mass)
+        return sky(self.seed, self.clouds, box) if self.clouds else np.zeros(box.shape, np.float32)
 
     def _stripes(self, box: Box) -> Flags:
         """Slanting gaps, as a scanner leaves that skips."""
@@ -103,3 +99,9 @@ class Cover:
         place = (rows + cols * slant.astype(np.float64)) / period.astype(np.float64)
         gaps: Flags = place - np.floor(place) < self.stripes
         return gaps
+
+
+def sky(seed: int, share: float, box: Box, *, longest: int = 512, shortest: int = 4) -> Field:
+    """How thick clouds are, from 0 to 1, which cover such a share and have waves of so many pixels."""
+    least = NormalDist().inv_cdf(1 - share)
+    return smoothstep(least, least + 0.5, fractal(key(seed, "clouds"), box, longest, shortest, fall=0.56))
