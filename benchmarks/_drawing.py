@@ -97,12 +97,16 @@ class Drawings:
 
     def weaves(self) -> dict[int, dict[str, Way]]:
         """By the side of a large scene, all ways that tiles lie in it."""
-        usual: dict[str, Options] = {NAIVE: {"weave": "naive"}, OURS: {}}
-        published: Options = {"stride": self.tile // 2, "guard": 0, "levels": 1}
-        every = {NAIVE: usual[NAIVE], PUBLISHED: published, OURS: usual[OURS], ONE_LEVEL: {"levels": 1}}
+        options: dict[str, Options] = {
+            NAIVE: {"weave": "naive"},
+            PUBLISHED: {"stride": self.tile // 2, "guard": 0, "levels": 1},
+            OURS: {},
+            ONE_LEVEL: {"levels": 1},
+        }
+        seeds, first = self.size.seeds[:1], self.size.large[0]
         return {
-            side: {name: Way(told, self.size.seeds[:1], side) for name, told in (usual if at else every).items()}
-            for at, side in enumerate(self.size.large)
+            side: {name: Way(options[name], seeds, side) for name in (options if side == first else (NAIVE, OURS))}
+            for side in self.size.large
         }
 
     def drawn(self, way: Way) -> Drawn:

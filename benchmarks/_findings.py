@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,8 @@ def standing(found: Findings) -> Iterator[tuple[str, float]]:
     yield "mIoU of true scenes", true
     yield "true scenes' mIoU over other maps'", true - others
     yield "share of the way from shuffled to true", _share(drawn - shuffled, true - shuffled)
-    yield "seam of naive's", _most(_share(abs(one[OURS].seam), abs(one[NAIVE].seam)) for one in weaves)
+    # The largest, and no number where any share is none.
+    yield "seam of naive's", float(np.max([_share(abs(one[OURS].seam), abs(one[NAIVE].seam)) for one in weaves]))
     yield "seam of published's", 0.0 if ours <= UNSEEN else _share(ours, published)
     yield "pixels that another seed changes", found.reseeded
     yield "pixels that other labels change", found.relabelled
@@ -112,11 +113,6 @@ def standing(found: Findings) -> Iterator[tuple[str, float]]:
 def _share(part: float, whole: float) -> float:
     """Of nothing there is no share, which keeps no limit."""
     return part / whole if whole else float("nan")
-
-
-def _most(shares: Iterable[float]) -> float:
-    """The largest; what is none of anything stays so."""
-    return float(np.max(list(shares)))
 
 
 def changed(pictures: Image, others: Image) -> float:

@@ -52,13 +52,13 @@ class Spread:
     @classmethod
     def begin(cls, x_CHW: Tensor, known_HW: Tensor) -> Spread:
         """Nothing is filled, and what is missing is 0."""
-        return cls(torch.where(_banded(known_HW), x_CHW, 0), known_HW, (~known_HW).to(x_CHW.dtype))
+        return cls(torch.where(known_HW.unsqueeze(-3), x_CHW, 0), known_HW, (~known_HW).to(x_CHW.dtype))
 
     @property
     def window(self) -> Tensor:
         """What a network is shown of it: bands, what is known, and how uncertain each pixel is."""
         known_HW = self.known_HW.to(self.x_CHW.dtype)
-        return torch.cat([self.x_CHW, _banded(known_HW), _banded(self.u_HW)], dim=-3)
+        return torch.cat([self.x_CHW, known_HW.unsqueeze(-3), self.u_HW.unsqueeze(-3)], dim=-3)
 
     @classmethod
     def of(cls, window: Tensor) -> Spread:
@@ -102,9 +102,4 @@ def spread(
     filled_HW = known_HW & ~first.known_HW
     drawn_CHW = mean_CHW if noise_CHW is None else mean_CHW + alpha * variance_CHW.sqrt() * noise_CHW
     u_HW = torch.where(filled_HW, told_HW, first.u_HW)
-    return Spread(torch.where(_banded(filled_HW), drawn_CHW, first.x_CHW), known_HW, u_HW), told_HW
-
-
-def _banded(plane_HW: Tensor) -> Tensor:
-    """A plane, with an axis for the band before its rows."""
-    return plane_HW[..., None, :, :]
+    return Spread(torch.where(filled_HW.unsqueeze(-3), drawn_CHW, first.x_CHW), known_HW, u_HW), told_HW

@@ -144,7 +144,7 @@ class Filling:
 
     def _guessed(self, x: Tensor, known: Tensor, draws: Draws) -> Mapping[str, Tensor]:
         """The losses of the first iteration: each hole counts as much as any other, however wide it is."""
-        mean, log_variance = self._predicted(_begun(x, known), _grain(x, draws))
+        mean, log_variance = self._predicted(Spread.begin(x, known[:, 0] > 0), _grain(x, draws))
         likelihood, distance = _unlikely(x, known, mean, log_variance), _far(x, known, mean)
         return {
             LOSS: distance + _LIKELIHOOD * likelihood,
@@ -179,7 +179,7 @@ class Filling:
 
     def _unrolled(self, x: Tensor, known: Tensor, draws: Draws) -> Unrolled:
         """Every iteration of every crop; no gradient passes from one to the next, as what is picked has none."""
-        first, grain = _begun(x, known), _grain(x, draws)
+        first, grain = Spread.begin(x, known[:, 0] > 0), _grain(x, draws)
         missing = (~first.known_HW).sum(dim=(1, 2)).tolist()
         state, run = first, Unrolled([], [], [], [])
         for at in range(ITERATIONS):
@@ -223,11 +223,6 @@ class Filling:
             for ours, theirs in zip(seen, known, strict=True)
         ]
         return len(filled) * torch.stack(distances).sum()
-
-
-def _begun(x: Tensor, known: Tensor) -> Spread:
-    """Every crop with nothing of its hole filled."""
-    return Spread.begin(x, known[:, 0] > 0)
 
 
 def _grain(x: Tensor, draws: Draws) -> Tensor:
